@@ -1,0 +1,63 @@
+"""dms-spec: decide per sample how far each modality deserves trust, and fuse accordingly.
+
+Everything public is reachable from here and imported on first use, so that ``import dms_spec``
+costs next to nothing (DMS-A-004).
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from dms_spec._version import EDITION as __dms_spec_version__
+from dms_spec._version import PACKAGE as __version__
+
+if TYPE_CHECKING:
+    from dms_spec.artifact import Artifact, load_artifact, save_artifact
+    from dms_spec.capabilities import Capabilities
+    from dms_spec.errors import DMSError, DMSWarning
+    from dms_spec.interface import ArrayBackend, Backend, Exporter, Scheduler
+    from dms_spec.plugins import Descriptor, available, get_backend, hookimpl, plugin_records
+    from dms_spec.spec import SchedulerSpec
+    from dms_spec.types import ModalityBatch, Schedule
+
+_HOME = {
+    "Artifact": "artifact",
+    "load_artifact": "artifact",
+    "save_artifact": "artifact",
+    "Capabilities": "capabilities",
+    "DMSError": "errors",
+    "DMSWarning": "errors",
+    "ArrayBackend": "interface",
+    "Backend": "interface",
+    "Exporter": "interface",
+    "Scheduler": "interface",
+    "Descriptor": "plugins",
+    "available": "plugins",
+    "get_backend": "plugins",
+    "hookimpl": "plugins",
+    "plugin_records": "plugins",
+    "SchedulerSpec": "spec",
+    "ModalityBatch": "types",
+    "Schedule": "types",
+}
+
+__all__ = [  # noqa: PLE0604, RUF022 - the lazy names come from the table above
+    "__version__",
+    "__dms_spec_version__",
+    *_HOME,
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name from its home module on first use (PEP 562)."""
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dms_spec' has no attribute {name!r}")
+    value = getattr(import_module(f"dms_spec.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,30 @@
+"""What a backend says that it can do. Declared once, tested by the conformance suite."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dms_spec._version import SUPPORTED_EDITIONS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """One backend's claims, on this machine, now (DMS-C-001).
+
+    Attributes:
+        dtypes: Names of the floating dtypes that it takes, such as ``"float32"``.
+        devices: Names of the devices that it can use here, the default first.
+        gradients: Whether gradients flow from its outputs to its inputs.
+        bitwise_deterministic: Whether equal inputs give equal bits on the same machine.
+        policies: Names of the policies that it runs; None means every registered one.
+        precision: ``"ieee"``, or the name of a relaxed mode such as ``"tf32"``.
+        editions: Editions of the specification that it follows.
+    """
+
+    dtypes: tuple[str, ...]
+    devices: tuple[str, ...] = ("cpu",)
+    gradients: bool = False
+    bitwise_deterministic: bool = True
+    policies: tuple[str, ...] | None = None
+    precision: str = "ieee"
+    editions: tuple[str, ...] = SUPPORTED_EDITIONS

@@ -1,0 +1,42 @@
+"""The core's own signals and policies, registered the way a stranger's are."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dms_spec.plugins import Descriptor, hookimpl
+
+# Named here as text, so that a listing does not import the equations.
+_SIGNALS = (
+    "confidence",
+    "uncertainty",
+    "mutual_information",
+    "alignment",
+    "anchored_alignment",
+    "agreement",
+    "energy",
+)
+_POLICIES = ("static", "linear", "co_attention", "modality_dropout")
+
+
+def _load(table: str, module: str, name: str) -> Any:
+    from importlib import import_module
+
+    things = getattr(import_module(f"dms_spec.equations.{module}"), table)
+    return next(thing for thing in things if thing.name == name)
+
+
+@hookimpl
+def dms_register_signals() -> list[Descriptor]:
+    return [
+        Descriptor(name=name, load=lambda name=name: _load("SIGNALS", "signals", name))
+        for name in _SIGNALS
+    ]
+
+
+@hookimpl
+def dms_register_policies() -> list[Descriptor]:
+    return [
+        Descriptor(name=name, load=lambda name=name: _load("POLICIES", "policies", name))
+        for name in _POLICIES
+    ]

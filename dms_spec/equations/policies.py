@@ -1,0 +1,179 @@
+"""Policies: from signals to scores.
+
+A policy returns named terms that sum to the scores, so that an explanation can say what each
+term contributed without a second copy of the equation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.signals import Evidence
+from dms_spec.equations.weights import masked_logsumexp
+from dms_spec.errors import DTypeError, SpecError
+from dms_spec.types import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInput:
+    """What a policy sees.
+
+    Attributes:
+        evidence: The clean batch and this policy's parameters.
+        signals: Each signal of the spec, ``[B, M]``.
+        directions: +1 or -1 for each signal.
+        coefficients: The spec's non-negative coefficients, by signal.
+    """
+
+    evidence: Evidence
+    signals: Mapping[str, Array] = field(default_factory=dict)
+    directions: Mapping[str, int] = field(default_factory=dict)
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A policy and what the rest of the library needs to know about it.
+
+    Attributes:
+        name: What specs call it.
+        function: ``(namespace, PolicyInput, **options) -> {term: [B, M]}``; the scores are the
+            sum of the terms. Its keyword-only arguments are the options that a spec may set.
+        source: Where the rule is published.
+        needs: Arrays of the batch that it reads beside the signals.
+        uses_signals: Whether coefficients mean anything to it.
+        parameters: Names of the parameter arrays that it needs from the artifact.
+        optional_parameters: Names of those that it can do without.
+        training_presence: What training does to the presence mask, as
+            ``(present, *, seed, **options) -> present``; None for nothing.
+    """
+
+    name: str
+    function: Callable[..., Mapping[str, Array]]
+    source: str
+    needs: tuple[str, ...] = ()
+    uses_signals: bool = False
+    parameters: tuple[str, ...] = ()
+    optional_parameters: tuple[str, ...] = ()
+    training_presence: Callable[..., NDArray[np.bool_]] | None = None
+
+
+def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
+    """w = softmax(b) over the active modalities; without a bias ``[M]``, uniform.
+
+    DMS (arXiv 2506.12724), the static baseline; with a bias, the fixed w* of Proposition 4.1.
+    """
+    bias = given.evidence.parameters.get("bias")
+    if bias is None:
+        return {}
+    return {"bias": ns.xp.broadcast_to(bias, given.evidence.active.shape)}
+
+
+def linear(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
+    """s = alpha c - beta u + gamma a, over any named signals. DMS section 3.2, equation E5.
+
+    Coefficients are non-negative; each signal's own direction gives the sign, so that a weight
+    can never fall when its modality looks better.
+    """
+    return {
+        name: given.directions[name] * coefficient * given.signals[name]
+        for name, coefficient in given.coefficients.items()
+    }
+
+
+def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
+    """w_n = mean over active m of A_mn, A = softmax_n(q_m . k_n / sqrt d), all active n.
+
+    The weights implied by one head of co-attention (ViLBERT, arXiv 1908.02265, equation 1),
+    averaged over queries; the DMS paper names the baseline without an equation. Parameters
+    ``query`` and ``key``, ``[D, d]``; without them, the features themselves. The term is log w,
+    which the softmax over modalities turns back into w.
+    """
+    xp = ns.xp
+    h, active = given.evidence.features, given.evidence.active
+    query, key = given.evidence.parameters.get("query"), given.evidence.parameters.get("key")
+    q = h if query is None else xp.matmul(h, query)
+    k = h if key is None else xp.matmul(h, key)
+    similarity = xp.matmul(q, xp.matrix_transpose(k)) / sqrt(q.shape[-1])
+    log_a = similarity - masked_logsumexp(ns, similarity, active[:, None, :], axis=-1)
+    log_w = masked_logsumexp(ns, log_a, active[:, :, None], axis=1)[:, 0, :]
+    present = xp.sum(xp.astype(active, h.dtype), axis=-1, keepdims=True)
+    return {"attention": log_w - xp.log(xp.maximum(present, ns.constant(1.0, present)))}
+
+
+def modality_dropout(
+    ns: Namespace, given: PolicyInput, *, rate: float = 0.3
+) -> dict[str, Array]:
+    """Uniform over what is active; in training, modalities are dropped at random.
+
+    DMS section 5, the modality-dropout baseline; the drawing is `modality_dropout_presence`.
+    """
+    del ns, given, rate  # the rate is for training_presence alone
+    return {}
+
+
+def modality_dropout_presence(
+    present: NDArray[np.bool_], *, seed: int, rate: float = 0.3
+) -> NDArray[np.bool_]:
+    """Drop each present modality with probability ``rate``, redrawing rows until one is left.
+
+    No rescaling is needed: weights renormalise over what is left. Drawn from NumPy's Philox, so
+    that a seed means the same mask everywhere.
+
+    Args:
+        present: bool ``[B, M]``. Rows with nothing present stay as they are.
+        seed: Seed of the Philox counter generator.
+        rate: Probability of dropping, in [0, 1).
+
+    Raises:
+        DTypeError: ``present`` is not bool.
+        SpecError: The rate is outside [0, 1).
+    """
+    present = np.asarray(present)
+    if present.dtype != np.bool_:
+        raise DTypeError("present has the wrong dtype", expected="bool", got=str(present.dtype))
+    if not 0 <= rate < 1:
+        raise SpecError("the dropout rate is out of range", expected="[0, 1)", got=str(rate))
+    random = np.random.Generator(np.random.Philox(seed))
+    kept = present.copy()
+    redraw = present.any(axis=1)
+    while redraw.any():
+        draws = random.random((int(redraw.sum()), present.shape[1])) >= rate
+        kept[redraw] = present[redraw] & draws
+        redraw &= ~kept.any(axis=1)
+    return kept
+
+
+POLICIES: tuple[Policy, ...] = (
+    Policy(
+        name="static",
+        function=static,
+        source="DMS, arXiv 2506.12724, section 5 (static baseline), Proposition 4.1",
+        optional_parameters=("bias",),
+    ),
+    Policy(
+        name="linear",
+        function=linear,
+        source="DMS, arXiv 2506.12724, section 3.2 (E5)",
+        uses_signals=True,
+    ),
+    Policy(
+        name="co_attention",
+        function=co_attention,
+        source="ViLBERT, arXiv 1908.02265, equation 1; DMS section 5 (baseline)",
+        needs=("features",),
+        optional_parameters=("query", "key"),
+    ),
+    Policy(
+        name="modality_dropout",
+        function=modality_dropout,
+        source="DMS, arXiv 2506.12724, section 5 (baseline)",
+        training_presence=modality_dropout_presence,
+    ),
+)

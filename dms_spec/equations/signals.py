@@ -1,0 +1,287 @@
+"""Signals: how trustworthy does each modality look? One array function each, [B, M].
+
+A signal is called with a `Namespace` and `Evidence` in which everything that is not active has
+already been replaced by 0, so no equation here has to think about NaN, Inf or absence; what it
+returns for an inactive modality is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import log
+from typing import Any, Literal
+
+from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import ShapeError
+from dms_spec.types import Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What signals and policies may look at: the batch, clean, in the computing dtype.
+
+    Attributes:
+        features: ``[B, M, D]`` or None.
+        logits: ``[B, M, C]`` or None.
+        mc_logits: ``[T, B, M, C]`` or None; None when there is fewer than two passes.
+        active: bool ``[B, M]``: present and finite.
+        dtype: The computing dtype, that of every array here but ``active``.
+        parameters: The parameters that this signal or policy declared, by name.
+    """
+
+    active: Array
+    dtype: Any
+    features: Array | None = None
+    logits: Array | None = None
+    mc_logits: Array | None = None
+    parameters: Mapping[str, Array] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signal:
+    """A signal and what the rest of the library needs to know about it.
+
+    Attributes:
+        name: What specs, outputs and reports call it.
+        function: ``(namespace, evidence, **options) -> [B, M]``. Its keyword-only arguments are
+            the options that a spec may set.
+        needs: The arrays of the batch that it reads.
+        direction: +1 where more means more trust, -1 where more means less.
+        source: Where the equation is published, with its number.
+        bounds: The range of its values, for people.
+        optional: Without its arrays it is 0 everywhere, with a note, instead of an error.
+        parameters: Names of the parameter arrays that it needs from the artifact.
+        cancels_with_two: It is equal for both when exactly two modalities are active, so it
+            cannot move their weights.
+    """
+
+    name: str
+    function: Callable[..., Array]
+    needs: tuple[str, ...]
+    direction: Literal[1, -1]
+    source: str
+    bounds: str
+    optional: bool = False
+    parameters: tuple[str, ...] = ()
+    cancels_with_two: bool = False
+
+
+def entropy(ns: Namespace, logits: Array) -> Array:
+    """Entropy in nats of softmax(l) over the last axis: H = log S - sum(e^x x)/S, x = l - max l.
+
+    Both parts are non-negative, so nothing cancels. -inf logits contribute 0 (0 log 0 = 0).
+    """
+    xp = ns.xp
+    x = ns.shifted(logits)
+    e = xp.exp(x)
+    total = xp.sum(e, axis=-1)
+    return xp.log(total) - xp.sum(e * x, axis=-1) / total
+
+
+def confidence(ns: Namespace, evidence: Evidence, *, normalize: bool = True) -> Array:
+    """c = 1 - H(p) / log C in [0, 1]; with ``normalize=False``, 1 - H(p) in [1 - log C, 1].
+
+    DMS (arXiv 2506.12724) section 3.2, equation E2. C = 1 gives 1.
+    """
+    xp = ns.xp
+    h = entropy(ns, evidence.logits)
+    if not normalize:
+        return 1.0 - h
+    classes = ns.count(evidence.logits, -1)
+    # log 1 = 0: with one class H is 0 as well, and any positive divisor gives c = 1.
+    largest = xp.where(classes > 1, xp.log(classes), ns.constant(1.0, h))
+    return ns.clip(1.0 - h / largest, 0.0, 1.0)
+
+
+def uncertainty(
+    ns: Namespace, evidence: Evidence, *, reduction: Literal["mean", "sum"] = "mean"
+) -> Array:
+    """u = (1/C) sum_k Var_t p_k over the Monte-Carlo passes, or the sum over classes.
+
+    DMS section 3.2, equation E3, population variance (1/T). The mean shrinks like 1/C and is all
+    but inert for many classes; the sum lies in [0, 1 - 1/min(C, T)].
+    """
+    u = ns.variance_over_passes(evidence.mc_logits)
+    return u / ns.count(evidence.mc_logits, -1) if reduction == "mean" else u
+
+
+def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
+    """I = H(mean_t p_t) - mean_t H(p_t) in nats, in [0, log C]: the epistemic part.
+
+    Houlsby et al. 2011 (arXiv 1112.5745), equation 2. Computed as the mean over passes of
+    KL(p_t || mean p), which does not subtract two nearly equal entropies.
+    """
+    xp = ns.xp
+    logits = evidence.mc_logits
+    passes = ns.count(logits, 0)
+    # The floor stands in for log 0: such a class has p = 0, and 0 * floor is 0.
+    log_p = xp.maximum(ns.log_softmax(logits, axis=-1), ns.constant(-1e4, logits))
+    log_mean = ns.logsumexp(log_p, axis=0) - xp.log(passes)
+    divergence = xp.sum(xp.exp(log_p) * (log_p - log_mean), axis=-1)
+    mean = xp.mean(divergence, axis=0)
+    return xp.maximum(mean, ns.constant(0.0, mean))
+
+
+def _rescaled(ns: Namespace, vectors: Array) -> tuple[Array, Array]:
+    """Vectors divided by their largest absolute entry, and that entry (0 for a zero vector).
+
+    Keeps squares inside the dtype's range from 1e-30 to 1e18 and beyond. A cosine does not
+    depend on the scale, so no gradient goes through it.
+    """
+    xp = ns.xp
+    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1))
+    divisor = xp.where(peak > 0, peak, ns.constant(1.0, peak))
+    return vectors / divisor[..., None], peak
+
+
+def cosine(ns: Namespace, left: Array, right: Array) -> Array:
+    """cos of the angle between vectors along the last axis; 0 where either is the zero vector."""
+    xp = ns.xp
+    left, _ = _rescaled(ns, left)
+    right, _ = _rescaled(ns, right)
+    left_square, right_square = xp.sum(left * left, axis=-1), xp.sum(right * right, axis=-1)
+    defined = (left_square > 0) & (right_square > 0)
+    one = ns.constant(1.0, left_square)
+    # Two roots, not the root of the product, which overflows; and selected before the root,
+    # whose slope at 0 is infinite.
+    norms = xp.sqrt(xp.where(defined, left_square, one)) * xp.sqrt(
+        xp.where(defined, right_square, one)
+    )
+    cos = xp.where(defined, xp.sum(left * right, axis=-1), ns.constant(0.0, one)) / norms
+    return ns.clip(cos, -1.0, 1.0)
+
+
+def alignment(ns: Namespace, evidence: Evidence) -> Array:
+    """a_m = cos(h_m, mean of the other active h_n) in [-1, 1]; 0 when there are none.
+
+    DMS section 3.2, equation E4. With exactly two active it is the same number for both and
+    cancels in the softmax: see `anchored_alignment`.
+    """
+    xp = ns.xp
+    unit, peak = _rescaled(ns, evidence.features)
+    # The mean's direction is that of the sum. The sum is taken relative to the largest of the
+    # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
+    # loses everything when the others cancel.
+    relative = ns.others(unit) * peak[:, None, :]
+    largest = xp.max(relative, axis=-1, keepdims=True)
+    relative = relative / xp.where(largest > 0, largest, ns.constant(1.0, largest))
+    return cosine(ns, unit, xp.matmul(relative, unit))
+
+
+def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
+    """a_m = cos(h_m, anchor) in [-1, 1]: agreement with something that is not another modality.
+
+    The anchor is a parameter, ``[D]`` (one for all) or ``[M, D]`` (one each): a prototype, a
+    running mean, the embedding of a query. Methods for the degeneracy of DMS E4 with two
+    modalities; dms-spec, clause DMS-Q-008.
+
+    Raises:
+        ShapeError: The anchor's shape is neither [D] nor [M, D].
+    """
+    features, anchor = evidence.features, evidence.parameters["anchor"]
+    if features is None or tuple(anchor.shape) not in (features.shape[-1:], features.shape[-2:]):
+        raise ShapeError(
+            "the anchor does not fit the features",
+            expected="[D] or [M, D] with the features' M and D",
+            got=f"{list(anchor.shape)} for features {list(getattr(features, 'shape', ()))}",
+            fix="Store an anchor of the features' width.",
+        )
+    return cosine(ns, features, ns.xp.broadcast_to(anchor, features.shape))
+
+
+def agreement(ns: Namespace, evidence: Evidence) -> Array:
+    """g_m = 1 - JS(p_m || mean of the other active p_n) / log 2 in [0, 1]; 0 with no others.
+
+    Alignment in the space of predictions, so it needs no common feature space. Lin 1991
+    (Jensen-Shannon divergence, equation 4.1). Symmetric: cancels with exactly two active.
+    """
+    xp = ns.xp
+    p = ns.select(evidence.active, ns.softmax(evidence.logits))
+    others = ns.others(p)
+    count = xp.matmul(xp.astype(evidence.active, p.dtype), others)
+    defined = count > 0
+    one = ns.constant(1.0, count)
+    q = xp.matmul(others, p) / xp.where(defined, count, one)[..., None]
+    middle = 0.5 * (p + q)
+
+    def relative_entropy(r: Array) -> Array:
+        there = r > 0
+        ratio = xp.where(there, r, one) / xp.where(there, middle, one)
+        return xp.sum(xp.where(there, r, ns.constant(0.0, r)) * xp.log(ratio), axis=-1)
+
+    divergence = 0.5 * (relative_entropy(p) + relative_entropy(q))
+    return ns.select(defined, ns.clip(1.0 - divergence / log(2.0), 0.0, 1.0))
+
+
+def energy(ns: Namespace, evidence: Evidence, *, temperature: float = 1.0) -> Array:
+    """e = tau log sum_k exp(l_k / tau): the negative free energy, unbounded; more is more trust.
+
+    Liu et al. 2020 (arXiv 2010.03759), equation 4; QMF weighs modalities by 0.1 of it.
+    """
+    return temperature * ns.logsumexp(evidence.logits / temperature)
+
+
+SIGNALS: tuple[Signal, ...] = (
+    Signal(
+        name="confidence",
+        function=confidence,
+        needs=("logits",),
+        direction=1,
+        source="DMS, arXiv 2506.12724, section 3.2 (E2)",
+        bounds="[0, 1]; [1 - log C, 1] with normalize=False",
+    ),
+    Signal(
+        name="uncertainty",
+        function=uncertainty,
+        needs=("mc_logits",),
+        optional=True,
+        direction=-1,
+        source="DMS, arXiv 2506.12724, section 3.2 (E3)",
+        bounds="[0, 1/4] for the mean, [0, 1] for the sum",
+    ),
+    Signal(
+        name="mutual_information",
+        function=mutual_information,
+        needs=("mc_logits",),
+        optional=True,
+        direction=-1,
+        source="BALD, arXiv 1112.5745, equation 2",
+        bounds="[0, log C]",
+    ),
+    Signal(
+        name="alignment",
+        function=alignment,
+        needs=("features",),
+        direction=1,
+        source="DMS, arXiv 2506.12724, section 3.2 (E4)",
+        bounds="[-1, 1]",
+        cancels_with_two=True,
+    ),
+    Signal(
+        name="anchored_alignment",
+        function=anchored_alignment,
+        needs=("features",),
+        direction=1,
+        source="dms-spec 2026.11, DMS-Q-008",
+        bounds="[-1, 1]",
+        parameters=("anchor",),
+    ),
+    Signal(
+        name="agreement",
+        function=agreement,
+        needs=("logits",),
+        direction=1,
+        source="Lin 1991, IEEE Trans. Inf. Theory 37(1), equation 4.1",
+        bounds="[0, 1]",
+        cancels_with_two=True,
+    ),
+    Signal(
+        name="energy",
+        function=energy,
+        needs=("logits",),
+        direction=1,
+        source="Liu et al. 2020, arXiv 2010.03759, equation 4",
+        bounds="unbounded",
+    ),
+)

@@ -1,0 +1,130 @@
+"""Every error that dms-spec raises on purpose.
+
+Each class is also the builtin that a caller would expect to catch, and each message says what
+happened, what was expected, what came, and how to mend it (DMS-E-001, DMS-E-002).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class DMSError(Exception):
+    """Base of all errors raised by dms-spec.
+
+    Args:
+        what: What happened, as the beginning of a sentence.
+        expected: What would have been right.
+        got: What came instead.
+        fix: How to mend it, as a sentence.
+    """
+
+    def __init__(
+        self, what: str, *, expected: str = "", got: str = "", fix: str = ""
+    ) -> None:
+        self.what, self.expected, self.got, self.fix = what, expected, got, fix
+        middle = ", ".join(
+            part for part in (expected and f"expected {expected}", got and f"got {got}") if part
+        )
+        message = f"{what}: {middle}" if middle else what
+        super().__init__(f"{message}. {fix}" if fix else message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exceptions cross process borders in data loaders; keyword arguments do not survive
+        # the default protocol.
+        return _rebuild, (type(self), self.what, self.expected, self.got, self.fix)
+
+
+def _rebuild(kind: type[DMSError], what: str, expected: str, got: str, fix: str) -> DMSError:
+    return kind(what, expected=expected, got=got, fix=fix)
+
+
+class ShapeError(DMSError, ValueError):
+    """An array has the wrong rank, or two arrays disagree about a size."""
+
+
+class DTypeError(DMSError, TypeError):
+    """An array has a dtype that its role does not allow, or is of another library."""
+
+
+class MissingInput(DMSError, ValueError):
+    """The spec needs an array that the batch does not have."""
+
+
+class NonFiniteInput(DMSError, ValueError):
+    """NaN or Inf came in, and the spec says ``nonfinite="raise"``; or a score is not finite."""
+
+
+class NothingPresent(DMSError, ValueError):
+    """A sample has no usable modality, and the spec says ``strict=True``."""
+
+
+class SpecError(DMSError, ValueError):
+    """A scheduler specification is malformed or contradicts itself."""
+
+
+class UnknownName(DMSError, LookupError):
+    """No backend, policy, signal, exporter, key or option has this name."""
+
+
+class UnsupportedCapability(DMSError, NotImplementedError):
+    """The backend does not support what was asked, and says so instead of doing something else.
+
+    Args:
+        capability: The capability's name, such as ``"dtype:bfloat16"``.
+    """
+
+    def __init__(
+        self, what: str, *, capability: str = "", expected: str = "", got: str = "", fix: str = ""
+    ) -> None:
+        super().__init__(what, expected=expected, got=got, fix=fix)
+        self.capability = capability
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (
+            _rebuild_unsupported,
+            (self.what, self.capability, self.expected, self.got, self.fix),
+        )
+
+
+def _rebuild_unsupported(
+    what: str, capability: str, expected: str, got: str, fix: str
+) -> UnsupportedCapability:
+    return UnsupportedCapability(
+        what, capability=capability, expected=expected, got=got, fix=fix
+    )
+
+
+class BackendUnavailable(DMSError, RuntimeError):
+    """The backend or the device that was asked for cannot run on this machine."""
+
+
+class PluginError(DMSError, RuntimeError):
+    """A plugin that was asked for by name is broken, duplicate, invalid or outdated."""
+
+
+class ArtifactError(DMSError, ValueError):
+    """An artifact folder is incomplete, damaged, or newer than this package."""
+
+
+class FileError(DMSError, ValueError):
+    """A file with arrays cannot be read or written."""
+
+
+class DMSWarning(UserWarning):
+    """Something that is legal but weaker than it looks, such as a signal that cancels out."""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """Say which known name is meant, or list them all."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean {close[0]!r}?"
+    return f"Known: {', '.join(names)}." if names else "There are none."
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
+    """An `UnknownName` that names the closest known one."""
+    return UnknownName(f"unknown {kind} {name!r}", fix=closest(name, known))

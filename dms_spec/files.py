@@ -1,0 +1,158 @@
+"""Files with arrays, in and out: ``.npz`` and ``.safetensors``, never a pickle.
+
+Everything is written under a temporary name in the same folder and then moved, so that a run
+that fails, or is killed, leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.errors import FileError
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    """All arrays of a file, by name.
+
+    Raises:
+        FileError: The file is missing, damaged, of another kind, or holds Python objects.
+    """
+    check_suffix(path)
+    if not path.is_file():
+        raise FileError(
+            f"cannot read {path}",
+            expected="a file",
+            got="a folder" if path.is_dir() else "nothing there",
+            fix="Check the path.",
+        )
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        from safetensors.numpy import load_file
+
+        return load_file(path)
+    except FileError:
+        raise
+    # A hostile file can make the readers raise almost anything: zipfile, zlib, struct, numpy.
+    except (Exception, MemoryError) as error:
+        raise FileError(
+            f"cannot read {path}",
+            expected=f"a {path.suffix} file with arrays of numbers",
+            got=f"{type(error).__name__}: {error}",
+            fix="The file is damaged, cut short, or of another kind: write it again.",
+        ) from error
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    archive = np.load(path, allow_pickle=False)
+    if not isinstance(archive, np.lib.npyio.NpzFile):
+        raise FileError(
+            f"cannot read {path}",
+            expected="an .npz archive with named arrays",
+            got="a single .npy array",
+            fix="Write it with numpy.savez(path, features=..., logits=...).",
+        )
+    with archive:
+        return {name: archive[name] for name in archive.files}
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write arrays by name, all or nothing.
+
+    Raises:
+        FileError: The suffix is unknown, or the folder cannot be written to.
+    """
+    check_suffix(path)
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            with temporary.open("wb") as file:
+                np.savez(file, allow_pickle=False, **dict(arrays))
+        else:
+            from safetensors.numpy import save_file
+
+            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a file name whose format is not known.
+
+    Raises:
+        FileError: The suffix is neither ``.npz`` nor ``.safetensors``.
+    """
+    if path.suffix not in SUFFIXES:
+        raise FileError(
+            f"the format of {path} is unknown",
+            expected=" or ".join(SUFFIXES),
+            got=path.suffix or "no suffix",
+            fix="Give the file one of these suffixes.",
+        )
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside another, moved onto it when the block succeeds, else removed.
+
+    Raises:
+        FileError: The folder does not exist or cannot be written to.
+    """
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        temporary.replace(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """The same for a folder; an old folder at the path is removed only after the new one stands."""
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary.chmod(0o777 & ~_umask())
+        new, old = temporary / "new", temporary / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unwritable(path: Path, error: OSError) -> FileError:
+    return FileError(
+        f"cannot write {path}",
+        expected="a folder that exists and can be written to",
+        got=f"{type(error).__name__}: {error.strerror or error}",
+        fix="Nothing was written. Check the folder, its permissions and the free space.",
+    )
+
+
+def _umask() -> int:
+    """The process's umask: temporary files are private, finished ones follow the user's rule."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

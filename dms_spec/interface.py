@@ -1,0 +1,171 @@
+"""What a scheduler, a backend and an exporter are.
+
+Every public method here is either abstract or final: a backend that could override a helper
+could change what it means without anybody noticing.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
+
+from numpy.typing import NDArray
+
+from dms_spec.capabilities import Capabilities
+from dms_spec.errors import BackendUnavailable, UnsupportedCapability, closest
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Array, ModalityBatch, Schedule
+
+if TYPE_CHECKING:
+    from dms_spec.equations.namespace import Namespace
+
+
+class Scheduler(ABC):
+    """A spec bound to a backend and a device, ready to be called."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> SchedulerSpec:
+        """The spec that this scheduler follows."""
+
+    @abstractmethod
+    def schedule(self, batch: ModalityBatch) -> Schedule:
+        """Weigh and fuse one batch.
+
+        Args:
+            batch: Arrays of the backend's own library, on the scheduler's device.
+
+        Returns:
+            Arrays of the same library, on the same device.
+
+        Raises:
+            ShapeError: The batch has another number of modalities than the spec.
+            MissingInput: The spec needs an array that the batch does not have.
+            DTypeError: An array is of another library, or not of a usable dtype.
+            UnsupportedCapability: The dtype is a float that this backend does not compute in.
+            NonFiniteInput: ``nonfinite="raise"`` and a present modality is not finite.
+            NothingPresent: ``strict=True`` and a sample has nothing active.
+        """
+
+    @final
+    def __call__(self, batch: ModalityBatch) -> Schedule:
+        """The same as `schedule`."""
+        return self.schedule(batch)
+
+
+class Backend(ABC):
+    """Where schedulers run. Most libraries want `ArrayBackend` instead."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that it is registered under."""
+
+    @property
+    @abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What it can do on this machine, now."""
+
+    @abstractmethod
+    def from_numpy(self, array: NDArray[Any], device: str) -> Array:
+        """A NumPy array as one of the backend's own, on a device, with the same dtype."""
+
+    @abstractmethod
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        """One of the backend's arrays as a NumPy array, with the same dtype."""
+
+    @abstractmethod
+    def _scheduler(
+        self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
+    ) -> Scheduler:
+        """A scheduler on a device that `scheduler` has already checked."""
+
+    @final
+    def scheduler(
+        self,
+        spec: SchedulerSpec,
+        parameters: Mapping[str, NDArray[Any]] | None = None,
+        *,
+        device: str | None = None,
+    ) -> Scheduler:
+        """Bind a spec to this backend.
+
+        Args:
+            spec: What to compute.
+            parameters: NumPy arrays by full name, as an artifact stores them.
+            device: One of the backend's devices; None means its first.
+
+        Raises:
+            BackendUnavailable: The device cannot be used on this machine.
+            UnsupportedCapability: The policy is not among those that the backend runs.
+            UnknownName: The spec names a policy or a signal that nobody registered.
+            SpecError: An option or a parameter of the spec does not fit.
+        """
+        device = self.check_device(device)
+        policies = self.capabilities.policies
+        if policies is not None and spec.policy not in policies:
+            raise UnsupportedCapability(
+                f"backend {self.name!r} does not run policy {spec.policy!r}",
+                capability=f"policy:{spec.policy}",
+                expected=" or ".join(policies),
+            )
+        moved = {k: self.from_numpy(v, device) for k, v in (parameters or {}).items()}
+        return self._scheduler(spec, moved, device)
+
+    @final
+    def check_device(self, device: str | None) -> str:
+        """The device itself, or the default for None.
+
+        Raises:
+            BackendUnavailable: The backend cannot use it on this machine.
+        """
+        devices = self.capabilities.devices
+        if device is None:
+            return devices[0]
+        if device not in devices:
+            raise BackendUnavailable(
+                f"backend {self.name!r} cannot use device {device!r} on this machine",
+                expected=" or ".join(devices),
+                got=device,
+                fix=f"{closest(device, devices)} Nothing is moved elsewhere in silence.",
+            )
+        return device
+
+
+class ArrayBackend(Backend):
+    """A backend that is an array library: it names a namespace, and the equations do the rest."""
+
+    @abstractmethod
+    def namespace(self, device: str) -> Namespace:
+        """The namespace to compute in."""
+
+    @final
+    def _scheduler(
+        self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
+    ) -> Scheduler:
+        from dms_spec.equations.pipeline import EquationScheduler
+        from dms_spec.resolve import resolve
+
+        return EquationScheduler(
+            self.namespace(device), resolve(spec, parameters), self.capabilities
+        )
+
+
+class Exporter(ABC):
+    """How a scheduler leaves Python."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that it is registered under."""
+
+    @abstractmethod
+    def export(
+        self, spec: SchedulerSpec, parameters: Mapping[str, NDArray[Any]], folder: Path
+    ) -> Path:
+        """Write a scheduler and verify it; return the file written.
+
+        Nothing is written when the verification fails.
+        """

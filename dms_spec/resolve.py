@@ -1,0 +1,129 @@
+"""From the names in a spec to the functions behind them, with every option checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from dms_spec.equations.policies import Policy
+from dms_spec.equations.signals import Signal
+from dms_spec.errors import SpecError, closest, unknown
+from dms_spec.plugins import get_policy, get_signal
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Array
+
+# What each level of fusion sums.
+_FUSES = {"feature": "features", "logit": "logits", "probability": "logits"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A spec whose names have been looked up.
+
+    Attributes:
+        spec: The spec as given.
+        policy: The policy.
+        signals: The spec's signals, in its order.
+        parameters: Parameter arrays by full name, ``policy.<name>`` or ``signals.<signal>.<name>``.
+    """
+
+    spec: SchedulerSpec
+    policy: Policy
+    signals: tuple[Signal, ...]
+    parameters: Mapping[str, Array]
+
+    def parameters_of(self, prefix: str) -> dict[str, Array]:
+        """The parameters of one owner, by short name."""
+        start = f"{prefix}."
+        return {
+            name.removeprefix(start): array
+            for name, array in self.parameters.items()
+            if name.startswith(start)
+        }
+
+    def reasons(self) -> dict[str, str]:
+        """The arrays that a batch must have, each with who asks for it."""
+        reasons = {_FUSES[self.spec.fusion]: f"fusion {self.spec.fusion!r}"}
+        for name in self.policy.needs:
+            reasons.setdefault(name, f"policy {self.policy.name!r}")
+        for signal in self.signals:
+            for name in () if signal.optional else signal.needs:
+                reasons.setdefault(name, f"signal {signal.name!r}")
+        return reasons
+
+    def notes(self) -> tuple[str, ...]:
+        """What is weaker than it looks, whatever the data."""
+        if len(self.spec.modalities) != 2:
+            return ()
+        return tuple(
+            f"signal {signal.name!r} is equal for both of two modalities and cancels in their "
+            "weights; anchored_alignment does not"
+            for signal in self.signals
+            if signal.cancels_with_two and self.spec.coefficients.get(signal.name)
+        )
+
+
+def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) -> Resolved:
+    """Look up a spec's policy and signals, and check their options and parameters.
+
+    Raises:
+        UnknownName: No policy or signal of that name, or an option or parameter that nobody has.
+        PluginError: The name belongs to a plugin that is broken.
+        SpecError: An option has the wrong kind of value, a parameter is missing, or coefficients
+            are given to a policy that has no use for them.
+    """
+    policy = get_policy(spec.policy)
+    signals = tuple(get_signal(name) for name in spec.signals)
+    _check_options(f"policy {policy.name!r}", policy.function, spec.policy_options)
+    for signal in signals:
+        _check_options(f"signal {signal.name!r}", signal.function, spec.signals[signal.name])
+    if spec.coefficients and not policy.uses_signals:
+        raise SpecError(
+            f"policy {policy.name!r} has no use for coefficients",
+            got=f"coefficients for {', '.join(spec.coefficients)}",
+            fix='Remove them, or choose a policy that weighs signals, such as "linear".',
+        )
+    needed = {f"policy.{name}" for name in policy.parameters}
+    allowed = needed | {f"policy.{name}" for name in policy.optional_parameters}
+    for signal in signals:
+        needed |= {f"signals.{signal.name}.{name}" for name in signal.parameters}
+    allowed |= needed
+    given = dict(parameters or {})
+    for name in given:
+        if name not in allowed:
+            raise unknown("parameter", name, allowed)
+    if missing := sorted(needed - set(given)):
+        raise SpecError(
+            "the spec needs parameters that were not given",
+            expected=", ".join(missing),
+            got=", ".join(sorted(given)) or "none",
+            fix="Parameters live in an artifact folder; a JSON spec alone has none.",
+        )
+    return Resolved(spec=spec, policy=policy, signals=signals, parameters=given)
+
+
+def _check_options(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
+    """Hold options to the keyword-only arguments of a function and to their annotations."""
+    hints = get_type_hints(function)
+    known = {
+        name: hints.get(name, object)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    for name, value in options.items():
+        if name not in known:
+            raise SpecError(f"{owner} has no option {name!r}", fix=closest(name, known))
+        kind = known[name]
+        if get_origin(kind) is Literal:
+            good, expected = value in get_args(kind), " or ".join(map(repr, get_args(kind)))
+        elif kind is float:
+            good = isinstance(value, int | float) and not isinstance(value, bool)
+            expected = "a number"
+        else:
+            good, expected = isinstance(value, kind), getattr(kind, "__name__", str(kind))
+        if not good:
+            raise SpecError(
+                f"option {name!r} of {owner} is not usable", expected=expected, got=repr(value)
+            )

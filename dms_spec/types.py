@@ -1,0 +1,132 @@
+"""What goes into a scheduler and what comes out: two frozen dataclasses of arrays.
+
+The arrays are those of the backend's own library; nothing here touches their values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dms_spec.errors import MissingInput, ShapeError
+
+#: An array of whichever library the backend computes in.
+Array = Any
+
+_AXES = {
+    "features": ("B", "M", "D"),
+    "logits": ("B", "M", "C"),
+    "mc_logits": ("T", "B", "M", "C"),
+    "present": ("B", "M"),
+}
+
+#: The arrays of a batch, in the order of the specification.
+INPUT_NAMES: tuple[str, ...] = tuple(_AXES)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityBatch:
+    """One batch of samples, seen through M modalities (spec: Model, table of inputs).
+
+    Args:
+        features: Encoder outputs, floating, ``[B, M, D]``.
+        logits: Unnormalised log-probabilities per modality, floating, ``[B, M, C]``.
+        mc_logits: The same from T stochastic passes, floating, ``[T, B, M, C]``.
+        present: True where a modality is there, bool, ``[B, M]``. None means all are.
+
+    Raises:
+        ShapeError: An array has the wrong rank, or sizes disagree.
+        MissingInput: Neither features nor logits were given.
+    """
+
+    features: Array | None = None
+    logits: Array | None = None
+    mc_logits: Array | None = None
+    present: Array | None = None
+
+    def __post_init__(self) -> None:
+        if self.features is None and self.logits is None:
+            raise MissingInput(
+                "a batch holds no evidence",
+                expected="features [B, M, D], logits [B, M, C], or both",
+                got="neither",
+                fix="Give at least one of the two.",
+            )
+        sizes: dict[str, tuple[int, str]] = {}
+        for name, array in self.arrays().items():
+            axes = _AXES[name]
+            shape = tuple(getattr(array, "shape", ()))
+            if len(shape) != len(axes):
+                raise ShapeError(
+                    f"{name} has the wrong rank",
+                    expected=f"{len(axes)} axes [{', '.join(axes)}]",
+                    got=f"{len(shape)} axes {list(shape)}",
+                    fix=f"Reshape {name} so that its axes are [{', '.join(axes)}].",
+                )
+            for axis, size in zip(axes, shape, strict=True):
+                # C is the classes' axis of logits and of mc_logits alike.
+                known, first = sizes.setdefault(axis, (size, name))
+                if size != known:
+                    raise ShapeError(
+                        f"{name} and {first} disagree about {axis}",
+                        expected=f"{axis} = {known} as in {first}",
+                        got=f"{axis} = {size} in {name} {list(shape)}",
+                        fix="Both must describe the same samples, modalities and classes.",
+                    )
+                if size == 0 and axis not in ("B", "T"):
+                    raise ShapeError(
+                        f"{name} has an empty axis {axis}",
+                        expected=f"at least one entry along {axis}",
+                        got=f"shape {list(shape)}",
+                        fix="Only the batch B and the passes T may be empty.",
+                    )
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays that are there, by name, in the specification's order."""
+        given = {name: getattr(self, name) for name in INPUT_NAMES}
+        return {name: array for name, array in given.items() if array is not None}
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """B and M."""
+        array = self.features if self.features is not None else self.logits
+        return int(array.shape[0]), int(array.shape[1])  # type: ignore[union-attr]
+
+    @property
+    def passes(self) -> int | None:
+        """T; None without ``mc_logits``."""
+        return None if self.mc_logits is None else self.mc_logits.shape[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What a scheduler decided (spec: Model, table of outputs).
+
+    Attributes:
+        weights: Trust per modality, ``[B, M]``; rows with something active sum to one.
+        fused: Weighted sum, ``[B, D]`` for features, ``[B, C]`` for logits or probabilities.
+        scores: What the softmax saw, ``[B, M]``; -inf where a modality is not active.
+        active: Present and finite, bool, ``[B, M]``.
+        signals: Each signal under its name, ``[B, M]``; 0 where a modality is not active.
+        terms: What each term added to the scores, ``[B, M]``; they sum to the scores.
+        notes: Everything that was weaker than asked for, in words. Empty when nothing was.
+    """
+
+    weights: Array
+    fused: Array
+    scores: Array
+    active: Array
+    signals: Mapping[str, Array] = field(default_factory=dict)
+    terms: Mapping[str, Array] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def arrays(self) -> dict[str, Array]:
+        """The arrays as ``dms schedule`` names them in its output file."""
+        return {
+            "weights": self.weights,
+            "fused": self.fused,
+            "scores": self.scores,
+            "active": self.active,
+            **self.signals,
+        }
