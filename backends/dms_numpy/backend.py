@@ -38,7 +38,7 @@ class NumpyBackend(ArrayBackend):
         return Namespace.of(
             xp,
             np.ndarray,
-            quiet=lambda: np.errstate(over="ignore"),
+            quiet=lambda: np.errstate(over="ignore", invalid="ignore"),
             select=primitives.select,
             variance_over_passes=primitives.variance_over_passes,
         )

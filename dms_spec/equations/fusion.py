@@ -17,13 +17,14 @@ def fuse_features(ns: Namespace, features: Array, weights: Array) -> Array:
 def fuse_logits(ns: Namespace, logits: Array, weights: Array) -> Array:
     """o = sum_m w_m l_m: [B, M, C], [B, M] -> [B, C]. SimMLM (arXiv 2507.19264), DMoME.
 
-    -inf wins wherever its modality has any weight at all, and is selected away where it has
-    none, since 0 * -inf is NaN.
+    A class at -inf in one active modality is ruled out, however small that modality's weight:
+    a softmax weight is positive, and whether it underflows is a matter of dtype. Inactive
+    modalities must have been replaced by 0.
     """
     xp = ns.xp
-    heard = weights > 0
-    zero = ns.constant(0.0, logits)
-    return xp.sum(xp.where(heard, weights, zero)[..., None] * ns.select(heard, logits), axis=1)
+    ruled_out = logits == -float("inf")
+    fused = fuse_features(ns, xp.where(ruled_out, ns.constant(0.0, logits), logits), weights)
+    return xp.where(xp.any(ruled_out, axis=1), ns.constant(-float("inf"), fused), fused)
 
 
 def fuse_probabilities(ns: Namespace, logits: Array, weights: Array) -> Array:

@@ -72,8 +72,9 @@ class Namespace:
     Attributes:
         xp: The array-API module.
         array_type: The class of its arrays; anything else is refused by name.
-        quiet: Entered around each schedule, for a library that warns about an overflow that
-            the equations expect (the shift of logits as far apart as the dtype is wide).
+        quiet: Entered around each schedule, for a library that warns about overflows: the
+            equations expect some (logits as far apart as the dtype is wide), and scores that
+            overflow are refused with a message of their own.
     """
 
     xp: Any

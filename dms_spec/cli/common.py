@@ -1,0 +1,119 @@
+"""What several verbs share: reading a batch and a spec, and printing a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.errors import FileError, SpecError, closest, unknown
+
+if TYPE_CHECKING:
+    from dms_spec.artifact import Artifact
+    from dms_spec.types import ModalityBatch, Schedule
+
+
+def add_input_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of every verb that schedules a file."""
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        type=Path,
+        help=".npz or .safetensors with features [B, M, D], and as the spec needs them logits "
+        "[B, M, C], mc_logits [T, B, M, C], present [B, M] (bool)",
+    )
+    parser.add_argument(
+        "--spec",
+        default="paper",
+        metavar="S",
+        help="a preset (paper, robust, static), a JSON file, or an artifact folder "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--modalities",
+        metavar="A,B,...",
+        help="names for a preset, in the arrays' order (default: modality_1, modality_2, ...)",
+    )
+    parser.add_argument("--backend", default="numpy", help="where to compute (default: %(default)s)")
+    parser.add_argument("--device", help="one of the backend's devices (default: its first)")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Schedule]:
+    """Read the input, run the scheduler, and bring everything back as NumPy arrays.
+
+    Arrays that no scheduler reads are named on stderr and left alone.
+    """
+    from dms_spec.files import read_arrays
+    from dms_spec.plugins import get_backend
+    from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
+
+    backend = get_backend(args.backend)
+    device = backend.check_device(args.device)
+    arrays = read_arrays(args.input)
+    for name in [name for name in arrays if name not in INPUT_NAMES]:
+        hint = closest(name, INPUT_NAMES)
+        if hint.startswith("Did"):  # a typing error must not turn an input into no input
+            raise unknown(f"array in {args.input}", name, INPUT_NAMES)
+        print(f"dms: note: {args.input}: array {name!r} is not used", file=sys.stderr)
+        del arrays[name]
+    batch = ModalityBatch(**arrays)
+    artifact = read_spec(args.spec, args.modalities, batch.shape[1])
+    scheduler = backend.scheduler(artifact.spec, artifact.parameters, device=device)
+    moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
+    result = scheduler(ModalityBatch(**moved))
+    back = {
+        name: backend.to_numpy(getattr(result, name))
+        for name in ("weights", "fused", "scores", "active")
+    }
+    numpy_result = Schedule(
+        **back,
+        signals={name: backend.to_numpy(array) for name, array in result.signals.items()},
+        terms={name: backend.to_numpy(array) for name, array in result.terms.items()},
+        notes=result.notes,
+    )
+    return artifact, batch, numpy_result
+
+
+def read_spec(text: str, modalities: str | None, count: int) -> Artifact:
+    """A spec from a preset's name, a JSON file or an artifact folder.
+
+    Raises:
+        SpecError: It is none of the three, or names are given that the spec has already.
+    """
+    from dms_spec.artifact import Artifact, load_artifact
+    from dms_spec.spec import PRESETS, SchedulerSpec
+
+    path = Path(text)
+    if text in PRESETS:
+        names = modalities.split(",") if modalities else [f"modality_{i + 1}" for i in range(count)]
+        return Artifact(spec=SchedulerSpec.preset(text, tuple(name.strip() for name in names)))
+    if modalities:
+        raise SpecError("--modalities is for presets", got=f"--spec {text}, which names its own")
+    if path.is_dir():
+        return load_artifact(path)
+    if path.is_file():
+        try:
+            return Artifact(spec=SchedulerSpec.from_json(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError) as error:
+            raise FileError(f"cannot read {path}", got=str(error)) from error
+    raise SpecError(
+        f"there is no spec {text!r}",
+        expected=f"a preset ({', '.join(PRESETS)}), a JSON file or an artifact folder",
+        fix=closest(text, PRESETS),
+    )
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
+    """Columns of text, padded; those whose index is in ``right`` are aligned to the right."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )

@@ -1,0 +1,134 @@
+"""``dms demo``: real scans of digits, as a table, a picture and files to go on with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.errors import BackendUnavailable, FileError
+
+if TYPE_CHECKING:
+    from dms_spec.demo.study import Study
+
+HELP = "weigh four views of real digits, clean, noisy and missing: a table and a picture"
+
+_FILES = {
+    "results.json": "every number, and the settings",
+    "weights.png": "the weights as one view degrades",
+    "digits.npz": "test scans under all conditions, as `dms schedule` reads them",
+    "spec.json": "the scheduler 'robust', with the views' names",
+}
+_SAMPLE = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        default=Path("demo-out"),
+        help="folder for the files, made if missing (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--seed",
+        metavar="INT",
+        type=_seed,
+        default=0,
+        help="of splits, dropout masks and noise, 0 or more (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--backend", default="numpy", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if seed < 0:
+        raise argparse.ArgumentTypeError(f"a seed is 0 or more, not {seed}")
+    return seed
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        from dms_spec.demo import report, study
+    except ImportError as error:
+        raise BackendUnavailable(
+            "the demo needs scikit-learn, matplotlib and tqdm",
+            got=str(error),
+            fix="pip install 'dms-spec[demo]'",
+        ) from error
+    from dms_spec.plugins import get_backend
+
+    backend = get_backend(args.backend)
+    _make_folder(args.output)  # before the work, not after it
+    result = study.run_study(backend, args.seed, study.REPEATS)
+    data = report.as_data(result, args.backend, args.seed)
+    _write(args.output, result, data)
+    if args.json:
+        files = {name: str(args.output / name) for name in _FILES}
+        print(json.dumps(data | {"files": files}, indent=2))
+        return 0
+    print(report.as_text(result, args.backend))
+    print(_next_steps(args.output, result))
+    return 0
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder and try that it can be written to.
+
+    Raises:
+        FileError: It cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise FileError(
+            f"cannot write into {folder}",
+            expected="a folder, or a place where one can be made",
+            got=f"{type(error).__name__}: {error.strerror or error}",
+            fix="Name another folder with --output.",
+        ) from error
+
+
+def _write(folder: Path, result: Study, data: dict[str, Any]) -> None:
+    """Write the files, all or none."""
+    from dms_spec.demo.picture import draw
+    from dms_spec.demo.study import SPECS
+    from dms_spec.files import replacing, write_arrays
+
+    with ExitStack() as stack:
+        new = {name: stack.enter_context(replacing(folder / name)) for name in _FILES}
+        new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        new["spec.json"].write_text(SPECS["robust"].to_json() + "\n", encoding="utf-8")
+        write_arrays(new["digits.npz"], result.example)
+        draw(new["weights.png"], result)
+
+
+def _next_steps(folder: Path, result: Study) -> str:
+    """The files, and two commands that go on with them."""
+    sample = result.samples[_SAMPLE]
+    width = max(len(str(folder / name)) for name in _FILES)
+    data, spec, weights = (
+        shlex.quote(str(folder / name)) for name in ("digits.npz", "spec.json", "weights.npz")
+    )
+    return "\n".join(
+        [
+            "",
+            "Files",
+            *(f"  {folder / name!s:{width}}  {what}" for name, what in _FILES.items()),
+            "",
+            "Go on with",
+            f"  dms schedule {data} -o {weights} --spec {spec}",
+            f"  dms explain {data} --spec {spec} --sample {_SAMPLE}",
+            f"(sample {_SAMPLE}: a {sample.label} under {sample.condition!r}, degraded: "
+            f"{', '.join(sample.degraded)})",
+        ]
+    )

@@ -1,0 +1,118 @@
+"""``dms doctor``: what really runs where, ready to paste into an issue."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dms_spec._version import EDITION, PACKAGE
+from dms_spec.cli.common import table
+from dms_spec.errors import DMSError
+
+HELP = "run a worked example on every backend and device, and compare with the oracle"
+
+_PACKAGES = ("numpy", "pluggy", "array-api-compat", "safetensors")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dms_spec.cli import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
+    from dms_spec.plugins import discover
+
+    packages = {name: _version(name) for name in _PACKAGES}
+    runs = examine()
+    ailing = [r for r in discover() if r.status not in ("ok", "unavailable", "disabled")]
+    if args.json:
+        report = {
+            "dms-spec": PACKAGE,
+            "edition": EDITION,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": packages,
+            "runs": runs,
+            "plugins_with_problems": [
+                {"name": r.name, "status": r.status, "reason": r.reason, "fix": r.fix}
+                for r in ailing
+            ],
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(f"dms-spec {PACKAGE}, specification {EDITION}")
+        print(f"Python {platform.python_version()} on {platform.platform()}")
+        print(", ".join(f"{name} {number}" for name, number in packages.items()))
+        print("\nThe worked example of the specification, run on each backend, device and dtype:")
+        header = ("backend", "device", "dtype", "verdict", "worst error (eps of the dtype)")
+        rows = [(r["backend"], r["device"], r["dtype"], r["verdict"], r["error"]) for r in runs]
+        print(table(header, rows))
+        for r in ailing:
+            print(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n  {r.fix}")
+    if any(r["verdict"] == "wrong" for r in runs):
+        return OUT_OF_TOLERANCE
+    return UNAVAILABLE if ailing or any(r["verdict"] == "failed" for r in runs) else GOOD
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def examine() -> list[dict[str, Any]]:
+    """The worked example on everything that claims to run: one entry for each combination."""
+    from dms_spec.plugins import available, get_backend
+
+    runs = []
+    for name in available("backend"):
+        try:
+            backend = get_backend(name)
+            claims = backend.capabilities
+        except DMSError as error:
+            runs.append(_entry(name, "-", "-", "failed", str(error)))
+            continue
+        for device in claims.devices:
+            for dtype in claims.dtypes:
+                try:
+                    error_eps = _worked_example(backend, device, dtype)
+                # A doctor reports whatever a backend throws.
+                except Exception as error:
+                    runs.append(_entry(name, device, dtype, "failed", f"{type(error).__name__}: {error}"))
+                else:
+                    verdict = "ok" if error_eps <= _ALLOWED else "wrong"
+                    runs.append(_entry(name, device, dtype, verdict, f"{error_eps:.1f}"))
+    return runs
+
+
+# Weights and fused values of the example are below 1 in size, and the sums behind them short.
+_ALLOWED = 16.0
+
+
+def _entry(backend: str, device: str, dtype: str, verdict: str, error: str) -> dict[str, Any]:
+    return {
+        "backend": backend, "device": device, "dtype": dtype, "verdict": verdict, "error": error
+    }
+
+
+def _worked_example(backend: Any, device: str, dtype: str) -> float:
+    """Largest error of weights and fused values, in eps of the dtype that they come out in."""
+    import numpy as np
+
+    from dms_spec.conformance import oracle, worked_example
+    from dms_spec.types import ModalityBatch
+
+    spec, arrays = worked_example.SPEC, worked_example.arrays(dtype)
+    moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
+    result = backend.scheduler(spec, device=device)(ModalityBatch(**moved))
+    exact = oracle.schedule(spec, **arrays)
+    worst = 0.0
+    for name in ("weights", "fused"):
+        got = backend.to_numpy(getattr(result, name))
+        error = np.abs(got.astype(np.float64) - np.asarray(getattr(exact, name)))
+        worst = max(worst, float(error.max()) / float(np.finfo(got.dtype).eps))
+    return worst

@@ -1,0 +1,141 @@
+"""``dms explain``: why each modality of a sample got the weight that it got."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.cli.common import add_input_arguments, schedule_file, table
+from dms_spec.errors import FileError, ShapeError
+
+if TYPE_CHECKING:
+    from dms_spec.types import ModalityBatch, Schedule
+
+HELP = "show why the weights of a sample are what they are"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_input_arguments(parser)
+    parser.add_argument(
+        "--sample",
+        type=int,
+        nargs="+",
+        default=[0],
+        metavar="I",
+        help="row or rows to explain, counted from 0 (default: 0)",
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw a picture as well")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.plot is not None and args.plot.suffix not in (".png", ".svg", ".pdf"):
+        raise FileError(
+            f"the format of {args.plot} is unknown",
+            expected=".png, .svg or .pdf",
+            got=args.plot.suffix or "no suffix",
+        )
+    artifact, batch, result = schedule_file(args)
+    samples, _ = batch.shape
+    for sample in args.sample:
+        if not 0 <= sample < samples:
+            raise ShapeError(
+                "there is no such sample", expected=f"0 to {samples - 1}", got=str(sample)
+            )
+    names = artifact.spec.modalities
+    explained = [explain(sample, names, batch, result) for sample in args.sample]
+    if args.plot is not None:
+        from dms_spec.cli.explain_plot import draw
+
+        draw(args.plot, explained)
+    if args.json:
+        report = {"policy": artifact.spec.policy, "notes": list(result.notes), "samples": explained}
+        print(json.dumps(report, indent=2))
+        return 0
+    print("\n\n".join(_text(sample) for sample in explained))
+    for note in result.notes:
+        print(f"dms: note: {note}", file=sys.stderr)
+    if args.plot is not None:
+        print(f"\nwrote {args.plot}")
+    return 0
+
+
+def explain(
+    sample: int, names: tuple[str, ...], batch: ModalityBatch, result: Schedule
+) -> dict[str, Any]:
+    """What happened to one sample, as plain data.
+
+    A term's *pull* is its value less its mean over the active modalities: weights depend on
+    differences of scores alone, and the pulls of a modality sum to its score less the mean score.
+    """
+    active = result.active[sample]
+    count = int(active.sum())
+    modalities = []
+    for m, name in enumerate(names):
+        state = "active"
+        if not active[m]:
+            there = batch.present is None or bool(batch.present[sample, m])
+            state = "not finite" if there else "absent"
+        entry: dict[str, Any] = {"name": name, "state": state, "weight": float(result.weights[sample, m])}
+        if active[m]:
+            entry |= {
+                "score": float(result.scores[sample, m]),
+                "signals": {k: float(v[sample, m]) for k, v in result.signals.items()},
+                "terms": {k: float(v[sample, m]) for k, v in result.terms.items()},
+                "pulls": {
+                    k: float(v[sample, m] - v[sample][active].mean())
+                    for k, v in result.terms.items()
+                },
+            }
+        modalities.append(entry)
+    return {
+        "sample": sample,
+        "active": count,
+        "equal_share": 1 / count if count else 0.0,
+        "modalities": modalities,
+    }
+
+
+def _text(explained: dict[str, Any]) -> str:
+    entries = explained["modalities"]
+    active = [entry for entry in entries if entry["state"] == "active"]
+    signals = list(active[0]["signals"]) if active else []
+    terms = list(active[0]["terms"]) if active else []
+    header = ["modality", "weight", "score", *(f"= {t}" if not i else f"+ {t}" for i, t in enumerate(terms))]
+    header += [f"[{name}]" for name in signals]
+    rows = []
+    for entry in entries:
+        if entry["state"] == "active":
+            row = [entry["name"], f"{entry['weight']:.3f}", f"{entry['score']:+.3f}"]
+            row += [f"{entry['terms'][t]:+.3f}" for t in terms]
+            row += [f"{entry['signals'][s]:.4f}" for s in signals]
+        else:
+            row = [entry["name"], "0.000", entry["state"], *("" for _ in (*terms, *signals))]
+        rows.append(row)
+    lines = [
+        f"sample {explained['sample']}: weight = softmax of score; score = sum of terms; "
+        "[signal] as measured",
+        table(header, rows, right=range(1, len(header))),
+    ]
+    lines += [_reason(entry, explained) for entry in entries]
+    return "\n".join(lines)
+
+
+def _reason(entry: dict[str, Any], explained: dict[str, Any]) -> str:
+    """One sentence for one modality."""
+    name, share = entry["name"], explained["equal_share"]
+    if entry["state"] == "absent":
+        return f"- {name}: absent, so its weight is 0 and nothing in it was read"
+    if entry["state"] == "not finite":
+        return f"- {name}: present, but it holds NaN or Inf, so it counts as absent"
+    if explained["active"] == 1:
+        return f"- {name}: the only one active, so it has all the weight"
+    # Round-off is no reason.
+    pulls = {term: pull for term, pull in entry["pulls"].items() if abs(pull) > 1e-6}
+    if not pulls:
+        return f"- {name}: {entry['weight']:.3f}, the equal share: no term tells the active ones apart"
+    ranked = sorted(pulls, key=lambda term: -abs(pulls[term]))
+    parts = [f"{term} pulls {'up' if pulls[term] > 0 else 'down'} by {abs(pulls[term]):.3f}" for term in ranked]
+    return f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}: {', '.join(parts)}"

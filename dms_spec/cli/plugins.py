@@ -1,0 +1,40 @@
+"""``dms plugins list``: every plugin, and what is wrong with those that cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import traceback
+
+from dms_spec.cli.common import table
+
+HELP = "list the plugins, the broken ones with the reason and the mend"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help=HELP, description=HELP)
+    listing.add_argument("--json", action="store_true", help="print JSON, for machines")
+    listing.add_argument(
+        "--traceback", action="store_true", help="show where a broken plugin failed"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    # Not plugin_records: DMS_SPEC_STRICT_PLUGINS must not keep the list from being shown.
+    from dms_spec.plugins import discover
+
+    records = discover()
+    if args.json:
+        keys = ("kind", "name", "status", "plugin", "distribution", "reason", "fix")
+        print(json.dumps([{key: getattr(r, key) for key in keys} for r in records], indent=2))
+        return 0
+    rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
+    print(table(("kind", "name", "status", "from"), rows))
+    for record in records:
+        if record.reason:
+            print(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")
+            print(f"  {record.fix}")
+            if args.traceback and record.cause is not None:
+                print("".join(traceback.format_exception(record.cause)))
+    return 0

@@ -1,0 +1,47 @@
+"""The consistency loss, for backends that are array libraries."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.closeness import loss_scale
+from dms_spec.conformance.registry import Arrays, Context, check
+from dms_spec.equations.losses import consistency_loss
+from dms_spec.interface import ArrayBackend
+from dms_spec.spec import SchedulerSpec
+
+
+def _loss(ctx: Context, features: np.ndarray, weights: np.ndarray, reduction: str) -> np.ndarray:  # type: ignore[type-arg]
+    backend = ctx.backend
+    assert isinstance(backend, ArrayBackend)  # noqa: S101 - the callers return early otherwise
+    ns = backend.namespace(ctx.device)
+    moved = [backend.from_numpy(array, ctx.device) for array in (features, weights)]
+    return backend.to_numpy(consistency_loss(ns, *moved, reduction=reduction))  # type: ignore[arg-type]
+
+
+@check("DMS-O-001", "DMS-O-002", "DMS-O-004")
+def check_consistency_loss(ctx: Context) -> None:
+    """The loss of each sample is the oracle's, and its mean leaves empty samples out."""
+    if not isinstance(ctx.backend, ArrayBackend):
+        return
+
+    @ctx.given(strategies.batches(ctx.dtype, tame=True))
+    def property_(arrays: Arrays) -> None:
+        m = arrays["present"].shape[1]
+        spec = SchedulerSpec.preset("static", strategies.names(m))
+        weights = ctx.schedule(spec, arrays).weights
+        features = arrays["features"].astype(ctx.computing)
+        got = _loss(ctx, features, weights, "none")
+        exact = oracle.consistency_loss(features, weights)
+        clean = np.where(weights[..., None] > 0, features, 0).astype(np.float64)
+        scale = 4 * loss_scale(clean, weights.astype(np.float64)) + np.finfo(ctx.computing).tiny
+        ctx.expect_close("DMS-O-001", "consistency_loss", got, exact, scale)
+        some = (weights > 0).any(axis=1)
+        mean = float(_loss(ctx, features, weights, "mean"))
+        wanted = float(exact[some].mean()) if some.any() else 0.0
+        ctx.expect(
+            "DMS-O-002",
+            abs(mean - wanted) <= 64 * ctx.eps * (scale.max(initial=0.0)),
+            f"the mean loss is {mean}, not {wanted}",
+        )

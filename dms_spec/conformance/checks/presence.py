@@ -1,0 +1,133 @@
+"""Presence: absent means absent."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.registry import ConformanceError, Context, check
+from dms_spec.errors import NonFiniteInput, NothingPresent
+from dms_spec.types import Schedule
+
+_FILLERS = (0.0, np.nan, np.inf, -np.inf, 3.0)
+
+
+def _same_bits(one: Schedule, other: Schedule) -> bool:
+    pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
+    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+
+@check("DMS-P-001", "DMS-P-009")
+def check_absent_gets_exactly_zero(ctx: Context) -> None:
+    """Weight, signals and terms of an inactive modality are 0, its score is -inf."""
+
+    @ctx.given(strategies.cases(ctx.dtype))
+    def property_(case: strategies.Case) -> None:
+        result = ctx.schedule(case.spec, case.arrays, case.parameters)
+        off = ~result.active
+        ctx.expect("DMS-P-001", ~off[~case.arrays["present"]] == False, "an absent one is active")  # noqa: E712
+        ctx.expect("DMS-P-001", result.weights[off] == 0, "an inactive modality has a weight")
+        ctx.expect("DMS-P-009", np.isneginf(result.scores[off]), "its score is not -inf")
+        for name, value in (*result.signals.items(), *result.terms.items()):
+            ctx.expect("DMS-P-009", value[off] == 0, f"its {name} is not 0")
+
+
+@check("DMS-P-002")
+def check_filler_never_matters(ctx: Context) -> None:
+    """Whatever fills an absent modality, every output has the same bits."""
+
+    @ctx.given(strategies.cases(ctx.dtype), st.sampled_from(_FILLERS), st.sampled_from(_FILLERS))
+    def property_(case: strategies.Case, one: float, other: float) -> None:
+        results = []
+        for filler in (one, other):
+            arrays = {name: array.copy() for name, array in case.arrays.items()}
+            strategies.fill_absent(arrays, filler)
+            results.append(ctx.schedule(case.spec, arrays, case.parameters))
+        ctx.expect(
+            "DMS-P-002", _same_bits(*results), f"{one} and {other} in an absent modality differ"
+        )
+
+
+@check("DMS-P-003")
+def check_no_mask_means_all_present(ctx: Context) -> None:
+    """No presence mask is the same as one that is true throughout."""
+
+    @ctx.given(strategies.cases(ctx.dtype, all_present=True))
+    def property_(case: strategies.Case) -> None:
+        bare = {name: array for name, array in case.arrays.items() if name != "present"}
+        with_mask = ctx.schedule(case.spec, case.arrays, case.parameters)
+        without = ctx.schedule(case.spec, bare, case.parameters)
+        ctx.expect("DMS-P-003", _same_bits(with_mask, without), "leaving present out differs")
+
+
+@check("DMS-P-004", "DMS-P-005")
+def check_not_finite_counts_as_absent(ctx: Context) -> None:
+    """A spoilt modality gives the same bits as one that is marked absent."""
+
+    @ctx.given(
+        strategies.cases(ctx.dtype, all_present=True, spoil=False),
+        st.sampled_from(["features", "logits", "mc_logits"]),
+        st.sampled_from(["nan", "inf", "-inf", "row of -inf"]),
+        st.integers(0, 2**16),
+    )
+    def property_(case: strategies.Case, role: str, kind: str, seed: int) -> None:
+        random = np.random.Generator(np.random.Philox(seed))
+        arrays = {name: array.copy() for name, array in case.arrays.items()}
+        b, m = arrays["present"].shape
+        sample, modality = int(random.integers(b)), int(random.integers(m))
+        row = arrays[role][..., sample, modality, :]
+        entry = tuple(int(random.integers(size)) for size in row.shape) if row.size else None
+        if entry is None:
+            return
+        value = float(kind.removeprefix("row of "))
+        if kind == "row of -inf":
+            row[entry[:-1]] = value
+        else:
+            row[entry] = value
+        exact = oracle.schedule(case.spec, **arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        spoilt = ctx.schedule(case.spec, arrays, case.parameters)
+        ctx.expect("DMS-P-004", spoilt.active == exact.active, f"{kind} in {role}: active is wrong")
+        if not exact.active[sample, modality]:
+            marked = arrays | {"present": exact.active}
+            absent = ctx.schedule(case.spec, marked, case.parameters)
+            ctx.expect("DMS-P-005", _same_bits(spoilt, absent), f"{kind} in {role} leaks")
+
+
+@check("DMS-P-006")
+def check_not_finite_is_refused_on_request(ctx: Context) -> None:
+    """With nonfinite="raise": NaN in a present modality raises, in an absent one it does not."""
+
+    @ctx.given(strategies.cases(ctx.dtype))
+    def property_(case: strategies.Case) -> None:
+        spec = case.spec.replace(nonfinite="raise")
+        exact = oracle.schedule(spec, **case.arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        bad = case.arrays["present"] & ~exact.active
+        try:
+            ctx.schedule(spec, case.arrays, case.parameters)
+        except NonFiniteInput as error:
+            named = any(repr(spec.modalities[m]) in str(error) for m in np.nonzero(bad)[1])
+            ctx.expect("DMS-P-006", named, f"the refusal names no spoilt modality: {error}")
+        else:
+            ctx.expect("DMS-P-006", not bad.any(), "a spoilt modality was not refused")
+
+
+@check("DMS-P-007", "DMS-P-008")
+def check_nothing_active(ctx: Context) -> None:
+    """A sample with nothing active gives zeros, or is refused with strict=True."""
+
+    @ctx.given(strategies.cases(ctx.dtype), st.sampled_from(_FILLERS))
+    def property_(case: strategies.Case, filler: float) -> None:
+        arrays = {name: array.copy() for name, array in case.arrays.items()}
+        arrays["present"][0] = False
+        strategies.fill_absent(arrays, filler)
+        result = ctx.schedule(case.spec, arrays, case.parameters)
+        ctx.expect("DMS-P-007", ~result.active[0], "something is active")
+        for name, value in result.arrays().items():
+            if name not in ("scores", "active"):
+                ctx.expect("DMS-P-007", value[0] == 0, f"{name} is not 0 where nothing is active")
+        try:
+            ctx.schedule(case.spec.replace(strict=True), arrays, case.parameters)
+        except NothingPresent:
+            return
+        raise ConformanceError("DMS-P-008: strict=True did not refuse a sample with nothing active")

@@ -1,0 +1,114 @@
+"""What has to be refused, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from dms_spec.conformance import worked_example
+from dms_spec.conformance.registry import ConformanceError, Context, check
+from dms_spec.errors import (
+    BackendUnavailable,
+    DMSError,
+    DTypeError,
+    MissingInput,
+    NonFiniteInput,
+    ShapeError,
+    UnsupportedCapability,
+)
+from dms_spec.spec import SchedulerSpec
+
+
+def _expect(clause: str, kind: type[DMSError], builtin: type[Exception], what: str, call: Callable[[], object]) -> DMSError:
+    """The error that a call raises, which must be of a kind and of the builtin that fits."""
+    try:
+        call()
+    except kind as error:
+        if not isinstance(error, builtin):
+            raise ConformanceError(f"DMS-E-002: {kind.__name__} is no {builtin.__name__}") from error
+        return error
+    raise ConformanceError(f"{clause}: {what} was not refused with {kind.__name__}")
+
+
+@check("DMS-S-004", "DMS-S-010", "DMS-E-001", "DMS-E-002")
+def check_misfits_are_refused(ctx: Context) -> None:
+    """Wrong ranks, sizes that disagree, missing arrays and a wrong number of modalities."""
+    good = worked_example.arrays(ctx.dtype)
+    spec = worked_example.SPEC
+    misfits = {
+        "features of rank 2": {"features": good["features"][:, 0]},
+        "logits of another batch": {"logits": good["logits"][:2]},
+        "passes of other classes": {"mc_logits": good["mc_logits"][..., :2]},
+        "presence of other modalities": {"present": good["present"][:, :2]},
+        "no classes": {"logits": good["logits"][..., :0], "mc_logits": good["mc_logits"][..., :0]},
+    }
+    for what, change in misfits.items():
+        _expect("DMS-S-004", ShapeError, ValueError, what, lambda c=change: ctx.schedule(spec, good | c))
+    fewer = {
+        name: array[:, :2] if name == "present" else array[..., :2, :]
+        for name, array in good.items()
+    }
+    error = _expect("DMS-S-004", ShapeError, ValueError, "two modalities for three", lambda: ctx.schedule(spec, fewer))
+    ctx.expect("DMS-E-001", "image" in str(error), f"the message names no modality: {error}")
+    for name, who in (("features", "fusion"), ("logits", "confidence")):
+        lacking = {key: array for key, array in good.items() if key != name}
+        error = _expect("DMS-S-010", MissingInput, ValueError, f"no {name}", lambda a=lacking: ctx.schedule(spec, a))
+        ctx.expect("DMS-S-010", who in str(error), f"the message does not say who needs {name}")
+
+
+@check("DMS-S-005", "DMS-S-006", "DMS-C-002", "DMS-E-002")
+def check_dtypes_are_refused(ctx: Context) -> None:
+    """Presence that is not bool, features that are not floats, floats that are not claimed."""
+    good = worked_example.arrays(ctx.dtype)
+    spec = worked_example.SPEC
+    for dtype in (np.float32, np.int64, np.uint8):
+        arrays = good | {"present": good["present"].astype(dtype)}
+        _expect("DMS-S-005", DTypeError, TypeError, f"presence of {dtype.__name__}", lambda a=arrays: ctx.schedule(spec, a))
+    for dtype in (np.int64, np.bool_):
+        arrays = good | {"features": good["features"].astype(dtype)}
+        _expect("DMS-S-006", DTypeError, TypeError, f"features of {dtype.__name__}", lambda a=arrays: ctx.schedule(spec, a))
+    for name in ("float64", "float32", "float16"):
+        if name in ctx.backend.capabilities.dtypes:
+            continue
+        arrays = good | {"features": good["features"].astype(name)}
+        try:
+            ctx.backend.from_numpy(arrays["features"], ctx.device)
+        except UnsupportedCapability as error:
+            refusal: DMSError = error
+        except Exception:  # the library itself has no such dtype
+            continue
+        else:
+            refusal = _expect("DMS-C-002", UnsupportedCapability, NotImplementedError, name, lambda a=arrays: ctx.schedule(spec, a))
+        named = name in getattr(refusal, "capability", "")
+        ctx.expect("DMS-C-002", named, f"the refusal of {name} does not name the capability")
+
+
+@check("DMS-C-001", "DMS-C-003")
+def check_devices_are_refused(ctx: Context) -> None:
+    """A device that is not there is an error, never another device."""
+    claims = ctx.backend.capabilities
+    ctx.expect("DMS-C-001", len(claims.dtypes) > 0, "no dtype is claimed")
+    ctx.expect("DMS-C-001", ctx.device in claims.devices, "a device is used that is not claimed")
+    _expect(
+        "DMS-C-003",
+        BackendUnavailable,
+        RuntimeError,
+        "a device that does not exist",
+        lambda: ctx.backend.scheduler(worked_example.SPEC, device="abacus"),
+    )
+
+
+@check("DMS-W-008")
+def check_overflowing_scores_are_refused(ctx: Context) -> None:
+    """A score that overflows is an error, not a NaN weight."""
+    spec = SchedulerSpec(
+        modalities=("a", "b"), signals={"energy": {}}, coefficients={"energy": 1e300}
+    )
+    arrays = {
+        "features": np.ones((1, 2, 2), dtype=ctx.dtype),
+        "logits": np.array([[[3.0, 2.0], [1e4, 0.0]]], dtype=ctx.dtype),
+    }
+    if ctx.computing is np.float64:
+        arrays["logits"] = arrays["logits"] * 1e10
+    _expect("DMS-W-008", NonFiniteInput, ValueError, "an infinite score", lambda: ctx.schedule(spec, arrays))

@@ -1,0 +1,92 @@
+"""Shapes, dtypes and layout."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from dms_spec.conformance import strategies
+from dms_spec.conformance.registry import Context, check
+
+
+@check("DMS-S-001", "DMS-S-002", "DMS-S-003", "DMS-N-003", "DMS-N-005")
+def check_shapes_and_dtypes(ctx: Context) -> None:
+    """Every output has the shape and dtype that the specification gives it."""
+
+    @ctx.given(strategies.cases(ctx.dtype))
+    def property_(case: strategies.Case) -> None:
+        result = ctx.schedule(case.spec, case.arrays, case.parameters)
+        square = case.arrays["present"].shape
+        role = "features" if case.spec.fusion == "feature" else "logits"
+        wanted = {"weights": (square, ctx.computing), "scores": (square, ctx.computing)}
+        wanted |= {name: (square, ctx.computing) for name in (*result.signals, *result.terms)}
+        wanted |= {"active": (square, np.bool_)}
+        wanted |= {"fused": ((square[0], case.arrays[role].shape[-1]), ctx.dtype)}
+        for name, value in (result.arrays() | dict(result.terms)).items():
+            shape, dtype = wanted[name]
+            ctx.expect("DMS-S-001", value.shape == shape, f"{name} has shape {value.shape}")
+            ctx.expect("DMS-S-003", value.dtype == np.dtype(dtype), f"{name} is {value.dtype}")
+        ctx.expect("DMS-S-001", set(result.signals) == set(case.spec.signals), "signals are missing")
+
+
+@check("DMS-S-002")
+def check_widest_input_decides(ctx: Context) -> None:
+    """One float64 input makes the whole computation float64."""
+    if "float64" not in ctx.backend.capabilities.dtypes:
+        return
+
+    @ctx.given(strategies.batches(ctx.dtype, tame=True))
+    def property_(arrays: strategies.Arrays) -> None:
+        m = arrays["present"].shape[1]
+        spec = strategies.SchedulerSpec.preset("paper", strategies.names(m))
+        if m == 2:
+            return  # warns, which is another clause
+        wide = arrays | {"logits": arrays["logits"].astype(np.float64)}
+        result = ctx.schedule(spec, wide)
+        ctx.expect("DMS-S-002", result.weights.dtype == np.float64, "float64 logits were narrowed")
+        ctx.expect("DMS-S-003", result.fused.dtype == np.dtype(ctx.dtype), "fused changed its dtype")
+
+
+@check("DMS-S-007")
+def check_empty_batch(ctx: Context) -> None:
+    """No samples in, no samples out."""
+
+    @ctx.given(strategies.cases(ctx.dtype))
+    def property_(case: strategies.Case) -> None:
+        empty = {
+            name: array[:, :0] if name == "mc_logits" else array[:0]
+            for name, array in case.arrays.items()
+        }
+        result = ctx.schedule(case.spec, empty, case.parameters)
+        for name, value in result.arrays().items():
+            ctx.expect("DMS-S-007", value.shape[0] == 0, f"{name} has samples")
+
+
+@check("DMS-S-008", "DMS-S-009", "DMS-C-004", "DMS-R-003")
+def check_inputs_are_only_read(ctx: Context) -> None:
+    """Inputs stay as they were; strided and read-only ones give the same; so does a second run."""
+
+    @ctx.given(strategies.cases(ctx.dtype), st.booleans())
+    def property_(case: strategies.Case, backwards: bool) -> None:
+        before = {name: array.copy() for name, array in case.arrays.items()}
+        strided = {}
+        for name, array in case.arrays.items():
+            if backwards:
+                strided[name] = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+            else:
+                strided[name] = np.repeat(array, 2, axis=-1)[..., ::2]
+            strided[name].flags.writeable = False
+        first = ctx.schedule(case.spec, case.arrays, case.parameters)
+        for name, array in case.arrays.items():
+            same = np.array_equal(array, before[name], equal_nan=name != "present")
+            ctx.expect("DMS-S-008", same, f"{name} was changed")
+        again = ctx.schedule(case.spec, case.arrays, case.parameters)
+        other = ctx.schedule(case.spec, strided, case.parameters)
+        for name, value in first.arrays().items():
+            if ctx.backend.capabilities.bitwise_deterministic:
+                same = np.array_equal(value, again.arrays()[name], equal_nan=name != "active")
+                ctx.expect("DMS-C-004", same, f"{name} differs in a second run")
+        off = np.abs(other.weights - first.weights)
+        ctx.expect("DMS-S-009", other.active == first.active, "layout changes what is active")
+        if case.spec.policy == "static":
+            ctx.expect("DMS-S-009", off <= 8 * ctx.eps, "layout changes the weights")

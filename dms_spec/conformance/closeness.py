@@ -1,0 +1,166 @@
+"""How close is close enough: |r - r*| <= k eps s, with the scale s of each computation.
+
+The scales are those of the specification's page on numerics, in float64 NumPy. They describe how
+each result is conditioned, so that one constant serves every dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.conformance.oracle import Exact
+from dms_spec.spec import SchedulerSpec
+
+Floats = NDArray[np.float64]
+
+#: The one constant of DMS-N-001.
+K = 8.0
+
+
+def scales(
+    spec: SchedulerSpec,
+    exact: Exact,
+    arrays: Mapping[str, NDArray[Any]],
+    parameters: Mapping[str, NDArray[Any]],
+    dtype: Any,
+) -> dict[str, Floats]:
+    """The scale of every output, by name; ``dtype`` is the computing one."""
+    info = np.finfo(dtype)
+    floor = float(info.smallest_normal) / float(info.eps)
+    # What is not active has an exact answer, and no condition.
+    clean = {
+        name: np.where(exact.active[..., None], array.astype(np.float64), 0.0)
+        for name, array in arrays.items()
+        if name != "present"
+    }
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        signals = {
+            name: _signal_scale(name, spec.signals[name], clean, exact) + floor
+            for name in spec.signals
+        }
+        score = _score_scale(spec, exact, clean, parameters, signals) + floor
+        weight = _weight_scale(exact, score) + floor
+        return {
+            **signals,
+            "scores": score,
+            "weights": weight,
+            "fused": _fused_scale(spec, clean, weight, floor) + floor,
+        }
+
+
+def _shifted(logits: Floats) -> tuple[Floats, Floats]:
+    """Probabilities, and |l - max l| with 0 where the probability is 0."""
+    x = logits - logits.max(axis=-1, keepdims=True)
+    p = np.exp(x)
+    p /= p.sum(axis=-1, keepdims=True)
+    return p, np.where(p > 0, np.abs(x), 0.0)
+
+
+def _signal_scale(
+    name: str, options: Mapping[str, Any], clean: Mapping[str, Floats], exact: Exact
+) -> Floats:
+    shape = exact.active.shape
+    if name in ("confidence", "agreement", "energy"):
+        logits = clean["logits"]
+        classes = logits.shape[-1]
+        p, x = _shifted(logits)
+        if name == "confidence":
+            divisor = np.log(classes) if options.get("normalize", True) and classes > 1 else 1.0
+            return np.asarray(1 + (1 + (p * (x + x * x)).sum(axis=-1)) / divisor)
+        if name == "agreement":
+            p = np.where(exact.active[..., None], p, 0.0)
+            mass = (p * (1 + x)).sum(axis=-1)
+            count = np.maximum(exact.active.sum(axis=-1, keepdims=True) - 1, 1)
+            others = (mass.sum(axis=-1, keepdims=True) - mass) / count
+            return np.asarray(1 + (mass + others) / np.log(2))
+        tau = float(options.get("temperature", 1.0))
+        return np.asarray(
+            tau * (1 + np.log(classes))
+            + np.where(np.isfinite(logits), np.abs(logits), 0.0).max(axis=-1)
+        )
+    if name in ("uncertainty", "mutual_information"):
+        passes = clean.get("mc_logits")
+        if passes is None or passes.shape[0] < 2:
+            return np.zeros(shape)
+        count, classes = passes.shape[0], passes.shape[-1]
+        if name == "mutual_information":
+            return np.full(shape, 1 + np.log(classes) + np.log(count))
+        p, x = _shifted(passes)
+        total = (p * p * (1 + x)).sum(axis=-1).mean(axis=0)
+        return np.asarray(total / classes if options.get("reduction", "mean") == "mean" else total)
+    if name == "alignment":
+        return _alignment_scale(clean["features"])
+    if name == "anchored_alignment":
+        return np.ones(shape)
+    raise NotImplementedError(f"no scale is specified for signal {name!r}")
+
+
+def _alignment_scale(features: Floats) -> Floats:
+    """1 + sum |h_n| / |sum h_n| over the others: infinite where they cancel."""
+    features = features / max(float(np.abs(features).max(initial=0.0)), 1e-300)
+    norms = np.linalg.norm(features, axis=-1)
+    result = np.ones(norms.shape)
+    for m in range(norms.shape[1]):
+        others = [n for n in range(norms.shape[1]) if n != m]
+        total = norms[:, others].sum(axis=1)
+        length = np.linalg.norm(features[:, others].sum(axis=1), axis=-1)
+        result[:, m] += np.where(total > 0, total / length, 0.0)
+    return result
+
+
+def _score_scale(
+    spec: SchedulerSpec,
+    exact: Exact,
+    clean: Mapping[str, Floats],
+    parameters: Mapping[str, NDArray[Any]],
+    signals: Mapping[str, Floats],
+) -> Floats:
+    if spec.policy == "co_attention":
+        h = clean["features"]
+        q = h @ parameters.get("policy.query", np.eye(h.shape[-1]))
+        k = h @ parameters.get("policy.key", np.eye(h.shape[-1]))
+        pairs = np.abs(q)[:, :, None] * np.abs(k)[:, None]
+        peak = pairs.sum(axis=-1).max(axis=(1, 2)) / np.sqrt(q.shape[-1])
+        return np.asarray(
+            1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None]
+        )
+    total = np.zeros(exact.active.shape)
+    for name, term in exact.terms.items():
+        total += np.abs(term)
+        coefficient = spec.coefficients.get(name, 0.0)
+        if coefficient > 0:  # 0 times an infinite scale is no condition at all
+            total += coefficient * (signals[name] + np.abs(exact.signals[name]))
+    return total
+
+
+def _weight_scale(exact: Exact, score: Floats) -> Floats:
+    active = exact.active
+    top = np.where(active, exact.scores, -np.inf).max(axis=-1, keepdims=True)
+    gap = np.where(active, top - exact.scores, 0.0)
+    worst = np.where(active, score, 0.0).max(axis=-1, keepdims=True)
+    condition = 1 + gap + 2 * worst
+    # A weight of exactly 0 is far below anything that its condition could lift.
+    return np.where(exact.weights > 0, exact.weights * condition, 0.0)
+
+
+def _fused_scale(
+    spec: SchedulerSpec, clean: Mapping[str, Floats], weight: Floats, floor: float
+) -> Floats:
+    if spec.fusion == "probability":
+        p, x = _shifted(clean["logits"])
+        return np.asarray((weight[..., None] * p * (1 + x)).sum(axis=1))
+    values = np.abs(clean["features" if spec.fusion == "feature" else "logits"])
+    values = np.where(np.isfinite(values), values, 0.0)
+    largest = values.max(axis=(1, 2), initial=1.0)[:, None]
+    return np.asarray((weight[..., None] * values).sum(axis=1) + floor * largest)
+
+
+def loss_scale(features: Floats, weights: Floats) -> Floats:
+    """The scale of the consistency loss of each sample, given weights of closeness 1."""
+    h = np.where(weights[..., None] > 0, features, 0.0)
+    z = np.linalg.norm((weights[..., None] * h).sum(axis=1), axis=-1, keepdims=True)
+    return np.asarray((weights * (np.linalg.norm(h, axis=-1) + z) ** 2).sum(axis=-1))

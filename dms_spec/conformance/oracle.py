@@ -1,0 +1,283 @@
+"""The oracle: the whole specification in float64 and plain loops, for one sample at a time.
+
+Independent on purpose. It shares no code with the equations, knows nothing of array libraries
+beyond reading their numbers, and is slow. When it and a backend differ, read this page against
+the specification.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import exp, fsum, inf, isfinite, isnan, log, sqrt
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.spec import SchedulerSpec
+
+Vector = list[float]
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Exact:
+    """Exact outputs, float64, shaped as in the specification."""
+
+    weights: NDArray[np.float64]
+    fused: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    active: NDArray[np.bool_]
+    signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    terms: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+
+
+def schedule(
+    spec: SchedulerSpec,
+    *,
+    features: NDArray[Any] | None = None,
+    logits: NDArray[Any] | None = None,
+    mc_logits: NDArray[Any] | None = None,
+    present: NDArray[np.bool_] | None = None,
+    parameters: Arrays | None = None,
+) -> Exact:
+    """Schedule a batch, sample by sample."""
+    first = features if features is not None else logits
+    assert first is not None  # noqa: S101 - the caller's own test data
+    batch, modalities = first.shape[:2]
+    samples = []
+    for b in range(batch):
+        h = None if features is None else [_floats(features[b, m]) for m in range(modalities)]
+        l = None if logits is None else [_floats(logits[b, m]) for m in range(modalities)]
+        passes = (
+            []
+            if mc_logits is None
+            else [[_floats(run[b, m]) for m in range(modalities)] for run in mc_logits]
+        )
+        there = [present is None or bool(present[b, m]) for m in range(modalities)]
+        samples.append(_sample(spec, h, l, passes, there, parameters or {}))
+    width = (features if spec.fusion == "feature" else logits).shape[2]  # type: ignore[union-attr]
+
+    def stack(key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        return np.array([sample[key] for sample in samples], dtype=np.float64).reshape(shape)
+
+    square = (batch, modalities)
+    names = samples[0]["terms"] if samples else {}
+    return Exact(
+        weights=stack("weights", square),
+        fused=stack("fused", (batch, width)),
+        scores=stack("scores", square),
+        active=stack("active", square).astype(bool),
+        signals={
+            name: np.array([s["signals"][name] for s in samples]).reshape(square)
+            for name in spec.signals
+        },
+        terms={name: np.array([s["terms"][name] for s in samples]) for name in names},
+    )
+
+
+def _floats(row: NDArray[Any]) -> Vector:
+    return [float(x) for x in row]
+
+
+def _sample(
+    spec: SchedulerSpec,
+    h: list[Vector] | None,
+    l: list[Vector] | None,  # noqa: E741 - the specification's letter
+    passes: list[list[Vector]],
+    there: list[bool],
+    parameters: Arrays,
+) -> dict[str, Any]:
+    count = len(there)
+    active = []
+    for m in range(count):
+        good = there[m]
+        if h is not None:
+            good = good and all(isfinite(x) for x in h[m])
+        for row in ([] if l is None else [l[m]]) + [run[m] for run in passes]:
+            good = good and not any(isnan(x) for x in row) and isfinite(max(row))
+        active.append(good)
+    members = [m for m in range(count) if active[m]]
+
+    signals = {
+        name: [
+            signal(name, dict(spec.signals[name]), m, members, h, l, passes, parameters)
+            if active[m]
+            else 0.0
+            for m in range(count)
+        ]
+        for name in spec.signals
+    }
+    terms = _terms(spec, signals, members, count, h, parameters)
+    scores = [fsum(term[m] for term in terms.values()) if active[m] else -inf for m in range(count)]
+    weights = [0.0] * count
+    if members:
+        top = max(scores[m] for m in members)
+        total = fsum(exp(scores[m] - top) for m in members)
+        for m in members:
+            weights[m] = exp(scores[m] - top) / total
+    rows = h if spec.fusion == "feature" else l
+    assert rows is not None  # noqa: S101 - the caller's own test data
+    if spec.fusion == "probability":
+        rows = [softmax(rows[m]) if active[m] else rows[m] for m in range(count)]
+    fused = [
+        -inf
+        if any(rows[m][k] == -inf for m in members)
+        else fsum(weights[m] * rows[m][k] for m in members)
+        for k in range(len(rows[0]))
+    ]
+    return {
+        "weights": weights,
+        "fused": fused,
+        "scores": scores,
+        "active": active,
+        "signals": signals,
+        "terms": terms,
+    }
+
+
+def softmax(row: Vector) -> Vector:
+    """Class probabilities of a row of logits."""
+    top = max(row)
+    e = [exp(x - top) for x in row]
+    return [x / fsum(e) for x in e]
+
+
+def entropy(p: Vector) -> float:
+    """Entropy in nats, with 0 log 0 = 0."""
+    return -fsum(x * log(x) for x in p if x > 0)
+
+
+def kl(p: Vector, q: Vector) -> float:
+    """Kullback-Leibler divergence in nats."""
+    return fsum(x * (log(x) - log(y)) for x, y in zip(p, q, strict=True) if x > 0)
+
+
+def cosine(x: Vector, y: Vector) -> float:
+    """Cosine of the angle between two vectors; 0 if either is the zero vector."""
+    # Scaled by powers of two, which is exact, so that squares stay inside float64.
+    x, y = _unit_scale(x), _unit_scale(y)
+    if not any(x) or not any(y):
+        return 0.0
+    dot = fsum(a * b for a, b in zip(x, y, strict=True))
+    return dot / (sqrt(fsum(a * a for a in x)) * sqrt(fsum(b * b for b in y)))
+
+
+def _unit_scale(x: Vector) -> Vector:
+    top = max(abs(a) for a in x)
+    if top == 0:
+        return x
+    power = 2.0 ** np.floor(np.log2(top))
+    return [a / float(power) for a in x]
+
+
+def signal(
+    name: str,
+    options: dict[str, Any],
+    m: int,
+    members: list[int],
+    h: list[Vector] | None,
+    l: list[Vector] | None,  # noqa: E741
+    passes: list[list[Vector]],
+    parameters: Arrays,
+) -> float:
+    """One signal of one active modality m."""
+    others = [n for n in members if n != m]
+    if name == "confidence":
+        p = softmax(l[m])  # type: ignore[index]
+        if not options.get("normalize", True):
+            return 1 - entropy(p)
+        return 1.0 if len(p) == 1 else 1 - entropy(p) / log(len(p))
+    if name in ("uncertainty", "mutual_information"):
+        if len(passes) < 2:
+            return 0.0
+        ps = [softmax(run[m]) for run in passes]
+        classes = range(len(ps[0]))
+        mean = [fsum(p[k] for p in ps) / len(ps) for k in classes]
+        if name == "mutual_information":
+            return entropy(mean) - fsum(entropy(p) for p in ps) / len(ps)
+        variance = fsum((p[k] - mean[k]) ** 2 for p in ps for k in classes) / len(ps)
+        return variance / len(mean) if options.get("reduction", "mean") == "mean" else variance
+    if name == "alignment":
+        rows = [h[n] for n in others]  # type: ignore[index]
+        return cosine(h[m], [fsum(column) for column in zip(*rows, strict=True)]) if rows else 0.0  # type: ignore[index]
+    if name == "anchored_alignment":
+        anchor = parameters["signals.anchored_alignment.anchor"]
+        return cosine(h[m], _floats(anchor if anchor.ndim == 1 else anchor[m]))  # type: ignore[index]
+    if name == "agreement":
+        if not others:
+            return 0.0
+        p = softmax(l[m])  # type: ignore[index]
+        rows = [softmax(l[n]) for n in others]  # type: ignore[index]
+        q = [fsum(column) / len(rows) for column in zip(*rows, strict=True)]
+        middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        return 1 - (kl(p, middle) + kl(q, middle)) / 2 / log(2)
+    if name == "energy":
+        tau = float(options.get("temperature", 1.0))
+        top = max(l[m])  # type: ignore[index]
+        return top + tau * log(fsum(exp((x - top) / tau) for x in l[m]))  # type: ignore[index]
+    raise NotImplementedError(f"the oracle does not know signal {name!r}")
+
+
+def _terms(
+    spec: SchedulerSpec,
+    signals: dict[str, Vector],
+    members: list[int],
+    count: int,
+    h: list[Vector] | None,
+    parameters: Arrays,
+) -> dict[str, Vector]:
+    def over(term: Any) -> Vector:
+        return [float(term(m)) if m in members else 0.0 for m in range(count)]
+
+    if spec.policy == "linear":
+        against = ("uncertainty", "mutual_information")
+        return {
+            name: over(lambda m, n=name, k=k: (-k if n in against else k) * signals[n][m])
+            for name, k in spec.coefficients.items()
+        }
+    if spec.policy == "static":
+        bias = parameters.get("policy.bias")
+        return {} if bias is None else {"bias": over(lambda m: bias[m])}
+    if spec.policy == "modality_dropout":
+        return {}
+    if spec.policy == "co_attention":
+        received = attention(members, h, parameters)  # type: ignore[arg-type]
+        return {"attention": over(lambda m: log(received[m]) if received[m] > 0 else -inf)}
+    raise NotImplementedError(f"the oracle does not know policy {spec.policy!r}")
+
+
+def attention(members: list[int], h: list[Vector], parameters: Arrays) -> dict[int, float]:
+    """The attention that each active modality receives, averaged over active queries."""
+
+    def project(row: Vector, matrix: NDArray[Any] | None) -> Vector:
+        if matrix is None:
+            return row
+        return [fsum(x * float(y) for x, y in zip(row, column, strict=True)) for column in matrix.T]
+
+    q = {m: project(h[m], parameters.get("policy.query")) for m in members}
+    k = {m: project(h[m], parameters.get("policy.key")) for m in members}
+    received = dict.fromkeys(members, 0.0)
+    for m in members:
+        similar = [
+            fsum(a * b for a, b in zip(q[m], k[n], strict=True)) / sqrt(len(q[m])) for n in members
+        ]
+        for n, share in zip(members, softmax(similar), strict=True):
+            received[n] += share / len(members)
+    return received
+
+
+def consistency_loss(features: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """The consistency loss of each sample, [B]."""
+    losses = []
+    for h, w in zip(features, weights, strict=True):
+        members = [m for m in range(len(w)) if w[m] > 0]
+        z = [fsum(float(w[m]) * float(h[m, k]) for m in members) for k in range(h.shape[1])]
+        losses.append(
+            fsum(
+                float(w[m]) * (float(h[m, k]) - z[k]) ** 2
+                for m in members
+                for k in range(h.shape[1])
+            )
+        )
+    return np.array(losses)

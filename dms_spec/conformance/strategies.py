@@ -1,0 +1,155 @@
+"""Hypothesis strategies for batches, specs and parameters.
+
+Structure and special values are drawn one by one, so that they shrink; the bulk of the numbers
+comes from a drawn seed, which is fast and does not hide the structure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dms_spec.spec import SchedulerSpec
+
+Arrays = dict[str, NDArray[Any]]
+
+#: Options of every signal of the core; a plugin's own signals are not drawn.
+SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "confidence": [{}, {"normalize": True}, {"normalize": False}],
+    "uncertainty": [{"reduction": "mean"}, {"reduction": "sum"}],
+    "mutual_information": [{}],
+    "alignment": [{}],
+    "anchored_alignment": [{}],
+    "agreement": [{}],
+    "energy": [{}, {"temperature": 0.5}],
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A spec, the arrays of a batch, and the parameters that the spec needs."""
+
+    spec: SchedulerSpec
+    arrays: Arrays
+    parameters: Arrays
+
+
+def names(count: int) -> tuple[str, ...]:
+    """Names for a number of modalities."""
+    return tuple(f"m{i}" for i in range(count))
+
+
+@st.composite
+def specs(draw: st.DrawFn, modalities: int, policies: tuple[str, ...] | None = None) -> SchedulerSpec:
+    """Any spec of the core's policies and signals."""
+    policy = draw(st.sampled_from(policies or ("linear", "linear", "linear", "static", "co_attention")))
+    chosen = draw(st.lists(st.sampled_from(sorted(SIGNAL_OPTIONS)), unique=True, max_size=4))
+    signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
+    weighed = {name: draw(st.sampled_from([0.0, 0.5, 1.0, 4.0])) for name in chosen}
+    return SchedulerSpec(
+        modalities=names(modalities),
+        policy=policy,
+        signals=signals,
+        coefficients=weighed if policy == "linear" else {},
+        fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
+    )
+
+
+@st.composite
+def batches(
+    draw: st.DrawFn,
+    dtype: str,
+    *,
+    modalities: int | None = None,
+    tame: bool = False,
+    spoil: bool = True,
+    all_present: bool = False,
+) -> Arrays:
+    """The four arrays of a batch, ordinary or hostile.
+
+    Args:
+        draw: Supplied by hypothesis.
+        dtype: dtype of the floating arrays.
+        modalities: M; drawn from 1 to 32 if None.
+        tame: Features and logits of ordinary size, for laws that overflow would blur.
+        spoil: Whether present modalities may hold NaN and Inf.
+        all_present: Whether every modality is there.
+    """
+    half = dtype == "float16"
+    b = draw(st.integers(1, 4))
+    m = modalities or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
+    d, c = draw(st.sampled_from([1, 2, 5, 16])), draw(st.sampled_from([1, 2, 3, 10]))
+    t = draw(st.sampled_from([0, 1, 2, 5]))
+    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    powers = [0] if tame else [-4, 0, 4] if half else [-30, -20, -6, 0, 6, 18]
+    power = draw(st.lists(st.sampled_from(powers), min_size=1, max_size=2))
+    features = random.normal(size=(b, m, d)) * 10.0 ** random.choice(power, size=(b, m, 1))
+    shape = draw(st.sampled_from(["free", "free", "zero", "opposite", "equal"]))
+    if shape == "zero":
+        features[:, 0] = 0
+    elif shape != "free" and m > 1:
+        features[:, 1] = features[:, 0] * (-1 if shape == "opposite" else 1)
+
+    spread = draw(st.sampled_from([0.0, 1.0, 8.0] if tame else [0.0, 1e-3, 1.0, 8.0, 60.0]))
+    offset = draw(st.sampled_from([0.0] if tame else [0.0, 0.0, 1e3, -1e4, 1e4]))
+    logits = random.normal(size=(b, m, c)) * spread + offset
+    if not tame and not half and draw(st.integers(0, 9)) == 0:
+        logits = random.normal(size=(b, m, c)) * 1e18
+    noise = draw(st.sampled_from([0.0, 1e-3, 1.0, 10.0]))
+    mc_logits = logits + random.normal(size=(t, b, m, c)) * noise
+    if draw(st.booleans()) and c > 1:  # classes that are ruled out, never all of them
+        logits[random.random(logits.shape) < 0.3] = -np.inf
+        mc_logits[random.random(mc_logits.shape) < 0.3] = -np.inf
+        logits[..., 0] = mc_logits[..., 0] = offset
+
+    with np.errstate(over="ignore"):
+        arrays = {
+            "features": features.astype(dtype),
+            "logits": logits.astype(dtype),
+            "mc_logits": mc_logits.astype(dtype),
+        }
+    density = 1.0 if all_present else draw(st.sampled_from([0.0, 0.5, 0.5, 0.8, 1.0]))
+    arrays["present"] = random.random((b, m)) < density
+    fill_absent(arrays, draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf, 1e4])))
+    if spoil and draw(st.integers(0, 4)) == 0:
+        spoilt = random.random((b, m)) < 0.3
+        role = draw(st.sampled_from(["features", "logits", "mc_logits"]))
+        bad = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+        arrays[role][..., spoilt, :] = bad
+    return arrays
+
+
+def fill_absent(arrays: Arrays, filler: float) -> None:
+    """Overwrite, in place, what stands where a modality is absent."""
+    absent = ~arrays["present"]
+    for name in ("features", "logits", "mc_logits"):
+        if name in arrays:
+            arrays[name][..., absent, :] = filler
+
+
+@st.composite
+def cases(draw: st.DrawFn, dtype: str, **options: Any) -> Case:
+    """A spec with a batch and parameters that fit it."""
+    modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
+    policies = options.pop("policies", None)
+    spec = draw(specs(modalities, policies))
+    # Dot products of features overflow long before the features do: attention is drawn tame.
+    tame = options.pop("tame", False) or spec.policy == "co_attention"
+    arrays = draw(batches(dtype, modalities=modalities, tame=tame, **options))
+    d = arrays["features"].shape[-1]
+    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    wide = np.float64 if dtype == "float64" else np.float32
+    parameters: Arrays = {}
+    if "anchored_alignment" in spec.signals:
+        shape = draw(st.sampled_from([(d,), (modalities, d)]))
+        parameters["signals.anchored_alignment.anchor"] = random.normal(size=shape).astype(wide)
+    if spec.policy == "static" and draw(st.booleans()):
+        parameters["policy.bias"] = random.normal(size=modalities).astype(wide)
+    if spec.policy == "co_attention" and draw(st.booleans()):
+        for name in ("query", "key"):
+            parameters[f"policy.{name}"] = random.normal(size=(d, 3)).astype(wide)
+    return Case(spec=spec, arrays=arrays, parameters=parameters)

@@ -1,0 +1,172 @@
+"""The study in words and as plain data. Every claim is computed from the numbers beside it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from importlib.metadata import version
+from math import sqrt
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+
+from dms_spec.cli.common import table
+from dms_spec.demo.data import CONDITIONS, DRAWN, DROPOUT, NAMES, PASSES
+from dms_spec.demo.study import LEVELS, ORACLE, SPECS, SWEPT, Accuracy, Study
+
+_CLEAN = CONDITIONS[0].name
+_BASELINE = "uniform"
+
+
+def percent(shares: list[float]) -> float:
+    """The mean over the splits, in %."""
+    return 100 * float(np.mean(shares))
+
+
+def gain(accuracy: Accuracy, method: str) -> tuple[float, float]:
+    """Points of accuracy above uniform, and their standard error over the splits (paired)."""
+    difference = 100 * (np.array(accuracy[method]) - np.array(accuracy[_BASELINE]))
+    return float(difference.mean()), float(difference.std(ddof=1) / sqrt(len(difference)))
+
+
+def best_view(study: Study) -> str:
+    """The view that does best alone on clean test data: chosen in hindsight, in its favour."""
+    return max(NAMES, key=lambda name: percent(study.accuracy[_CLEAN][name]))
+
+
+def results_table(study: Study) -> str:
+    """One row per condition: accuracy in % by method, gain, and weight on the degraded views."""
+    rows = []
+    for condition, accuracy in study.accuracy.items():
+        mean, error = gain(accuracy, "robust")
+        weight = np.mean(study.weight_on_degraded[condition])
+        rows.append(
+            [
+                condition,
+                *(f"{percent(accuracy[name]):.1f}" for name in (best_view(study), *SPECS, ORACLE)),
+                f"{mean:+.1f} +/- {error:.1f}",
+                "-" if condition == _CLEAN else f"{weight:.2f}",
+            ]
+        )
+    header = ["condition", "single", *SPECS, ORACLE, "gain", "share"]
+    return table(header, rows, right=range(1, len(header)))
+
+
+def findings(study: Study) -> list[str]:
+    """What the numbers say, in plain sentences."""
+    final = study.sweep_accuracy[-1]
+    weight = study.sweep_weights[:, :, NAMES.index(SWEPT)].mean(axis=1)
+    gaps = {
+        condition: percent(accuracy[ORACLE]) - max(percent(accuracy[name]) for name in SPECS)
+        for condition, accuracy in study.accuracy.items()
+    }
+    widest = max(gaps, key=lambda condition: gaps[condition])
+    return [
+        *(_verdict(study, name) for name in SPECS if name != _BASELINE),
+        f"As noise on {SWEPT} alone grows to {LEVELS[-1]:g}, its mean weight under robust goes "
+        f"from {weight[0]:.2f} to {weight[-1]:.2f} (equal shares: {1 / len(NAMES):.2f}); accuracy "
+        f"there: robust {percent(final['robust']):.1f} %, uniform "
+        f"{percent(final[_BASELINE]):.1f} %, uniform without {SWEPT} "
+        f"{percent(final[ORACLE]):.1f} %.",
+        f"Room left: at most {gaps[widest]:.1f} points between the oracle and the best of "
+        f"{', '.join(SPECS)} (in {widest!r}).",
+    ]
+
+
+def _verdict(study: Study, method: str) -> str:
+    """Where a method is better and worse than uniform beyond the chance of the splits."""
+    where: dict[str, list[str]] = {"better": [], "worse": [], "not clearly either": []}
+    for condition, accuracy in study.accuracy.items():
+        mean, error = gain(accuracy, method)
+        if abs(mean) <= 2 * error:
+            where["not clearly either"].append(condition)
+        else:
+            where["better" if mean > 0 else "worse"].append(f"{condition} {mean:+.1f}")
+    parts = [
+        f"{word} in {', '.join(conditions)}" for word, conditions in where.items() if conditions
+    ]
+    return f"{method} against {_BASELINE}, in points: {'; '.join(parts)}."
+
+
+def as_text(study: Study, backend: str) -> str:
+    """What ``dms demo`` prints."""
+    clean = study.accuracy[_CLEAN]
+    alone = ", ".join(f"{name} {percent(clean[name]):.1f}" for name in NAMES)
+    drawn, views = DRAWN, len(NAMES)
+    legend = {
+        "single": f"{best_view(study)} alone; where it is missing it has no answer, and is wrong",
+        "uniform": "the preset 'static'; paper, robust: presets; all fuse probabilities",
+        "oracle": "uniform over the views that were not degraded, as if one knew which",
+        "gain": "robust less uniform, with its standard error over the splits",
+        "share": f"weight of the degraded views under robust; {drawn / views:.2f} if all equal",
+        "noise s": "Gaussian, standard deviation s, on inputs whose training range is 1",
+        "missing": "told: marked absent; untold: inputs 0, marked present",
+    }
+    return "\n".join(
+        [
+            f"{study.train + study.test} real scans of digits, each seen through {views} views; "
+            "one classifier per view",
+            f"{len(clean[_BASELINE])} random splits: {study.train} scans to train on, {study.test} "
+            f"to test on; backend {backend}",
+            f"Each view alone on clean scans, in %: {alone}",
+            "",
+            f"Accuracy in %, with {drawn} of the {views} views of every test scan degraded",
+            "",
+            results_table(study),
+            "",
+            *(f"  {name:8} {text}" for name, text in legend.items()),
+            "",
+            *(fill(text, width=88, subsequent_indent="  ") for text in findings(study)),
+        ]
+    )
+
+
+def as_data(study: Study, backend: str, seed: int) -> dict[str, Any]:
+    """Everything that was measured and how, as plain data; equal for equal seeds and versions."""
+    means = study.sweep_weights.mean(axis=1)
+    low, high = np.quantile(study.sweep_weights, (0.25, 0.75), axis=1)
+    return {
+        "settings": {
+            "seed": seed,
+            "backend": backend,
+            "splits": len(study.accuracy[_CLEAN][_BASELINE]),
+            "train": study.train,
+            "test": study.test,
+            "views": list(NAMES),
+            "views_degraded_per_sample": DRAWN,
+            "passes": PASSES,
+            "dropout": DROPOUT,
+            "specs": {name: spec.to_dict() for name, spec in SPECS.items()},
+        },
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("dms-spec", "numpy", "scikit-learn")},
+        },
+        "accuracy": {
+            condition: {
+                method: {"mean": float(np.mean(shares)), "splits": shares}
+                for method, shares in accuracy.items()
+            }
+            for condition, accuracy in study.accuracy.items()
+        },
+        "weight_on_degraded": study.weight_on_degraded,
+        "sweep": {
+            "degraded": SWEPT,
+            "sigma": list(LEVELS),
+            "accuracy": [
+                {method: float(np.mean(shares)) for method, shares in level.items()}
+                for level in study.sweep_accuracy
+            ],
+            "weights": {
+                name: {
+                    "mean": means[:, m].tolist(),
+                    "lower_quartile": low[:, m].tolist(),
+                    "upper_quartile": high[:, m].tolist(),
+                }
+                for m, name in enumerate(NAMES)
+            },
+        },
+        "findings": findings(study),
+        "example_samples": [asdict(sample) for sample in study.samples],
+    }

@@ -1,0 +1,25 @@
+"""Every check of the suite, on every backend that is installed, in every dtype that it claims."""
+
+from __future__ import annotations
+
+import pytest
+
+from dms_spec.conformance.registry import Check, Context, checks
+from dms_spec.plugins import available, get_backend
+
+
+def _cases() -> list[object]:
+    return [
+        pytest.param(check, name, device, dtype, id=f"{name}-{device}-{dtype}-{check.name}")
+        for name in available("backend")
+        for device in get_backend(name).capabilities.devices
+        for dtype in get_backend(name).capabilities.dtypes
+        for check in checks()
+    ]
+
+
+# Specs of two modalities that weigh alignment warn, as they should (tested in test_pipeline).
+@pytest.mark.filterwarnings("ignore:signal .* is equal for both:dms_spec.errors.DMSWarning")
+@pytest.mark.parametrize(("check", "backend", "device", "dtype"), _cases())
+def test_check(check: Check, backend: str, device: str, dtype: str) -> None:
+    check.run(Context(backend=get_backend(backend), device=device, dtype=dtype))
