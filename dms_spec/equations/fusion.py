@@ -10,12 +10,12 @@ from dms_spec.types import Array
 
 
 def fuse_features(ns: Namespace, features: Array, weights: Array) -> Array:
-    """z = sum_m w_m h_m: [B, M, D], [B, M] -> [B, D]. DMS section 3.1, equation E1."""
+    """z = sum_m w_m h_m: [B, M, D], [B, M] -> [B, D]. Equation E1; DMS section 3.1."""
     return ns.xp.matmul(weights[:, None, :], features)[:, 0, :]
 
 
 def fuse_logits(ns: Namespace, logits: Array, weights: Array) -> Array:
-    """o = sum_m w_m l_m: [B, M, C], [B, M] -> [B, C]. SimMLM (arXiv 2507.19264), DMoME.
+    """o = sum_m w_m l_m: [B, M, C], [B, M] -> [B, C]. Equation E14; SimMLM (arXiv 2507.19264).
 
     A class at -inf in one active modality is ruled out, however small that modality's weight:
     a softmax weight is positive, and whether it underflows is a matter of dtype. Inactive
@@ -30,6 +30,6 @@ def fuse_logits(ns: Namespace, logits: Array, weights: Array) -> Array:
 def fuse_probabilities(ns: Namespace, logits: Array, weights: Array) -> Array:
     """p = sum_m w_m softmax(l_m): [B, M, C], [B, M] -> [B, C]; rows sum to one.
 
-    SimMLM (arXiv 2507.19264), the probability level of its released code.
+    Equation E15; SimMLM (arXiv 2507.19264), the probability level of its released code.
     """
     return fuse_features(ns, ns.softmax(logits), weights)

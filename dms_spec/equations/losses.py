@@ -17,7 +17,7 @@ def consistency_loss(
     reduction: Literal["mean", "sum", "none"] = "mean",
     detach_weights: bool = True,
 ) -> Array:
-    """MWCL: L = sum_m w_m |h_m - z|^2 with z = sum_m w_m h_m. DMS section 3.4, equation E7.
+    """MWCL: L = sum_m w_m |h_m - z|^2 with z = sum_m w_m h_m. Equation E7; DMS section 3.4.
 
     Args:
         ns: The namespace to compute in.

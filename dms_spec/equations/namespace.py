@@ -40,7 +40,7 @@ def log_softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
 
 
 def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
-    """Population variance over T of the class probabilities, summed over classes (DMS E3).
+    """Population variance over T of the class probabilities, summed over classes (equation E3).
 
     Two passes over the data, not E[p^2] - E[p]^2, which cancels: [T, B, M, C] -> [B, M].
     """

@@ -46,6 +46,7 @@ class Policy:
         function: ``(namespace, PolicyInput, **options) -> {term: [B, M]}``; the scores are the
             sum of the terms. Its keyword-only arguments are the options that a spec may set.
         source: Where the rule is published.
+        equation: Its number in the specification.
         needs: Arrays of the batch that it reads beside the signals.
         uses_signals: Whether coefficients mean anything to it.
         parameters: Names of the parameter arrays that it needs from the artifact.
@@ -57,6 +58,7 @@ class Policy:
     name: str
     function: Callable[..., Mapping[str, Array]]
     source: str
+    equation: str
     needs: tuple[str, ...] = ()
     uses_signals: bool = False
     parameters: tuple[str, ...] = ()
@@ -67,7 +69,7 @@ class Policy:
 def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     """w = softmax(b) over the active modalities; without a bias ``[M]``, uniform.
 
-    DMS (arXiv 2506.12724), the static baseline; with a bias, the fixed w* of Proposition 4.1.
+    Equation E12; DMS (arXiv 2506.12724), the static baseline; with a bias, the fixed w* of Proposition 4.1.
     """
     bias = given.evidence.parameters.get("bias")
     if bias is None:
@@ -76,7 +78,7 @@ def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
 
 
 def linear(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
-    """s = alpha c - beta u + gamma a, over any named signals. DMS section 3.2, equation E5.
+    """s = alpha c - beta u + gamma a, over any named signals. Equation E5; DMS section 3.2.
 
     Coefficients are non-negative; each signal's own direction gives the sign, so that a weight
     can never fall when its modality looks better.
@@ -90,7 +92,7 @@ def linear(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
 def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     """w_n = mean over active m of A_mn, A = softmax_n(q_m . k_n / sqrt d), all active n.
 
-    The weights implied by one head of co-attention (ViLBERT, arXiv 1908.02265, equation 1),
+    Equation E13: the weights implied by one head of co-attention (ViLBERT, arXiv 1908.02265),
     averaged over queries; the DMS paper names the baseline without an equation. Parameters
     ``query`` and ``key``, ``[D, d]``; without them, the features themselves. The term is log w,
     which the softmax over modalities turns back into w.
@@ -155,18 +157,21 @@ POLICIES: tuple[Policy, ...] = (
         name="static",
         function=static,
         source="DMS, arXiv 2506.12724, section 5 (static baseline), Proposition 4.1",
+        equation="E12",
         optional_parameters=("bias",),
     ),
     Policy(
         name="linear",
         function=linear,
-        source="DMS, arXiv 2506.12724, section 3.2 (E5)",
+        source="DMS, arXiv 2506.12724, section 3.2",
+        equation="E5",
         uses_signals=True,
     ),
     Policy(
         name="co_attention",
         function=co_attention,
-        source="ViLBERT, arXiv 1908.02265, equation 1; DMS section 5 (baseline)",
+        source="ViLBERT, arXiv 1908.02265 (its co-attention); DMS section 5 (baseline)",
+        equation="E13",
         needs=("features",),
         optional_parameters=("query", "key"),
     ),
@@ -174,6 +179,7 @@ POLICIES: tuple[Policy, ...] = (
         name="modality_dropout",
         function=modality_dropout,
         source="DMS, arXiv 2506.12724, section 5 (baseline)",
+        equation="E12",
         training_presence=modality_dropout_presence,
     ),
 )

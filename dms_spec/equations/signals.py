@@ -48,7 +48,8 @@ class Signal:
             the options that a spec may set.
         needs: The arrays of the batch that it reads.
         direction: +1 where more means more trust, -1 where more means less.
-        source: Where the equation is published, with its number.
+        source: Where the equation is published.
+        equation: Its number in the specification.
         bounds: The range of its values, for people.
         optional: Without its arrays it is 0 everywhere, with a note, instead of an error.
         parameters: Names of the parameter arrays that it needs from the artifact.
@@ -61,6 +62,7 @@ class Signal:
     needs: tuple[str, ...]
     direction: Literal[1, -1]
     source: str
+    equation: str
     bounds: str
     optional: bool = False
     parameters: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ def entropy(ns: Namespace, logits: Array) -> Array:
 def confidence(ns: Namespace, evidence: Evidence, *, normalize: bool = True) -> Array:
     """c = 1 - H(p) / log C in [0, 1]; with ``normalize=False``, 1 - H(p) in [1 - log C, 1].
 
-    DMS (arXiv 2506.12724) section 3.2, equation E2. C = 1 gives 1.
+    Equation E2; DMS (arXiv 2506.12724) section 3.2. C = 1 gives 1.
     """
     xp = ns.xp
     h = entropy(ns, evidence.logits)
@@ -99,7 +101,7 @@ def uncertainty(
 ) -> Array:
     """u = (1/C) sum_k Var_t p_k over the Monte-Carlo passes, or the sum over classes.
 
-    DMS section 3.2, equation E3, population variance (1/T). The mean shrinks like 1/C and is all
+    Equation E3; DMS section 3.2, population variance (1/T). The mean shrinks like 1/C and is all
     but inert for many classes; the sum lies in [0, 1 - 1/min(C, T)].
     """
     u = ns.variance_over_passes(evidence.mc_logits)
@@ -109,7 +111,7 @@ def uncertainty(
 def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
     """I = H(mean_t p_t) - mean_t H(p_t) in nats, in [0, log C]: the epistemic part.
 
-    Houlsby et al. 2011 (arXiv 1112.5745), equation 2. Computed as the mean over passes of
+    Equation E8; Houlsby et al. 2011 (arXiv 1112.5745). Computed as the mean over passes of
     KL(p_t || mean p), which does not subtract two nearly equal entropies.
     """
     xp = ns.xp
@@ -155,7 +157,7 @@ def cosine(ns: Namespace, left: Array, right: Array) -> Array:
 def alignment(ns: Namespace, evidence: Evidence) -> Array:
     """a_m = cos(h_m, mean of the other active h_n) in [-1, 1]; 0 when there are none.
 
-    DMS section 3.2, equation E4. With exactly two active it is the same number for both and
+    Equation E4; DMS section 3.2. With exactly two active it is the same number for both and
     cancels in the softmax: see `anchored_alignment`.
     """
     xp = ns.xp
@@ -173,8 +175,8 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
     """a_m = cos(h_m, anchor) in [-1, 1]: agreement with something that is not another modality.
 
     The anchor is a parameter, ``[D]`` (one for all) or ``[M, D]`` (one each): a prototype, a
-    running mean, the embedding of a query. Methods for the degeneracy of DMS E4 with two
-    modalities; dms-spec, clause DMS-Q-008.
+    running mean, the embedding of a query. Equation E9; dms-spec, clause DMS-Q-008, against the
+    degeneracy of E4 with two modalities.
 
     Raises:
         ShapeError: The anchor's shape is neither [D] nor [M, D].
@@ -193,8 +195,8 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
 def agreement(ns: Namespace, evidence: Evidence) -> Array:
     """g_m = 1 - JS(p_m || mean of the other active p_n) / log 2 in [0, 1]; 0 with no others.
 
-    Alignment in the space of predictions, so it needs no common feature space. Lin 1991
-    (Jensen-Shannon divergence, equation 4.1). Symmetric: cancels with exactly two active.
+    Equation E10; Lin 1991 (Jensen-Shannon divergence). Alignment in the space of predictions, so
+    it needs no common feature space. Symmetric: cancels with exactly two active.
     """
     xp = ns.xp
     p = ns.select(evidence.active, ns.softmax(evidence.logits))
@@ -217,7 +219,7 @@ def agreement(ns: Namespace, evidence: Evidence) -> Array:
 def energy(ns: Namespace, evidence: Evidence, *, temperature: float = 1.0) -> Array:
     """e = tau log sum_k exp(l_k / tau): the negative free energy, unbounded; more is more trust.
 
-    Liu et al. 2020 (arXiv 2010.03759), equation 4; QMF weighs modalities by 0.1 of it.
+    Equation E11; Liu et al. 2020 (arXiv 2010.03759). QMF weighs modalities by 0.1 of it.
     """
     return temperature * ns.logsumexp(evidence.logits / temperature)
 
@@ -228,7 +230,8 @@ SIGNALS: tuple[Signal, ...] = (
         function=confidence,
         needs=("logits",),
         direction=1,
-        source="DMS, arXiv 2506.12724, section 3.2 (E2)",
+        source="DMS, arXiv 2506.12724, section 3.2",
+        equation="E2",
         bounds="[0, 1]; [1 - log C, 1] with normalize=False",
     ),
     Signal(
@@ -237,7 +240,8 @@ SIGNALS: tuple[Signal, ...] = (
         needs=("mc_logits",),
         optional=True,
         direction=-1,
-        source="DMS, arXiv 2506.12724, section 3.2 (E3)",
+        source="DMS, arXiv 2506.12724, section 3.2",
+        equation="E3",
         bounds="[0, 1/4] for the mean, [0, 1] for the sum",
     ),
     Signal(
@@ -246,7 +250,8 @@ SIGNALS: tuple[Signal, ...] = (
         needs=("mc_logits",),
         optional=True,
         direction=-1,
-        source="BALD, arXiv 1112.5745, equation 2",
+        source="BALD, arXiv 1112.5745",
+        equation="E8",
         bounds="[0, log C]",
     ),
     Signal(
@@ -254,7 +259,8 @@ SIGNALS: tuple[Signal, ...] = (
         function=alignment,
         needs=("features",),
         direction=1,
-        source="DMS, arXiv 2506.12724, section 3.2 (E4)",
+        source="DMS, arXiv 2506.12724, section 3.2",
+        equation="E4",
         bounds="[-1, 1]",
         cancels_with_two=True,
     ),
@@ -264,6 +270,7 @@ SIGNALS: tuple[Signal, ...] = (
         needs=("features",),
         direction=1,
         source="dms-spec 2026.11, DMS-Q-008",
+        equation="E9",
         bounds="[-1, 1]",
         parameters=("anchor",),
     ),
@@ -272,7 +279,8 @@ SIGNALS: tuple[Signal, ...] = (
         function=agreement,
         needs=("logits",),
         direction=1,
-        source="Lin 1991, IEEE Trans. Inf. Theory 37(1), equation 4.1",
+        source="Lin 1991, IEEE Trans. Inf. Theory 37(1), 145-151",
+        equation="E10",
         bounds="[0, 1]",
         cancels_with_two=True,
     ),
@@ -281,7 +289,8 @@ SIGNALS: tuple[Signal, ...] = (
         function=energy,
         needs=("logits",),
         direction=1,
-        source="Liu et al. 2020, arXiv 2010.03759, equation 4",
+        source="Liu et al. 2020, arXiv 2010.03759",
+        equation="E11",
         bounds="unbounded",
     ),
 )

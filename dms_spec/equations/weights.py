@@ -38,7 +38,7 @@ def usable(
 def masked_softmax(ns: Namespace, scores: Array, active: Array) -> Array:
     """w = exp(s) / sum exp(s) over the active modalities, exactly 0 elsewhere: [B, M].
 
-    DMS (arXiv 2506.12724) section 3.2, equation E5. One active gives exactly 1, none gives a
+    Equation E6; DMS (arXiv 2506.12724) section 3.2. One active gives exactly 1, none gives a
     row of zeros. Selection comes before the exponential, so a NaN score of an inactive modality
     reaches neither a value nor a gradient.
     """

@@ -1,0 +1,33 @@
+"""The backend itself: which namespace, which arrays, which claims."""
+
+import array_api_strict as xp
+import numpy as np
+from dms_spec import ArrayBackend, Capabilities
+from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import UnsupportedCapability
+
+_DTYPES = ("float64", "float32")
+_Array = type(xp.asarray(0.0))
+
+
+class StrictBackend(ArrayBackend):
+    name = "strict"
+    capabilities = Capabilities(dtypes=_DTYPES)
+
+    def namespace(self, device):
+        # NumPy computes underneath, and warns about overflows that the equations expect.
+        return Namespace.of(xp, _Array, quiet=lambda: np.errstate(over="ignore", invalid="ignore"))
+
+    def from_numpy(self, array, device):
+        if array.dtype == np.float16:  # the standard has no half precision
+            raise UnsupportedCapability(
+                "array-api-strict has no float16",
+                capability="dtype:float16",
+                expected=" or ".join(_DTYPES),
+                got="float16",
+                fix="Cast the array to float32.",
+            )
+        return xp.asarray(array)
+
+    def to_numpy(self, array):
+        return np.asarray(array)
