@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING
 from dms_spec._version import EDITION as __dms_spec_version__
 from dms_spec._version import PACKAGE as __version__
 
-if TYPE_CHECKING:
-    from dms_spec.artifact import Artifact, load_artifact, save_artifact
-    from dms_spec.capabilities import Capabilities
-    from dms_spec.errors import DMSError, DMSWarning
-    from dms_spec.interface import ArrayBackend, Backend, Exporter, Scheduler
-    from dms_spec.plugins import Descriptor, available, get_backend, hookimpl, plugin_records
-    from dms_spec.spec import SchedulerSpec
-    from dms_spec.types import ModalityBatch, Schedule
+if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
+    from dms_spec.artifact import Artifact as Artifact
+    from dms_spec.artifact import load_artifact as load_artifact
+    from dms_spec.artifact import save_artifact as save_artifact
+    from dms_spec.capabilities import Capabilities as Capabilities
+    from dms_spec.errors import DMSError as DMSError
+    from dms_spec.errors import DMSWarning as DMSWarning
+    from dms_spec.interface import ArrayBackend as ArrayBackend
+    from dms_spec.interface import Backend as Backend
+    from dms_spec.interface import Exporter as Exporter
+    from dms_spec.interface import Scheduler as Scheduler
+    from dms_spec.plugins import Descriptor as Descriptor
+    from dms_spec.plugins import available as available
+    from dms_spec.plugins import get_backend as get_backend
+    from dms_spec.plugins import hookimpl as hookimpl
+    from dms_spec.plugins import plugin_records as plugin_records
+    from dms_spec.spec import SchedulerSpec as SchedulerSpec
+    from dms_spec.types import ModalityBatch as ModalityBatch
+    from dms_spec.types import Schedule as Schedule
 
 _HOME = {
     "Artifact": "artifact",
@@ -42,7 +53,7 @@ _HOME = {
     "Schedule": "types",
 }
 
-__all__ = [  # noqa: PLE0604, RUF022 - the lazy names come from the table above
+__all__ = [
     "__version__",
     "__dms_spec_version__",
     *_HOME,

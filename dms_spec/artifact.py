@@ -22,6 +22,8 @@ from dms_spec.spec import SchedulerSpec
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 
+_DTYPES = ("float64", "float32", "float16")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
@@ -43,10 +45,11 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
     Args:
         path: The folder to make.
         artifact: What to write.
-        overwrite: Replace a folder that is there.
+        overwrite: Replace an artifact that is there, with everything in its folder.
 
     Raises:
-        ArtifactError: Something is at the path already, or a parameter is not finite numbers.
+        ArtifactError: Something is at the path already (with ``overwrite``, something that is
+            no artifact), or a parameter is not finite numbers.
         FileError: The folder cannot be written.
     """
     path = Path(path)
@@ -55,6 +58,13 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
             f"{path} exists already",
             expected="a new folder",
             fix="Choose another path, or pass overwrite=True to replace it.",
+        )
+    if path.exists() and not _replaceable(path):
+        raise ArtifactError(
+            f"{path} is not replaced",
+            expected="an artifact, or an empty folder",
+            got="something else, which would be lost",
+            fix="Choose another path, or remove it yourself.",
         )
     parameters = {name: np.asarray(array) for name, array in artifact.parameters.items()}
     for name, array in parameters.items():
@@ -84,7 +94,7 @@ def load_artifact(path: Path | str) -> Artifact:
     path = Path(path)
     try:
         config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtifactError(
             f"{path} is not an artifact",
             expected=f"a folder with {CONFIG}, {MODEL} and {CARD}",
@@ -92,9 +102,7 @@ def load_artifact(path: Path | str) -> Artifact:
             fix="Check the path; an interrupted download or copy has to be repeated.",
         ) from error
     if not isinstance(config, dict) or config.get("format") != "dms-spec":
-        raise ArtifactError(
-            f"{path / CONFIG} is not of dms-spec", expected='"format": "dms-spec"'
-        )
+        raise ArtifactError(f"{path / CONFIG} is not of dms-spec", expected='"format": "dms-spec"')
     version = config.get("format_version")
     if not isinstance(version, int) or not 1 <= version <= ARTIFACT_FORMAT:
         raise ArtifactError(
@@ -117,6 +125,10 @@ def load_artifact(path: Path | str) -> Artifact:
     return Artifact(spec=spec, parameters=parameters)
 
 
+def _replaceable(path: Path) -> bool:
+    return (path / CONFIG).is_file() or (path.is_dir() and not any(path.iterdir()))
+
+
 def _table(parameters: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
     return {
         name: {"shape": list(array.shape), "dtype": array.dtype.name}
@@ -125,11 +137,12 @@ def _table(parameters: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
 
 
 def _check_parameter(name: str, array: NDArray[Any]) -> None:
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
+    good = array.dtype.name in _DTYPES
+    if not good or not np.isfinite(array).all():
         raise ArtifactError(
             f"parameter {name!r} is not usable",
-            expected="finite floating numbers",
-            got=array.dtype.name if array.dtype.kind != "f" else "NaN or Inf",
+            expected=f"finite numbers of dtype {' or '.join(_DTYPES)}",
+            got="NaN or Inf" if good else array.dtype.name,
         )
 
 
@@ -139,14 +152,15 @@ def _card(artifact: Artifact) -> str:
         f"| `{name}` | {list(array.shape)} | {array.dtype.name} |"
         for name, array in sorted(artifact.parameters.items())
     ]
-    table = ["| parameter | shape | dtype |", "|---|---|---|", *rows] if rows else ["No parameters."]
+    table = (
+        ["| parameter | shape | dtype |", "|---|---|---|", *rows] if rows else ["No parameters."]
+    )
     return "\n".join(
         [
             "# A fusion scheduler",
             "",
             f"Decides per sample how far to trust each of: {', '.join(spec.modalities)}.",
-            f"Policy `{spec.policy}`, fusion at the {spec.fusion} level, "
-            f"specification edition {spec.edition}.",
+            f"Policy `{spec.policy}`, fusion `{spec.fusion}`, specification {spec.edition}.",
             "",
             "```json",
             spec.to_json(),

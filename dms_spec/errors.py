@@ -20,9 +20,7 @@ class DMSError(Exception):
         fix: How to mend it, as a sentence.
     """
 
-    def __init__(
-        self, what: str, *, expected: str = "", got: str = "", fix: str = ""
-    ) -> None:
+    def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
         middle = ", ".join(
             part for part in (expected and f"expected {expected}", got and f"got {got}") if part
@@ -91,9 +89,7 @@ class UnsupportedCapability(DMSError, NotImplementedError):
 def _rebuild_unsupported(
     what: str, capability: str, expected: str, got: str, fix: str
 ) -> UnsupportedCapability:
-    return UnsupportedCapability(
-        what, capability=capability, expected=expected, got=got, fix=fix
-    )
+    return UnsupportedCapability(what, capability=capability, expected=expected, got=got, fix=fix)
 
 
 class BackendUnavailable(DMSError, RuntimeError):

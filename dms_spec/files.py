@@ -21,6 +21,9 @@ from dms_spec.errors import FileError
 
 SUFFIXES = (".npz", ".safetensors")
 
+# What files begin with: a zip archive, also an empty one, and a single array.
+_ZIP, _NPY = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
+
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """All arrays of a file, by name.
@@ -29,19 +32,15 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         FileError: The file is missing, damaged, of another kind, or holds Python objects.
     """
     check_suffix(path)
-    if not path.is_file():
-        raise FileError(
-            f"cannot read {path}",
-            expected="a file",
-            got="a folder" if path.is_dir() else "nothing there",
-            fix="Check the path.",
-        )
     try:
-        if path.suffix == ".npz":
-            return _read_npz(path)
-        from safetensors.numpy import load_file
-
-        return load_file(path)
+        if not path.is_file():
+            raise FileError(
+                f"cannot read {path}",
+                expected="a file",
+                got="a folder" if path.is_dir() else "nothing there",
+                fix="Check the path.",
+            )
+        return _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
     except FileError:
         raise
     # A hostile file can make the readers raise almost anything: zipfile, zlib, struct, numpy.
@@ -55,16 +54,45 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise FileError(
-            f"cannot read {path}",
-            expected="an .npz archive with named arrays",
-            got="a single .npy array",
-            fix="Write it with numpy.savez(path, features=..., logits=...).",
-        )
-    with archive:
-        return {name: archive[name] for name in archive.files}
+    # Opened here: NumPy leaves a file open when it turns out to be damaged.
+    with path.open("rb") as file:
+        start = file.read(len(_NPY))
+        # Without this, NumPy takes anything else for a pickle, and says how to load one.
+        if not start.startswith(_ZIP):
+            raise FileError(
+                f"cannot read {path}",
+                expected="an .npz archive with named arrays",
+                got="a single .npy array" if start == _NPY else "something that is no archive",
+                fix="Write it with numpy.savez(path, features=..., logits=...).",
+            )
+        file.seek(0)
+        with np.load(file, allow_pickle=False) as archive:
+            return {name: _native(archive[name]) for name in archive.files}
+
+
+def _native(array: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in this machine's byte order, which is all that backends know."""
+    if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
+        return array
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+    from safetensors import safe_open
+
+    arrays = {}
+    with safe_open(path, framework="numpy") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            try:
+                arrays[name] = file.get_tensor(name)
+            except (TypeError, AttributeError) as error:
+                raise FileError(
+                    f"cannot read array {name!r} of {path}",
+                    expected="a dtype that NumPy has",
+                    got=file.get_slice(name).get_dtype(),
+                    fix="Cast it to float32 before writing it.",
+                ) from error
+    return arrays
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -81,7 +109,8 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         else:
             from safetensors.numpy import save_file
 
-            save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, temporary)
+            # Not ascontiguousarray, which gives a scalar an axis.
+            save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary)
 
 
 def check_suffix(path: Path) -> None:
@@ -108,11 +137,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+        handle, name = tempfile.mkstemp(
+            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
+        )
         os.close(handle)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # last: safetensors makes the file anew, and private
         temporary.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from error
@@ -139,6 +170,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         raise _unwritable(path, error) from error
     finally:
         if temporary is not None:
+            if (temporary / "old").exists() and not path.exists():
+                (temporary / "old").rename(path)
             shutil.rmtree(temporary, ignore_errors=True)
 
 

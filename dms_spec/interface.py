@@ -145,7 +145,7 @@ class ArrayBackend(Backend):
     def _scheduler(
         self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
     ) -> Scheduler:
-        from dms_spec.equations.pipeline import EquationScheduler
+        from dms_spec.equations.scheduler import EquationScheduler
         from dms_spec.resolve import resolve
 
         return EquationScheduler(

@@ -12,7 +12,14 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from importlib.metadata import (
+    Distribution,
+    EntryPoint,
+    PackageNotFoundError,
+    distribution,
+    distributions,
+    entry_points,
+)
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import pluggy
@@ -85,6 +92,9 @@ HOOKS: dict[str, Kind] = {
     "dms_register_exporters": "exporter",
 }
 
+# Names in every output file, which a signal of the same name would overwrite.
+_OUTPUTS = ("weights", "fused", "scores", "active")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PluginRecord:
@@ -121,16 +131,14 @@ def discover() -> tuple[PluginRecord, ...]:
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     disabled = set(re.split(r"[,\s]+", os.environ.get("DMS_SPEC_DISABLE_PLUGINS", ""))) - {""}
+    found, records = _entry_points()
     by_name: dict[str, list[EntryPoint]] = defaultdict(list)
-    for entry in entry_points(group=GROUP):
+    for entry in found:
         by_name[entry.name].append(entry)
-    records: list[PluginRecord] = []
     for name, entries in sorted(by_name.items()):
         kept = [entry for entry in entries if not {name, _dist_name(entry)} & disabled]
         for entry in entries:
-            base = PluginRecord(
-                plugin=name, distribution=_dist(entry), status="ok", name=name
-            )
+            base = PluginRecord(plugin=name, distribution=_dist(entry), status="ok", name=name)
             if entry not in kept:
                 records.append(
                     replace(
@@ -147,12 +155,50 @@ def discover() -> tuple[PluginRecord, ...]:
     return _without_duplicates(records)
 
 
+def _entry_points() -> tuple[list[EntryPoint], list[PluginRecord]]:
+    """The entry points of the group, and a record for each distribution that hides its own."""
+    try:
+        return list(entry_points(group=GROUP)), []
+    except Exception:  # one damaged file of any distribution is enough: find out whose
+        found: list[EntryPoint] = []
+        damaged, seen = [], set()
+        for dist in distributions():
+            name, version = _identity(dist)
+            key = re.sub(r"[-_.]+", "-", name).lower()
+            if name != "?" and key in seen:  # shadowed by one that comes earlier on the path
+                continue
+            seen.add(key)
+            try:
+                found += dist.entry_points.select(group=GROUP)
+            except Exception as error:
+                damaged.append(
+                    PluginRecord(
+                        plugin=name,
+                        distribution=f"{name} {version}",
+                        status="broken",
+                        name=name,
+                        reason=f"its entry points cannot be read: {type(error).__name__}: {error}",
+                        fix=f"Reinstall it: pip install --force-reinstall {name}",
+                        cause=error,
+                    )
+                )
+        return found, damaged
+
+
+def _identity(dist: Distribution | None) -> tuple[str, str]:
+    """Name and version, also of a distribution whose metadata is gone."""
+    try:
+        return (dist.name or "?", dist.version or "?") if dist else ("?", "?")
+    except Exception:
+        return "?", "?"
+
+
 def _dist_name(entry: EntryPoint) -> str:
-    return entry.dist.name if entry.dist else "?"
+    return _identity(entry.dist)[0]
 
 
 def _dist(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else "unknown distribution"
+    return " ".join(_identity(entry.dist))
 
 
 def _duplicate(record: PluginRecord, what: str, sources: Any) -> PluginRecord:
@@ -169,6 +215,9 @@ def _load(
 ) -> list[PluginRecord]:
     """One entry point, isolated: whatever it does becomes a record."""
     reinstall = f"Reinstall or update it: pip install --upgrade {_dist_name(entry)}"
+    if not EntryPoint.pattern.match(entry.value):
+        reason = f"its entry point {entry.value!r} names no module"
+        return [replace(base, status="invalid", reason=reason, fix=reinstall)]
     try:
         module = entry.load()
     except (Exception, SystemExit) as error:
@@ -178,7 +227,7 @@ def _load(
         manager.register(module, name=entry.name)
         problem = _hook_problem(manager, module)
     except Exception as error:  # pluggy's validation, or an attribute that raises
-        problem = str(error)
+        problem = " ".join(str(error).split())  # pluggy writes several lines
     if problem:
         if manager.has_plugin(entry.name):
             manager.unregister(name=entry.name)
@@ -221,6 +270,9 @@ def _judge(item: object, hook: str, kind: Kind, base: PluginRecord, fix: str) ->
     if not isinstance(item, Descriptor):
         reason = f"{hook} returned {type(item).__name__}, not dms_spec.Descriptor"
         return replace(base, status="invalid", reason=reason, fix=fix)
+    if problem := _descriptor_problem(item, kind):
+        reason = f"{hook} returned a descriptor that is not usable: {problem}"
+        return replace(base, status="invalid", reason=reason, fix=fix)
     base = replace(base, name=item.name, descriptor=item)
     if item.abi != PLUGIN_ABI:
         side = "the plugin" if item.abi < PLUGIN_ABI else "dms-spec"
@@ -247,6 +299,29 @@ def _judge(item: object, hook: str, kind: Kind, base: PluginRecord, fix: str) ->
             fix=f"pip install '{item.extra or ' '.join(missing)}'",
         )
     return base
+
+
+def _descriptor_problem(item: Descriptor, kind: Kind) -> str:
+    """What is wrong with the fields of a descriptor; empty if nothing."""
+    for key in ("name", "summary", "extra"):
+        if not isinstance(getattr(item, key), str):
+            return f"{key} is {getattr(item, key)!r}, not a string"
+    if not item.name:
+        return "name is empty"
+    if kind == "signal" and item.name in _OUTPUTS:
+        return f"name is {item.name!r}, which is an output of every schedule"
+    if not callable(item.load):
+        return f"load is {item.load!r}, which cannot be called"
+    if not isinstance(item.abi, int):
+        return f"abi is {item.abi!r}, not a whole number"
+    for key in ("editions", "requires"):
+        value = getattr(item, key)
+        if not isinstance(value, tuple | list) or not all(isinstance(v, str) for v in value):
+            return f"{key} is {value!r}, not a tuple of strings"
+    for name in item.requires:
+        if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", name):
+            return f"requires {name!r}, which is not the bare name of a distribution"
+    return ""
 
 
 def _installed(name: str) -> bool:
@@ -369,6 +444,9 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
     assert descriptor is not None  # noqa: S101 - narrows the type; filtered above
     try:
         thing = descriptor.load()
+        own_name = getattr(thing, "name", name)
+        if kind == "backend":
+            getattr(thing, "capabilities", None)  # one that cannot say what it can do is unusable
     except DMSError:
         raise
     except (Exception, SystemExit) as error:
@@ -382,6 +460,12 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
             f"{kind} {name!r} of {usable[0].distribution} loads something else",
             expected=f"{expected.__module__}.{expected.__qualname__}",
             got=type(thing).__qualname__,
+        )
+    if own_name != name:
+        raise PluginError(
+            f"{kind} {name!r} of {usable[0].distribution} calls itself otherwise",
+            expected=f"the name of its descriptor, {name!r}",
+            got=repr(own_name),
         )
     return thing
 

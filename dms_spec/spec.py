@@ -81,7 +81,9 @@ class SchedulerSpec:
     def __post_init__(self) -> None:
         names = self.modalities
         if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
-            raise SpecError("modalities are not names", expected="a list of strings", got=f"{names!r}")
+            raise SpecError(
+                "modalities are not names", expected="a list of strings", got=f"{names!r}"
+            )
         object.__setattr__(self, "modalities", tuple(names))
         if not names or len(set(names)) != len(names):
             raise SpecError(
@@ -89,7 +91,12 @@ class SchedulerSpec:
                 expected="at least one name, each once",
                 got=f"{list(names)}",
             )
-        for key, kind in (("policy", str), ("strict", bool), ("detach_signals", bool), ("edition", str)):
+        for key, kind in (
+            ("policy", str),
+            ("strict", bool),
+            ("detach_signals", bool),
+            ("edition", str),
+        ):
             _expect(key, getattr(self, key), kind)
         for key, choices in (("fusion", get_args(Fusion)), ("nonfinite", get_args(NonFinite))):
             if getattr(self, key) not in choices:

@@ -40,10 +40,10 @@ class ModalityBatch:
         MissingInput: Neither features nor logits were given.
     """
 
-    features: Array | None = None
-    logits: Array | None = None
-    mc_logits: Array | None = None
-    present: Array | None = None
+    features: Array = None
+    logits: Array = None
+    mc_logits: Array = None
+    present: Array = None
 
     def __post_init__(self) -> None:
         if self.features is None and self.logits is None:
@@ -91,7 +91,7 @@ class ModalityBatch:
     def shape(self) -> tuple[int, int]:
         """B and M."""
         array = self.features if self.features is not None else self.logits
-        return int(array.shape[0]), int(array.shape[1])  # type: ignore[union-attr]
+        return int(array.shape[0]), int(array.shape[1])
 
     @property
     def passes(self) -> int | None:

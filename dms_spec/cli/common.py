@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dms_spec.errors import FileError, SpecError, closest, unknown
+from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
 
 if TYPE_CHECKING:
     from dms_spec.artifact import Artifact
@@ -36,7 +37,9 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="names for a preset, in the arrays' order (default: modality_1, modality_2, ...)",
     )
-    parser.add_argument("--backend", default="numpy", help="where to compute (default: %(default)s)")
+    parser.add_argument(
+        "--backend", default="numpy", help="where to compute (default: %(default)s)"
+    )
     parser.add_argument("--device", help="one of the backend's devices (default: its first)")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
@@ -60,8 +63,18 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
         print(f"dms: note: {args.input}: array {name!r} is not used", file=sys.stderr)
         del arrays[name]
     batch = ModalityBatch(**arrays)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biufc":  # else each library refuses it in its own way
+            raise DTypeError(
+                f"{name} in {args.input} does not hold numbers",
+                expected="bool" if name == "present" else "a floating dtype",
+                got=str(array.dtype),
+            )
     artifact = read_spec(args.spec, args.modalities, batch.shape[1])
-    scheduler = backend.scheduler(artifact.spec, artifact.parameters, device=device)
+    with warnings.catch_warnings():
+        # The same words come back as notes of the result.
+        warnings.simplefilter("ignore", DMSWarning)
+        scheduler = backend.scheduler(artifact.spec, artifact.parameters, device=device)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = scheduler(ModalityBatch(**moved))
     back = {
@@ -92,13 +105,13 @@ def read_spec(text: str, modalities: str | None, count: int) -> Artifact:
         return Artifact(spec=SchedulerSpec.preset(text, tuple(name.strip() for name in names)))
     if modalities:
         raise SpecError("--modalities is for presets", got=f"--spec {text}, which names its own")
-    if path.is_dir():
-        return load_artifact(path)
-    if path.is_file():
-        try:
+    try:
+        if path.is_dir():
+            return load_artifact(path)
+        if path.is_file():
             return Artifact(spec=SchedulerSpec.from_json(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError) as error:
-            raise FileError(f"cannot read {path}", got=str(error)) from error
+    except (OSError, UnicodeDecodeError) as error:  # such as a JSON text in place of its file
+        raise FileError(f"cannot read {path}", got=str(error)) from error
     raise SpecError(
         f"there is no spec {text!r}",
         expected=f"a preset ({', '.join(PRESETS)}), a JSON file or an artifact folder",

@@ -8,7 +8,7 @@ import shlex
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dms_spec.errors import BackendUnavailable, FileError
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seed",
         metavar="INT",
-        type=_seed,
+        type=seed,
         default=0,
         help="of splits, dropout masks and noise, 0 or more (default: %(default)s)",
     )
@@ -48,29 +48,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
-def _seed(text: str) -> int:
-    seed = int(text)
-    if seed < 0:
-        raise argparse.ArgumentTypeError(f"a seed is 0 or more, not {seed}")
-    return seed
+def seed(text: str) -> int:
+    """An integer that can seed (argparse names this function when it is not)."""
+    if (value := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"a seed is 0 or more, not {value}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
     try:
-        from dms_spec.demo import report, study
+        from dms_spec.demo import picture, report, study
     except ImportError as error:
         raise BackendUnavailable(
             "the demo needs scikit-learn, matplotlib and tqdm",
             got=str(error),
             fix="pip install 'dms-spec[demo]'",
         ) from error
+    from dms_spec.files import replacing, write_arrays
     from dms_spec.plugins import get_backend
 
     backend = get_backend(args.backend)
     _make_folder(args.output)  # before the work, not after it
     result = study.run_study(backend, args.seed, study.REPEATS)
     data = report.as_data(result, args.backend, args.seed)
-    _write(args.output, result, data)
+    with ExitStack() as stack:  # all files or none
+        new = {name: stack.enter_context(replacing(args.output / name)) for name in _FILES}
+        new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        new["spec.json"].write_text(study.SPECS["robust"].to_json() + "\n", encoding="utf-8")
+        write_arrays(new["digits.npz"], result.example)
+        picture.draw(new["weights.png"], result)
     if args.json:
         files = {name: str(args.output / name) for name in _FILES}
         print(json.dumps(data | {"files": files}, indent=2))
@@ -98,20 +104,6 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
-def _write(folder: Path, result: Study, data: dict[str, Any]) -> None:
-    """Write the files, all or none."""
-    from dms_spec.demo.picture import draw
-    from dms_spec.demo.study import SPECS
-    from dms_spec.files import replacing, write_arrays
-
-    with ExitStack() as stack:
-        new = {name: stack.enter_context(replacing(folder / name)) for name in _FILES}
-        new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        new["spec.json"].write_text(SPECS["robust"].to_json() + "\n", encoding="utf-8")
-        write_arrays(new["digits.npz"], result.example)
-        draw(new["weights.png"], result)
-
-
 def _next_steps(folder: Path, result: Study) -> str:
     """The files, and two commands that go on with them."""
     sample = result.samples[_SAMPLE]
@@ -128,7 +120,9 @@ def _next_steps(folder: Path, result: Study) -> str:
             "Go on with",
             f"  dms schedule {data} -o {weights} --spec {spec}",
             f"  dms explain {data} --spec {spec} --sample {_SAMPLE}",
-            f"(sample {_SAMPLE}: a {sample.label} under {sample.condition!r}, degraded: "
-            f"{', '.join(sample.degraded)})",
+            (
+                f"(sample {_SAMPLE}: a {sample.label} under {sample.condition!r}, degraded: "
+                f"{', '.join(sample.degraded)})"
+            ),
         ]
     )

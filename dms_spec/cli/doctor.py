@@ -82,7 +82,9 @@ def examine() -> list[dict[str, Any]]:
                     error_eps = _worked_example(backend, device, dtype)
                 # A doctor reports whatever a backend throws.
                 except Exception as error:
-                    runs.append(_entry(name, device, dtype, "failed", f"{type(error).__name__}: {error}"))
+                    runs.append(
+                        _entry(name, device, dtype, "failed", f"{type(error).__name__}: {error}")
+                    )
                 else:
                     verdict = "ok" if error_eps <= _ALLOWED else "wrong"
                     runs.append(_entry(name, device, dtype, verdict, f"{error_eps:.1f}"))
@@ -95,7 +97,11 @@ _ALLOWED = 16.0
 
 def _entry(backend: str, device: str, dtype: str, verdict: str, error: str) -> dict[str, Any]:
     return {
-        "backend": backend, "device": device, "dtype": dtype, "verdict": verdict, "error": error
+        "backend": backend,
+        "device": device,
+        "dtype": dtype,
+        "verdict": verdict,
+        "error": error,
     }
 
 
@@ -109,7 +115,7 @@ def _worked_example(backend: Any, device: str, dtype: str) -> float:
     spec, arrays = worked_example.SPEC, worked_example.arrays(dtype)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = backend.scheduler(spec, device=device)(ModalityBatch(**moved))
-    exact = oracle.schedule(spec, **arrays)
+    exact = oracle.schedule(spec, arrays)
     worst = 0.0
     for name in ("weights", "fused"):
         got = backend.to_numpy(getattr(result, name))

@@ -42,7 +42,9 @@ def run(args: argparse.Namespace) -> int:
     for sample in args.sample:
         if not 0 <= sample < samples:
             raise ShapeError(
-                "there is no such sample", expected=f"0 to {samples - 1}", got=str(sample)
+                "there is no such sample",
+                expected=f"0 to {samples - 1}" if samples else "a batch that has samples",
+                got=str(sample),
             )
     names = artifact.spec.modalities
     explained = [explain(sample, names, batch, result) for sample in args.sample]
@@ -78,7 +80,11 @@ def explain(
         if not active[m]:
             there = batch.present is None or bool(batch.present[sample, m])
             state = "not finite" if there else "absent"
-        entry: dict[str, Any] = {"name": name, "state": state, "weight": float(result.weights[sample, m])}
+        entry: dict[str, Any] = {
+            "name": name,
+            "state": state,
+            "weight": float(result.weights[sample, m]),
+        }
         if active[m]:
             entry |= {
                 "score": float(result.scores[sample, m]),
@@ -103,7 +109,12 @@ def _text(explained: dict[str, Any]) -> str:
     active = [entry for entry in entries if entry["state"] == "active"]
     signals = list(active[0]["signals"]) if active else []
     terms = list(active[0]["terms"]) if active else []
-    header = ["modality", "weight", "score", *(f"= {t}" if not i else f"+ {t}" for i, t in enumerate(terms))]
+    header = [
+        "modality",
+        "weight",
+        "score",
+        *(f"= {t}" if not i else f"+ {t}" for i, t in enumerate(terms)),
+    ]
     header += [f"[{name}]" for name in signals]
     rows = []
     for entry in entries:
@@ -115,8 +126,7 @@ def _text(explained: dict[str, Any]) -> str:
             row = [entry["name"], "0.000", entry["state"], *("" for _ in (*terms, *signals))]
         rows.append(row)
     lines = [
-        f"sample {explained['sample']}: weight = softmax of score; score = sum of terms; "
-        "[signal] as measured",
+        f"sample {explained['sample']}: weight is the softmax of score, [signal] as measured",
         table(header, rows, right=range(1, len(header))),
     ]
     lines += [_reason(entry, explained) for entry in entries]
@@ -135,7 +145,14 @@ def _reason(entry: dict[str, Any], explained: dict[str, Any]) -> str:
     # Round-off is no reason.
     pulls = {term: pull for term, pull in entry["pulls"].items() if abs(pull) > 1e-6}
     if not pulls:
-        return f"- {name}: {entry['weight']:.3f}, the equal share: no term tells the active ones apart"
+        return (
+            f"- {name}: {entry['weight']:.3f}, the equal share: no term tells the active ones apart"
+        )
     ranked = sorted(pulls, key=lambda term: -abs(pulls[term]))
-    parts = [f"{term} pulls {'up' if pulls[term] > 0 else 'down'} by {abs(pulls[term]):.3f}" for term in ranked]
-    return f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}: {', '.join(parts)}"
+    parts = [
+        f"{term} pulls {'up' if pulls[term] > 0 else 'down'} by {abs(pulls[term]):.3f}"
+        for term in ranked
+    ]
+    return (
+        f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}: {', '.join(parts)}"
+    )

@@ -26,18 +26,25 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         raise BackendUnavailable(
             "a picture needs matplotlib", fix="pip install 'dms-spec[plot]'"
         ) from error
-    terms = list(dict.fromkeys(t for s in explained for m in s["modalities"] for t in m.get("terms", {})))
+    terms = list(
+        dict.fromkeys(t for s in explained for m in s["modalities"] for t in m.get("terms", {}))
+    )
     colours = {term: _COLOURS[i % len(_COLOURS)] for i, term in enumerate(terms)}
     most = max(len(sample["modalities"]) for sample in explained)
     figure = Figure(figsize=(9, 1.3 + len(explained) * (0.9 + 0.38 * most)), layout="constrained")
-    panels = figure.subplots(len(explained), 2, squeeze=False, width_ratios=(1.7, 1))
+    panels = figure.subplots(len(explained), 2, squeeze=False, width_ratios=(1.7, 1), sharex="col")
     for (left, right), sample in zip(panels, explained, strict=True):
         entries = sample["modalities"]
         for row, entry in enumerate(entries):
             _bars(left, row, entry, colours)
             right.barh(row, entry["weight"], color=_WEIGHT, height=0.6)
             right.text(
-                entry["weight"] + 0.015, row, f"{entry['weight']:.2f}", va="center", fontsize=9
+                entry["weight"] + 0.015,
+                row,
+                f"{entry['weight']:.2f}",
+                va="center",
+                fontsize=9,
+                bbox={"color": "white", "pad": 1},
             )
         for axes in (left, right):
             axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
@@ -49,13 +56,13 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         right.set_title("weight", fontsize=10, loc="left")
         right.set_xlim(0, 1.12)
         right.set_xticks([0, 0.5, 1])
-        if sample["active"]:
+        if sample["active"] > 1:
             share = sample["equal_share"]
             right.axvline(share, color="black", linewidth=0.8, linestyle=":")
             right.text(
                 share, len(entries) - 0.42, " equal share", fontsize=8, va="bottom", color="black"
             )
-    handles = [
+    handles: list[Any] = [
         figure.axes[0].barh(0, 0, color=colours[term], label=term) for term in terms
     ]
     handles.append(

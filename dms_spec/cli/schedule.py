@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     from dms_spec.files import check_suffix, write_arrays
 
     check_suffix(args.output)  # before the work, not after it
-    if args.output.exists() and args.output.samefile(args.input):
+    if _same(args.output, args.input):
         raise FileError(
             "the output is the input", got=str(args.output), fix="Choose another output file."
         )
@@ -78,3 +78,10 @@ def run(args: argparse.Namespace) -> int:
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in result.arrays().items())
     print(f"wrote {args.output}: {shapes}")
     return 0
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, or cannot be; whoever opens it says so
+        return False

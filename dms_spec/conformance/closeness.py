@@ -1,4 +1,4 @@
-"""How close is close enough: |r - r*| <= k eps s, with the scale s of each computation.
+"""How close is close enough: ``|r - r*| <= k eps s``, with the scale s of each computation.
 
 The scales are those of the specification's page on numerics, in float64 NumPy. They describe how
 each result is conditioned, so that one constant serves every dtype.
@@ -125,9 +125,7 @@ def _score_scale(
         k = h @ parameters.get("policy.key", np.eye(h.shape[-1]))
         pairs = np.abs(q)[:, :, None] * np.abs(k)[:, None]
         peak = pairs.sum(axis=-1).max(axis=(1, 2)) / np.sqrt(q.shape[-1])
-        return np.asarray(
-            1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None]
-        )
+        return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
     total = np.zeros(exact.active.shape)
     for name, term in exact.terms.items():
         total += np.abs(term)
@@ -152,11 +150,16 @@ def _fused_scale(
 ) -> Floats:
     if spec.fusion == "probability":
         p, x = _shifted(clean["logits"])
-        return np.asarray((weight[..., None] * p * (1 + x)).sum(axis=1))
+        return _carried(weight, p * (1 + x))
     values = np.abs(clean["features" if spec.fusion == "feature" else "logits"])
     values = np.where(np.isfinite(values), values, 0.0)
     largest = values.max(axis=(1, 2), initial=1.0)[:, None]
-    return np.asarray((weight[..., None] * values).sum(axis=1) + floor * largest)
+    return np.asarray(_carried(weight, values) + floor * largest)
+
+
+def _carried(weight: Floats, values: Floats) -> Floats:
+    """Sum of weight times value; a weight of infinite condition cannot move a value of 0."""
+    return np.asarray(np.where(values > 0, weight[..., None] * values, 0.0).sum(axis=1))
 
 
 def loss_scale(features: Floats, weights: Floats) -> Floats:

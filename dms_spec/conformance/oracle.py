@@ -7,6 +7,7 @@ the specification.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import exp, fsum, inf, isfinite, isnan, log, sqrt
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from dms_spec.spec import SchedulerSpec
 
 Vector = list[float]
-Arrays = dict[str, NDArray[Any]]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -34,29 +35,27 @@ class Exact:
 
 def schedule(
     spec: SchedulerSpec,
-    *,
-    features: NDArray[Any] | None = None,
-    logits: NDArray[Any] | None = None,
-    mc_logits: NDArray[Any] | None = None,
-    present: NDArray[np.bool_] | None = None,
-    parameters: Arrays | None = None,
+    arrays: Mapping[str, NDArray[Any]],
+    parameters: Mapping[str, NDArray[Any]] | None = None,
 ) -> Exact:
-    """Schedule a batch, sample by sample."""
+    """Schedule a batch, given by the names of its arrays, sample by sample."""
+    features, logits = arrays.get("features"), arrays.get("logits")
+    mc_logits, present = arrays.get("mc_logits"), arrays.get("present")
     first = features if features is not None else logits
     assert first is not None  # noqa: S101 - the caller's own test data
     batch, modalities = first.shape[:2]
     samples = []
     for b in range(batch):
-        h = None if features is None else [_floats(features[b, m]) for m in range(modalities)]
-        l = None if logits is None else [_floats(logits[b, m]) for m in range(modalities)]
+        h = [] if features is None else [_floats(features[b, m]) for m in range(modalities)]
+        ell = [] if logits is None else [_floats(logits[b, m]) for m in range(modalities)]
         passes = (
             []
             if mc_logits is None
             else [[_floats(run[b, m]) for m in range(modalities)] for run in mc_logits]
         )
         there = [present is None or bool(present[b, m]) for m in range(modalities)]
-        samples.append(_sample(spec, h, l, passes, there, parameters or {}))
-    width = (features if spec.fusion == "feature" else logits).shape[2]  # type: ignore[union-attr]
+        samples.append(_sample(spec, h, ell, passes, there, parameters or {}))
+    width = arrays["features" if spec.fusion == "feature" else "logits"].shape[2]
 
     def stack(key: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
         return np.array([sample[key] for sample in samples], dtype=np.float64).reshape(shape)
@@ -82,8 +81,8 @@ def _floats(row: NDArray[Any]) -> Vector:
 
 def _sample(
     spec: SchedulerSpec,
-    h: list[Vector] | None,
-    l: list[Vector] | None,  # noqa: E741 - the specification's letter
+    h: list[Vector],
+    ell: list[Vector],
     passes: list[list[Vector]],
     there: list[bool],
     parameters: Arrays,
@@ -92,16 +91,16 @@ def _sample(
     active = []
     for m in range(count):
         good = there[m]
-        if h is not None:
+        if h:
             good = good and all(isfinite(x) for x in h[m])
-        for row in ([] if l is None else [l[m]]) + [run[m] for run in passes]:
+        for row in [rows[m] for rows in (ell, *passes) if rows]:
             good = good and not any(isnan(x) for x in row) and isfinite(max(row))
         active.append(good)
     members = [m for m in range(count) if active[m]]
 
     signals = {
         name: [
-            signal(name, dict(spec.signals[name]), m, members, h, l, passes, parameters)
+            signal(name, dict(spec.signals[name]), m, members, h, ell, passes, parameters)
             if active[m]
             else 0.0
             for m in range(count)
@@ -116,8 +115,7 @@ def _sample(
         total = fsum(exp(scores[m] - top) for m in members)
         for m in members:
             weights[m] = exp(scores[m] - top) / total
-    rows = h if spec.fusion == "feature" else l
-    assert rows is not None  # noqa: S101 - the caller's own test data
+    rows = h if spec.fusion == "feature" else ell
     if spec.fusion == "probability":
         rows = [softmax(rows[m]) if active[m] else rows[m] for m in range(count)]
     fused = [
@@ -176,15 +174,15 @@ def signal(
     options: dict[str, Any],
     m: int,
     members: list[int],
-    h: list[Vector] | None,
-    l: list[Vector] | None,  # noqa: E741
+    h: list[Vector],
+    ell: list[Vector],
     passes: list[list[Vector]],
     parameters: Arrays,
 ) -> float:
     """One signal of one active modality m."""
     others = [n for n in members if n != m]
     if name == "confidence":
-        p = softmax(l[m])  # type: ignore[index]
+        p = softmax(ell[m])
         if not options.get("normalize", True):
             return 1 - entropy(p)
         return 1.0 if len(p) == 1 else 1 - entropy(p) / log(len(p))
@@ -199,23 +197,23 @@ def signal(
         variance = fsum((p[k] - mean[k]) ** 2 for p in ps for k in classes) / len(ps)
         return variance / len(mean) if options.get("reduction", "mean") == "mean" else variance
     if name == "alignment":
-        rows = [h[n] for n in others]  # type: ignore[index]
-        return cosine(h[m], [fsum(column) for column in zip(*rows, strict=True)]) if rows else 0.0  # type: ignore[index]
+        rows = [h[n] for n in others]
+        return cosine(h[m], [fsum(column) for column in zip(*rows, strict=True)]) if rows else 0.0
     if name == "anchored_alignment":
         anchor = parameters["signals.anchored_alignment.anchor"]
-        return cosine(h[m], _floats(anchor if anchor.ndim == 1 else anchor[m]))  # type: ignore[index]
+        return cosine(h[m], _floats(anchor if anchor.ndim == 1 else anchor[m]))
     if name == "agreement":
         if not others:
             return 0.0
-        p = softmax(l[m])  # type: ignore[index]
-        rows = [softmax(l[n]) for n in others]  # type: ignore[index]
+        p = softmax(ell[m])
+        rows = [softmax(ell[n]) for n in others]
         q = [fsum(column) / len(rows) for column in zip(*rows, strict=True)]
         middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
         return 1 - (kl(p, middle) + kl(q, middle)) / 2 / log(2)
     if name == "energy":
         tau = float(options.get("temperature", 1.0))
-        top = max(l[m])  # type: ignore[index]
-        return top + tau * log(fsum(exp((x - top) / tau) for x in l[m]))  # type: ignore[index]
+        top = max(ell[m])
+        return top + tau * log(fsum(exp((x - top) / tau) for x in ell[m]))
     raise NotImplementedError(f"the oracle does not know signal {name!r}")
 
 
@@ -224,7 +222,7 @@ def _terms(
     signals: dict[str, Vector],
     members: list[int],
     count: int,
-    h: list[Vector] | None,
+    h: list[Vector],
     parameters: Arrays,
 ) -> dict[str, Vector]:
     def over(term: Any) -> Vector:
@@ -242,7 +240,7 @@ def _terms(
     if spec.policy == "modality_dropout":
         return {}
     if spec.policy == "co_attention":
-        received = attention(members, h, parameters)  # type: ignore[arg-type]
+        received = attention(members, h, parameters)
         return {"attention": over(lambda m: log(received[m]) if received[m] > 0 else -inf)}
     raise NotImplementedError(f"the oracle does not know policy {spec.policy!r}")
 

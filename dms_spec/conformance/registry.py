@@ -89,7 +89,7 @@ class Context:
 
     @property
     def eps(self) -> float:
-        """eps of the computing dtype."""
+        """Eps of the computing dtype."""
         return float(np.finfo(self.computing).eps)
 
     def given(self, *strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
@@ -137,7 +137,9 @@ class Context:
         self.expect(clause, got.shape == exact.shape, f"{name} has shape {got.shape}")
         self.expect(clause, ~np.isnan(got), f"{name} holds NaN")
         infinite = np.isinf(exact)
-        self.expect(clause, np.isinf(got) == infinite, f"{name} is infinite elsewhere than it should be")
+        self.expect(
+            clause, np.isinf(got) == infinite, f"{name} is infinite elsewhere than it should be"
+        )
         finite = ~infinite
         self.expect(clause, got[infinite] == exact[infinite], f"{name} has the wrong infinity")
         error = np.abs(got[finite].astype(np.float64) - exact[finite])
@@ -159,7 +161,7 @@ class Context:
     ) -> Schedule:
         """Schedule, and hold every output to the oracle's."""
         result = self.schedule(spec, arrays, parameters)
-        exact = oracle.schedule(spec, **arrays, parameters=parameters)  # type: ignore[arg-type]
+        exact = oracle.schedule(spec, arrays, parameters)
         scale = closeness.scales(spec, exact, arrays, parameters, self.computing)
         self.expect(clause, result.active == exact.active, "active differs from the oracle's")
         for name, expected in exact.signals.items():

@@ -44,9 +44,13 @@ def names(count: int) -> tuple[str, ...]:
 
 
 @st.composite
-def specs(draw: st.DrawFn, modalities: int, policies: tuple[str, ...] | None = None) -> SchedulerSpec:
+def specs(
+    draw: st.DrawFn, modalities: int, policies: tuple[str, ...] | None = None
+) -> SchedulerSpec:
     """Any spec of the core's policies and signals."""
-    policy = draw(st.sampled_from(policies or ("linear", "linear", "linear", "static", "co_attention")))
+    policy = draw(
+        st.sampled_from(policies or ("linear", "linear", "linear", "static", "co_attention"))
+    )
     chosen = draw(st.lists(st.sampled_from(sorted(SIGNAL_OPTIONS)), unique=True, max_size=4))
     signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
     weighed = {name: draw(st.sampled_from([0.0, 0.5, 1.0, 4.0])) for name in chosen}
@@ -132,7 +136,7 @@ def fill_absent(arrays: Arrays, filler: float) -> None:
 
 
 @st.composite
-def cases(draw: st.DrawFn, dtype: str, **options: Any) -> Case:
+def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     """A spec with a batch and parameters that fit it."""
     modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
     policies = options.pop("policies", None)

@@ -17,6 +17,8 @@ from dms_spec.demo.study import LEVELS, ORACLE, SPECS, SWEPT, Accuracy, Study
 
 _CLEAN = CONDITIONS[0].name
 _BASELINE = "uniform"
+#: Standard errors beyond which a difference counts: five splits that share scans are few.
+_CLEAR = 3
 
 
 def percent(shares: list[float]) -> float:
@@ -64,29 +66,36 @@ def findings(study: Study) -> list[str]:
     widest = max(gaps, key=lambda condition: gaps[condition])
     return [
         *(_verdict(study, name) for name in SPECS if name != _BASELINE),
-        f"As noise on {SWEPT} alone grows to {LEVELS[-1]:g}, its mean weight under robust goes "
-        f"from {weight[0]:.2f} to {weight[-1]:.2f} (equal shares: {1 / len(NAMES):.2f}); accuracy "
-        f"there: robust {percent(final['robust']):.1f} %, uniform "
-        f"{percent(final[_BASELINE]):.1f} %, uniform without {SWEPT} "
-        f"{percent(final[ORACLE]):.1f} %.",
-        f"Room left: at most {gaps[widest]:.1f} points between the oracle and the best of "
-        f"{', '.join(SPECS)} (in {widest!r}).",
+        (
+            f"As noise on {SWEPT} alone grows to {LEVELS[-1]:g}, its mean weight under robust goes "
+            f"from {weight[0]:.2f} to {weight[-1]:.2f} (equal shares: {1 / len(NAMES):.2f}); "
+            f"accuracy there: robust {percent(final['robust']):.1f} %, uniform "
+            f"{percent(final[_BASELINE]):.1f} %, uniform without {SWEPT} "
+            f"{percent(final[ORACLE]):.1f} %."
+        ),
+        (
+            f"Room left: at most {gaps[widest]:.1f} points between the oracle and the best of "
+            f"{', '.join(SPECS)} (in {widest!r})."
+        ),
     ]
 
 
 def _verdict(study: Study, method: str) -> str:
     """Where a method is better and worse than uniform beyond the chance of the splits."""
-    where: dict[str, list[str]] = {"better": [], "worse": [], "not clearly either": []}
+    where: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
     for condition, accuracy in study.accuracy.items():
         mean, error = gain(accuracy, method)
-        if abs(mean) <= 2 * error:
-            where["not clearly either"].append(condition)
+        if abs(mean) <= _CLEAR * error:
+            where["neither"].append(condition)
         else:
             where["better" if mean > 0 else "worse"].append(f"{condition} {mean:+.1f}")
     parts = [
         f"{word} in {', '.join(conditions)}" for word, conditions in where.items() if conditions
     ]
-    return f"{method} against {_BASELINE}, in points: {'; '.join(parts)}."
+    return (
+        f"{method} against {_BASELINE}, in points, beyond {_CLEAR} standard errors: "
+        f"{'; '.join(parts)}."
+    )
 
 
 def as_text(study: Study, backend: str) -> str:
@@ -105,10 +114,14 @@ def as_text(study: Study, backend: str) -> str:
     }
     return "\n".join(
         [
-            f"{study.train + study.test} real scans of digits, each seen through {views} views; "
-            "one classifier per view",
-            f"{len(clean[_BASELINE])} random splits: {study.train} scans to train on, {study.test} "
-            f"to test on; backend {backend}",
+            (
+                f"{study.train + study.test} real scans of digits, each seen through {views} "
+                "views; one classifier per view"
+            ),
+            (
+                f"{len(clean[_BASELINE])} random splits: {study.train} scans to train on, "
+                f"{study.test} to test on; backend {backend}"
+            ),
             f"Each view alone on clean scans, in %: {alone}",
             "",
             f"Accuracy in %, with {drawn} of the {views} views of every test scan degraded",

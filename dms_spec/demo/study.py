@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
-from tqdm import tqdm  # type: ignore[import-untyped]
+from tqdm import tqdm
 
 from dms_spec.demo.data import (
     CONDITIONS,
@@ -74,9 +74,9 @@ class Study:
         weight_on_degraded: By condition, what `robust` gave to the degraded views together, the
             mean over the samples; one number per split.
         sweep_accuracy: By level of the sweep.
-        sweep_weights: Weights that `robust` gave, [levels, N, M], all splits together.
-        sweep_inputs: The swept view in the first split, the first of those N, [levels, n, W].
-        sweep_labels: What those n scans show, [n].
+        sweep_weights: Weights that `robust` gave, [levels, N, M], one split after the other.
+        sweep_inputs: The swept view of the first split's scans, [levels, n, W].
+        sweep_labels: What those scans show, [n].
         example: A batch in which the samples take turns in being under each condition.
         samples: What is known about each sample of that batch.
     """

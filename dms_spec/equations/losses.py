@@ -8,16 +8,18 @@ from dms_spec.equations.fusion import fuse_features
 from dms_spec.equations.namespace import Namespace
 from dms_spec.types import Array
 
+Reduction = Literal["mean", "sum", "none"]
+
 
 def consistency_loss(
     ns: Namespace,
     features: Array,
     weights: Array,
     *,
-    reduction: Literal["mean", "sum", "none"] = "mean",
+    reduction: Reduction = "mean",
     detach_weights: bool = True,
 ) -> Array:
-    """MWCL: L = sum_m w_m |h_m - z|^2 with z = sum_m w_m h_m. Equation E7; DMS section 3.4.
+    """MWCL: ``L = sum_m w_m |h_m - z|^2``, ``z = sum_m w_m h_m``. Equation E7; DMS section 3.4.
 
     Args:
         ns: The namespace to compute in.

@@ -27,7 +27,7 @@ def softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
 
 
 def logsumexp(xp: Any, logits: Array, axis: int = -1) -> Array:
-    """log sum exp(l) along an axis, which it drops; shifted by the maximum."""
+    """The log of the sum of exp(l) along an axis, which it drops; shifted by the maximum."""
     peak = xp.max(logits, axis=axis, keepdims=True)
     total = xp.sum(xp.exp(logits - peak), axis=axis, keepdims=True)
     return xp.squeeze(peak + xp.log(total), axis=axis)
@@ -52,7 +52,7 @@ def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
 def select(xp: Any, mask: Array, values: Array) -> Array:
     """The values where the mask [B, M] holds, exactly 0 elsewhere, NaN and Inf included.
 
-    The mask is aligned with the axes B and M of [B, M], [B, M, *] or [T, B, M, *].
+    The mask is aligned with the axes B and M of ``[B, M]``, ``[B, M, *]``, ``[T, B, M, *]``.
     """
     if values.ndim > mask.ndim:
         mask = mask[..., None]
@@ -75,6 +75,8 @@ class Namespace:
         quiet: Entered around each schedule, for a library that warns about overflows: the
             equations expect some (logits as far apart as the dtype is wide), and scores that
             overflow are refused with a message of their own.
+        entries_at_once: How many input entries to schedule at a time, so that temporaries stay
+            in a cache; None for all of them.
     """
 
     xp: Any
@@ -86,6 +88,7 @@ class Namespace:
     select: Callable[[Array, Array], Array]
     stop_gradient: Callable[[Array], Array]
     quiet: Callable[[], AbstractContextManager[Any]] = nullcontext
+    entries_at_once: int | None = None
 
     @classmethod
     def of(
@@ -94,6 +97,7 @@ class Namespace:
         array_type: type,
         *,
         quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        entries_at_once: int | None = None,
         **primitives: Callable[..., Array],
     ) -> Namespace:
         """The namespace of an array-API module.
@@ -102,6 +106,7 @@ class Namespace:
             xp: An array-API module (2024.12), such as ``array_api_compat.torch``.
             array_type: The class of its arrays.
             quiet: A context manager to enter around each schedule.
+            entries_at_once: How many input entries to schedule at a time.
             primitives: Faster replacements, by name. A library with gradients must hand in
                 ``stop_gradient``; the default passes its argument on.
 
@@ -116,7 +121,13 @@ class Namespace:
         for name in primitives:
             if name not in known:
                 raise unknown("primitive", name, known)
-        return cls(xp=xp, array_type=array_type, quiet=quiet, **(known | primitives))
+        return cls(
+            xp=xp,
+            array_type=array_type,
+            quiet=quiet,
+            entries_at_once=entries_at_once,
+            **(known | primitives),
+        )
 
     def constant(self, value: float, like: Array) -> Array:
         """A scalar array of the same dtype and device as another array."""

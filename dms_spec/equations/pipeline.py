@@ -1,34 +1,21 @@
 """The pipeline: batch -> active -> signals -> terms -> scores -> weights -> fused.
 
 `compute` is pure and looks at no value, so that it can be traced, compiled and differentiated.
-`EquationScheduler` adds what only a host can do: refuse bad input, and look at results.
+What only a host can do, refusing bad input and looking at results, is in `scheduler`.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import final
 
-from dms_spec.capabilities import Capabilities
 from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.policies import PolicyInput
 from dms_spec.equations.signals import Evidence
 from dms_spec.equations.weights import masked_softmax, usable
-from dms_spec.errors import (
-    DMSWarning,
-    DTypeError,
-    MissingInput,
-    NonFiniteInput,
-    NothingPresent,
-    ShapeError,
-    UnsupportedCapability,
-)
-from dms_spec.interface import Scheduler
+from dms_spec.errors import ShapeError
 from dms_spec.resolve import Resolved
-from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 
@@ -124,121 +111,8 @@ def _fuse(
     ns: Namespace, level: str, batch: ModalityBatch, evidence: Evidence, weights: Array
 ) -> Array:
     if level == "feature":
-        fused, dtype = fuse_features(ns, evidence.features, weights), batch.features.dtype  # type: ignore[union-attr]
+        fused, dtype = fuse_features(ns, evidence.features, weights), batch.features.dtype
     else:
         fuse = fuse_logits if level == "logit" else fuse_probabilities
-        fused, dtype = fuse(ns, evidence.logits, weights), batch.logits.dtype  # type: ignore[union-attr]
+        fused, dtype = fuse(ns, evidence.logits, weights), batch.logits.dtype
     return ns.xp.astype(fused, dtype, copy=False)
-
-
-@final
-class EquationScheduler(Scheduler):
-    """A spec bound to a namespace: `compute`, with bad input refused and results looked at."""
-
-    def __init__(self, ns: Namespace, resolved: Resolved, capabilities: Capabilities) -> None:
-        self._ns, self._resolved, self._capabilities = ns, resolved, capabilities
-        for note in resolved.notes():
-            warnings.warn(note, DMSWarning, stacklevel=3)
-
-    @property
-    def spec(self) -> SchedulerSpec:
-        return self._resolved.spec
-
-    def schedule(self, batch: ModalityBatch) -> Schedule:
-        self._refuse(batch)
-        with self._ns.quiet():
-            result = compute(self._ns, self._resolved, batch)
-        self._look(batch, result)
-        return result
-
-    def _refuse(self, batch: ModalityBatch) -> None:
-        names, ns = self.spec.modalities, self._ns
-        arrays = batch.arrays()
-        if batch.shape[1] != len(names):
-            raise ShapeError(
-                "the batch has another number of modalities than the spec",
-                expected=f"M = {len(names)} ({', '.join(names)})",
-                got=f"M = {batch.shape[1]}",
-                fix="Stack the modalities in the spec's order; mark missing ones in present.",
-            )
-        for name, reason in self._resolved.reasons().items():
-            if name not in arrays:
-                raise MissingInput(
-                    f"the batch has no {name}",
-                    expected=f"{name}, for {reason}",
-                    got=", ".join(arrays),
-                    fix=f"Add {name}, or take what needs it out of the spec.",
-                )
-        for name, array in arrays.items():
-            if not isinstance(array, ns.array_type):
-                raise DTypeError(
-                    f"{name} is an array of another library",
-                    expected=f"{ns.array_type.__module__}.{ns.array_type.__qualname__}",
-                    got=f"{type(array).__module__}.{type(array).__qualname__}",
-                    fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
-                )
-            self._refuse_dtype(name, array)
-
-    def _refuse_dtype(self, name: str, array: Array) -> None:
-        xp, dtype = self._ns.xp, str(array.dtype).rpartition(".")[2]
-        if name == "present":
-            if array.dtype != xp.bool:
-                raise DTypeError(
-                    "present has the wrong dtype",
-                    expected="bool, True where a modality is there",
-                    got=dtype,
-                    fix="Compare first, for example present > 0.5: no threshold is guessed.",
-                )
-        elif dtype in self._capabilities.dtypes:
-            return
-        elif "float" in dtype:
-            raise UnsupportedCapability(
-                f"this backend does not compute in {dtype}",
-                capability=f"dtype:{dtype}",
-                expected=" or ".join(self._capabilities.dtypes),
-                got=f"{name} of dtype {dtype}",
-                fix="Cast the array, or use a backend that claims the dtype.",
-            )
-        else:
-            raise DTypeError(
-                f"{name} has the wrong dtype",
-                expected=" or ".join(self._capabilities.dtypes),
-                got=dtype,
-                fix="Cast it to a real floating dtype.",
-            )
-
-    def _look(self, batch: ModalityBatch, result: Schedule) -> None:
-        xp, spec = self._ns.xp, self.spec
-        if spec.nonfinite == "raise":
-            present = xp.ones_like(result.active) if batch.present is None else batch.present
-            if where := self._first(present & ~result.active):
-                raise NonFiniteInput(
-                    "a present modality is not finite",
-                    expected="finite features, and logits with a finite maximum",
-                    got=f"NaN or Inf in {where}",
-                    fix='Mend the input, mark it absent, or set nonfinite="mask".',
-                )
-        if spec.strict:
-            nothing = ~xp.any(result.active, axis=-1, keepdims=True)
-            if where := self._first(nothing):
-                raise NothingPresent(
-                    "a sample has nothing active",
-                    expected="at least one present and finite modality in each sample",
-                    got=where.partition(",")[0],
-                    fix="Leave the sample out, or set strict=False for a row of zeros.",
-                )
-        scores = result.scores
-        if where := self._first(result.active & (xp.isnan(scores) | (scores == float("inf")))):
-            raise NonFiniteInput(
-                f"policy {spec.policy!r} gave a score that is not a number to rank by",
-                expected="finite scores",
-                got=f"NaN or +Inf in {where}",
-                fix="Some signal or its coefficient overflows: scale the inputs.",
-            )
-
-    def _first(self, mask: Array) -> str:
-        """Where a mask first holds, in words; empty if nowhere."""
-        if not bool(self._ns.xp.any(mask)):
-            return ""
-        sample, modality = (int(index[0]) for index in self._ns.xp.nonzero(mask))
-        return f"sample {sample}, modality {self.spec.modalities[modality]!r}"

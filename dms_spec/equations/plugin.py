@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from dms_spec.plugins import Descriptor, hookimpl
@@ -29,14 +30,13 @@ def _load(table: str, module: str, name: str) -> Any:
 @hookimpl
 def dms_register_signals() -> list[Descriptor]:
     return [
-        Descriptor(name=name, load=lambda name=name: _load("SIGNALS", "signals", name))
-        for name in _SIGNALS
+        Descriptor(name=name, load=partial(_load, "SIGNALS", "signals", name)) for name in _SIGNALS
     ]
 
 
 @hookimpl
 def dms_register_policies() -> list[Descriptor]:
     return [
-        Descriptor(name=name, load=lambda name=name: _load("POLICIES", "policies", name))
+        Descriptor(name=name, load=partial(_load, "POLICIES", "policies", name))
         for name in _POLICIES
     ]

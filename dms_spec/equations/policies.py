@@ -69,7 +69,8 @@ class Policy:
 def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     """w = softmax(b) over the active modalities; without a bias ``[M]``, uniform.
 
-    Equation E12; DMS (arXiv 2506.12724), the static baseline; with a bias, the fixed w* of Proposition 4.1.
+    Equation E12; DMS (arXiv 2506.12724), the static baseline; with a bias, the
+    fixed w* of its Proposition 4.1.
     """
     bias = given.evidence.parameters.get("bias")
     if bias is None:
@@ -109,9 +110,7 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     return {"attention": log_w - xp.log(xp.maximum(present, ns.constant(1.0, present)))}
 
 
-def modality_dropout(
-    ns: Namespace, given: PolicyInput, *, rate: float = 0.3
-) -> dict[str, Array]:
+def modality_dropout(ns: Namespace, given: PolicyInput, *, rate: float = 0.3) -> dict[str, Array]:
     """Uniform over what is active; in training, modalities are dropped at random.
 
     DMS section 5, the modality-dropout baseline; the drawing is `modality_dropout_presence`.

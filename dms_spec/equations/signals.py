@@ -32,9 +32,9 @@ class Evidence:
 
     active: Array
     dtype: Any
-    features: Array | None = None
-    logits: Array | None = None
-    mc_logits: Array | None = None
+    features: Array = None
+    logits: Array = None
+    mc_logits: Array = None
     parameters: Mapping[str, Array] = field(default_factory=dict)
 
 
@@ -138,7 +138,7 @@ def _rescaled(ns: Namespace, vectors: Array) -> tuple[Array, Array]:
 
 
 def cosine(ns: Namespace, left: Array, right: Array) -> Array:
-    """cos of the angle between vectors along the last axis; 0 where either is the zero vector."""
+    """Cosine of the angle between vectors, over the last axis; 0 where either is zero."""
     xp = ns.xp
     left, _ = _rescaled(ns, left)
     right, _ = _rescaled(ns, right)
@@ -182,11 +182,11 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
         ShapeError: The anchor's shape is neither [D] nor [M, D].
     """
     features, anchor = evidence.features, evidence.parameters["anchor"]
-    if features is None or tuple(anchor.shape) not in (features.shape[-1:], features.shape[-2:]):
+    if tuple(anchor.shape) not in (features.shape[-1:], features.shape[-2:]):
         raise ShapeError(
             "the anchor does not fit the features",
             expected="[D] or [M, D] with the features' M and D",
-            got=f"{list(anchor.shape)} for features {list(getattr(features, 'shape', ()))}",
+            got=f"{list(anchor.shape)} for features {list(features.shape)}",
             fix="Store an anchor of the features' width.",
         )
     return cosine(ns, features, ns.xp.broadcast_to(anchor, features.shape))
@@ -208,7 +208,8 @@ def agreement(ns: Namespace, evidence: Evidence) -> Array:
     middle = 0.5 * (p + q)
 
     def relative_entropy(r: Array) -> Array:
-        there = r > 0
+        # Half of the smallest number above 0 is 0: such a class carries nothing.
+        there = (r > 0) & (middle > 0)
         ratio = xp.where(there, r, one) / xp.where(there, middle, one)
         return xp.sum(xp.where(there, r, ns.constant(0.0, r)) * xp.log(ratio), axis=-1)
 

@@ -55,15 +55,19 @@ def masked_softmax(ns: Namespace, scores: Array, active: Array) -> Array:
 
 
 def masked_logsumexp(ns: Namespace, values: Array, mask: Array, axis: int) -> Array:
-    """log sum exp over the entries of an axis where the mask holds, 0 where it holds nowhere.
+    """The log of the sum of exp over an axis, where the mask holds; 0 where it holds nowhere.
 
     The axis is kept, with size one.
     """
     xp = ns.xp
     zero = ns.constant(0.0, values)
     anything = xp.any(mask, axis=axis, keepdims=True)
-    peak = xp.max(xp.where(mask, values, ns.constant(-float("inf"), values)), axis=axis, keepdims=True)
+    peak = xp.max(
+        xp.where(mask, values, ns.constant(-float("inf"), values)), axis=axis, keepdims=True
+    )
     peak = ns.stop_gradient(xp.where(anything, peak, zero))
     e = xp.where(mask, xp.exp(xp.where(mask, values, peak) - peak), zero)
     total = xp.sum(e, axis=axis, keepdims=True)
-    return xp.where(anything, peak + xp.log(xp.where(anything, total, ns.constant(1.0, values))), zero)
+    return xp.where(
+        anything, peak + xp.log(xp.where(anything, total, ns.constant(1.0, values))), zero
+    )

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.closeness import loss_scale
 from dms_spec.conformance.registry import Arrays, Context, check
-from dms_spec.equations.losses import consistency_loss
+from dms_spec.equations.losses import Reduction, consistency_loss
 from dms_spec.interface import ArrayBackend
 from dms_spec.spec import SchedulerSpec
 
 
-def _loss(ctx: Context, features: np.ndarray, weights: np.ndarray, reduction: str) -> np.ndarray:  # type: ignore[type-arg]
+def _loss(
+    ctx: Context, features: NDArray[Any], weights: NDArray[Any], reduction: Reduction
+) -> NDArray[Any]:
     backend = ctx.backend
     assert isinstance(backend, ArrayBackend)  # noqa: S101 - the callers return early otherwise
     ns = backend.namespace(ctx.device)
     moved = [backend.from_numpy(array, ctx.device) for array in (features, weights)]
-    return backend.to_numpy(consistency_loss(ns, *moved, reduction=reduction))  # type: ignore[arg-type]
+    return backend.to_numpy(consistency_loss(ns, *moved, reduction=reduction))
 
 
 @check("DMS-O-001", "DMS-O-002", "DMS-O-004")

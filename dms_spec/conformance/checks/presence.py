@@ -85,7 +85,7 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
             row[entry[:-1]] = value
         else:
             row[entry] = value
-        exact = oracle.schedule(case.spec, **arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        exact = oracle.schedule(case.spec, arrays, case.parameters)
         spoilt = ctx.schedule(case.spec, arrays, case.parameters)
         ctx.expect("DMS-P-004", spoilt.active == exact.active, f"{kind} in {role}: active is wrong")
         if not exact.active[sample, modality]:
@@ -101,7 +101,7 @@ def check_not_finite_is_refused_on_request(ctx: Context) -> None:
     @ctx.given(strategies.cases(ctx.dtype))
     def property_(case: strategies.Case) -> None:
         spec = case.spec.replace(nonfinite="raise")
-        exact = oracle.schedule(spec, **case.arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        exact = oracle.schedule(spec, case.arrays, case.parameters)
         bad = case.arrays["present"] & ~exact.active
         try:
             ctx.schedule(spec, case.arrays, case.parameters)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -20,13 +21,21 @@ from dms_spec.errors import (
 from dms_spec.spec import SchedulerSpec
 
 
-def _expect(clause: str, kind: type[DMSError], builtin: type[Exception], what: str, call: Callable[[], object]) -> DMSError:
+def _expect(
+    clause: str,
+    kind: type[DMSError],
+    builtin: type[Exception],
+    what: str,
+    call: Callable[[], object],
+) -> DMSError:
     """The error that a call raises, which must be of a kind and of the builtin that fits."""
     try:
         call()
     except kind as error:
         if not isinstance(error, builtin):
-            raise ConformanceError(f"DMS-E-002: {kind.__name__} is no {builtin.__name__}") from error
+            raise ConformanceError(
+                f"DMS-E-002: {kind.__name__} is no {builtin.__name__}"
+            ) from error
         return error
     raise ConformanceError(f"{clause}: {what} was not refused with {kind.__name__}")
 
@@ -44,16 +53,30 @@ def check_misfits_are_refused(ctx: Context) -> None:
         "no classes": {"logits": good["logits"][..., :0], "mc_logits": good["mc_logits"][..., :0]},
     }
     for what, change in misfits.items():
-        _expect("DMS-S-004", ShapeError, ValueError, what, lambda c=change: ctx.schedule(spec, good | c))
+        _expect(
+            "DMS-S-004", ShapeError, ValueError, what, partial(ctx.schedule, spec, good | change)
+        )
     fewer = {
         name: array[:, :2] if name == "present" else array[..., :2, :]
         for name, array in good.items()
     }
-    error = _expect("DMS-S-004", ShapeError, ValueError, "two modalities for three", lambda: ctx.schedule(spec, fewer))
+    error = _expect(
+        "DMS-S-004",
+        ShapeError,
+        ValueError,
+        "two modalities for three",
+        partial(ctx.schedule, spec, fewer),
+    )
     ctx.expect("DMS-E-001", "image" in str(error), f"the message names no modality: {error}")
     for name, who in (("features", "fusion"), ("logits", "confidence")):
         lacking = {key: array for key, array in good.items() if key != name}
-        error = _expect("DMS-S-010", MissingInput, ValueError, f"no {name}", lambda a=lacking: ctx.schedule(spec, a))
+        error = _expect(
+            "DMS-S-010",
+            MissingInput,
+            ValueError,
+            f"no {name}",
+            partial(ctx.schedule, spec, lacking),
+        )
         ctx.expect("DMS-S-010", who in str(error), f"the message does not say who needs {name}")
 
 
@@ -62,12 +85,24 @@ def check_dtypes_are_refused(ctx: Context) -> None:
     """Presence that is not bool, features that are not floats, floats that are not claimed."""
     good = worked_example.arrays(ctx.dtype)
     spec = worked_example.SPEC
-    for dtype in (np.float32, np.int64, np.uint8):
+    for dtype in ("float32", "int64", "uint8"):
         arrays = good | {"present": good["present"].astype(dtype)}
-        _expect("DMS-S-005", DTypeError, TypeError, f"presence of {dtype.__name__}", lambda a=arrays: ctx.schedule(spec, a))
-    for dtype in (np.int64, np.bool_):
+        _expect(
+            "DMS-S-005",
+            DTypeError,
+            TypeError,
+            f"presence of {dtype}",
+            partial(ctx.schedule, spec, arrays),
+        )
+    for dtype in ("int64", "bool"):
         arrays = good | {"features": good["features"].astype(dtype)}
-        _expect("DMS-S-006", DTypeError, TypeError, f"features of {dtype.__name__}", lambda a=arrays: ctx.schedule(spec, a))
+        _expect(
+            "DMS-S-006",
+            DTypeError,
+            TypeError,
+            f"features of {dtype}",
+            partial(ctx.schedule, spec, arrays),
+        )
     for name in ("float64", "float32", "float16"):
         if name in ctx.backend.capabilities.dtypes:
             continue
@@ -76,10 +111,14 @@ def check_dtypes_are_refused(ctx: Context) -> None:
             ctx.backend.from_numpy(arrays["features"], ctx.device)
         except UnsupportedCapability as error:
             refusal: DMSError = error
-        except Exception:  # the library itself has no such dtype
-            continue
         else:
-            refusal = _expect("DMS-C-002", UnsupportedCapability, NotImplementedError, name, lambda a=arrays: ctx.schedule(spec, a))
+            refusal = _expect(
+                "DMS-C-002",
+                UnsupportedCapability,
+                NotImplementedError,
+                name,
+                partial(ctx.schedule, spec, arrays),
+            )
         named = name in getattr(refusal, "capability", "")
         ctx.expect("DMS-C-002", named, f"the refusal of {name} does not name the capability")
 
@@ -111,4 +150,10 @@ def check_overflowing_scores_are_refused(ctx: Context) -> None:
     }
     if ctx.computing is np.float64:
         arrays["logits"] = arrays["logits"] * 1e10
-    _expect("DMS-W-008", NonFiniteInput, ValueError, "an infinite score", lambda: ctx.schedule(spec, arrays))
+    _expect(
+        "DMS-W-008",
+        NonFiniteInput,
+        ValueError,
+        "an infinite score",
+        partial(ctx.schedule, spec, arrays),
+    )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.conformance import strategies
 from dms_spec.conformance.registry import Context, check
+from dms_spec.spec import SchedulerSpec
 
 
 @check("DMS-S-001", "DMS-S-002", "DMS-S-003", "DMS-N-003", "DMS-N-005")
@@ -18,15 +21,20 @@ def check_shapes_and_dtypes(ctx: Context) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
         square = case.arrays["present"].shape
         role = "features" if case.spec.fusion == "feature" else "logits"
-        wanted = {"weights": (square, ctx.computing), "scores": (square, ctx.computing)}
-        wanted |= {name: (square, ctx.computing) for name in (*result.signals, *result.terms)}
+        wanted: dict[str, tuple[tuple[int, ...], Any]] = {
+            "weights": (square, ctx.computing),
+            "scores": (square, ctx.computing),
+        }
+        wanted |= dict.fromkeys((*result.signals, *result.terms), (square, ctx.computing))
         wanted |= {"active": (square, np.bool_)}
         wanted |= {"fused": ((square[0], case.arrays[role].shape[-1]), ctx.dtype)}
         for name, value in (result.arrays() | dict(result.terms)).items():
             shape, dtype = wanted[name]
             ctx.expect("DMS-S-001", value.shape == shape, f"{name} has shape {value.shape}")
             ctx.expect("DMS-S-003", value.dtype == np.dtype(dtype), f"{name} is {value.dtype}")
-        ctx.expect("DMS-S-001", set(result.signals) == set(case.spec.signals), "signals are missing")
+        ctx.expect(
+            "DMS-S-001", set(result.signals) == set(case.spec.signals), "signals are missing"
+        )
 
 
 @check("DMS-S-002")
@@ -38,13 +46,15 @@ def check_widest_input_decides(ctx: Context) -> None:
     @ctx.given(strategies.batches(ctx.dtype, tame=True))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
-        spec = strategies.SchedulerSpec.preset("paper", strategies.names(m))
+        spec = SchedulerSpec.preset("paper", strategies.names(m))
         if m == 2:
             return  # warns, which is another clause
         wide = arrays | {"logits": arrays["logits"].astype(np.float64)}
         result = ctx.schedule(spec, wide)
         ctx.expect("DMS-S-002", result.weights.dtype == np.float64, "float64 logits were narrowed")
-        ctx.expect("DMS-S-003", result.fused.dtype == np.dtype(ctx.dtype), "fused changed its dtype")
+        ctx.expect(
+            "DMS-S-003", result.fused.dtype == np.dtype(ctx.dtype), "fused changed its dtype"
+        )
 
 
 @check("DMS-S-007")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.closeness import K, scales
@@ -45,10 +49,10 @@ def check_order_of_modalities_does_not_matter(ctx: Context) -> None:
     """Reordered modalities have reordered weights, and the same fused value."""
 
     @ctx.given(strategies.cases(ctx.dtype), st.randoms(use_true_random=False))
-    def property_(case: strategies.Case, random: object) -> None:
+    def property_(case: strategies.Case, random: Random) -> None:
         m = len(case.spec.modalities)
         order = list(range(m))
-        random.shuffle(order)  # type: ignore[attr-defined]
+        random.shuffle(order)
         spec = case.spec.replace(modalities=tuple(case.spec.modalities[i] for i in order))
         arrays = {
             name: array[:, order] if name == "present" else array[..., order, :]
@@ -58,7 +62,7 @@ def check_order_of_modalities_does_not_matter(ctx: Context) -> None:
             name: array[order] if _per_modality(name, array, m) else array
             for name, array in case.parameters.items()
         }
-        exact = oracle.schedule(case.spec, **case.arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        exact = oracle.schedule(case.spec, case.arrays, case.parameters)
         scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
         one = ctx.schedule(case.spec, case.arrays, case.parameters)
         other = ctx.schedule(spec, arrays, parameters)
@@ -69,8 +73,10 @@ def check_order_of_modalities_does_not_matter(ctx: Context) -> None:
         ctx.expect("DMS-W-004", other.active == one.active[:, order], "active does not follow")
 
 
-def _per_modality(name: str, array: np.ndarray, m: int) -> bool:  # type: ignore[type-arg]
-    return name == "policy.bias" or (name.endswith("anchor") and array.ndim == 2 and len(array) == m)
+def _per_modality(name: str, array: NDArray[Any], m: int) -> bool:
+    return name == "policy.bias" or (
+        name.endswith("anchor") and array.ndim == 2 and len(array) == m
+    )
 
 
 @check("DMS-W-005")
@@ -79,7 +85,7 @@ def check_samples_do_not_see_each_other(ctx: Context) -> None:
 
     @ctx.given(strategies.cases(ctx.dtype))
     def property_(case: strategies.Case) -> None:
-        exact = oracle.schedule(case.spec, **case.arrays, parameters=case.parameters)  # type: ignore[arg-type]
+        exact = oracle.schedule(case.spec, case.arrays, case.parameters)
         scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
         batch = ctx.schedule(case.spec, case.arrays, case.parameters)
         last = case.arrays["present"].shape[0] - 1
@@ -104,14 +110,15 @@ def check_shifting_all_scores_changes_nothing(ctx: Context) -> None:
     def property_(arrays: strategies.Arrays, shift: float, seed: int) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(modalities=strategies.names(m), policy="static")
-        bias = np.random.Generator(np.random.Philox(seed)).normal(size=m).astype(ctx.computing)
-        moved = (bias + ctx.computing(shift)).astype(ctx.computing)
+        random = np.random.Generator(np.random.Philox(seed))
+        bias = np.asarray(random.normal(size=m), dtype=ctx.computing)
+        moved = np.asarray(bias + ctx.computing(shift), dtype=ctx.computing)
         # What the shift rounds away of the bias is not the backend's doing.
-        kept = (moved.astype(np.float64) - shift).astype(np.float64)
+        kept = np.asarray(moved, dtype=np.float64) - shift
         result = ctx.schedule(spec, arrays, {"policy.bias": moved})
-        exact = oracle.schedule(spec, **arrays, parameters={"policy.bias": kept})  # type: ignore[arg-type]
+        exact = oracle.schedule(spec, arrays, {"policy.bias": kept})
         off = np.abs(result.weights - exact.weights)
-        allowed = _TWICE * ctx.eps * (1 + np.abs(kept).max() * 2)
+        allowed = _TWICE * ctx.eps * (1 + 2 * float(np.abs(kept).max()))
         ctx.expect("DMS-W-006", off <= allowed, "weights depend on a constant in all scores")
 
 
@@ -138,9 +145,10 @@ def check_terms_sum_to_scores(ctx: Context) -> None:
     @ctx.given(strategies.cases(ctx.dtype))
     def property_(case: strategies.Case) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
-        terms = list(result.terms.values())
-        total = np.sum(terms, axis=0, dtype=np.float64) if terms else np.zeros(result.active.shape)
-        size = np.sum(np.abs(terms), axis=0, dtype=np.float64) if terms else total
+        total, size = np.zeros(result.active.shape), np.zeros(result.active.shape)
+        for term in result.terms.values():
+            total += term
+            size += np.abs(term)
         on = result.active
         off = np.abs(result.scores[on] - total[on])
         ctx.expect("DMS-L-001", off <= _TWICE * ctx.eps * (1 + size[on]), "terms do not add up")
@@ -156,9 +164,7 @@ def check_weights_follow_signals(ctx: Context) -> None:
         st.sampled_from([0.5, 1.0, 4.0]),
         st.floats(0.0, 1.0),
     )
-    def property_(
-        arrays: strategies.Arrays, name: str, coefficient: float, amount: float
-    ) -> None:
+    def property_(arrays: strategies.Arrays, name: str, coefficient: float, amount: float) -> None:
         m, d = arrays["features"].shape[1:]
         spec = SchedulerSpec(
             modalities=strategies.names(m), signals={name: {}}, coefficients={name: coefficient}
@@ -189,7 +195,9 @@ def check_weights_follow_signals(ctx: Context) -> None:
 def check_alignment_is_inert_with_two(ctx: Context) -> None:
     """With exactly two active modalities, alignment and agreement do not move the weights."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False), st.sampled_from(["alignment", "agreement"]))
+    @ctx.given(
+        strategies.batches(ctx.dtype, spoil=False), st.sampled_from(["alignment", "agreement"])
+    )
     def property_(arrays: strategies.Arrays, name: str) -> None:
         m = max(2, arrays["present"].shape[1])
         if arrays["present"].shape[1] < m:
@@ -211,4 +219,6 @@ def check_alignment_is_inert_with_two(ctx: Context) -> None:
         on = ctx.schedule(spec, arrays)
         off = ctx.schedule(spec.replace(coefficients={"confidence": 1.0}), arrays)
         moved = np.abs(on.weights - off.weights)
-        ctx.expect("DMS-Q-007", moved <= 64 * ctx.eps, f"{name} moves the weights of two modalities")
+        ctx.expect(
+            "DMS-Q-007", moved <= 64 * ctx.eps, f"{name} moves the weights of two modalities"
+        )

@@ -1,0 +1,63 @@
+# Everything that a newcomer or a developer runs. Each target sets up what it needs in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: help demo test lint docs bench clauses clean
+
+help:
+	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
+	@echo "make test     the whole test suite"
+	@echo "make lint     formatting, lint and types"
+	@echo "make docs     the documentation, into docs/_build/html"
+	@echo "make bench    speed, as ratios to named baselines"
+	@echo "make clauses  refresh the machine copy of the specification's clauses"
+
+$(VENV)/pip: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(INSTALL) --upgrade pip
+	@touch $@
+
+$(VENV)/demo: $(VENV)/pip pyproject.toml
+	$(INSTALL) --editable ".[demo]"
+	@touch $@
+
+# The example backend goes in as a stranger's would: built, then installed.
+$(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
+	$(INSTALL) --editable ".[conformance,demo]" --group test
+	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
+	@touch $@
+
+$(VENV)/lint: $(VENV)/test
+	$(INSTALL) --group lint
+	@touch $@
+
+$(VENV)/docs: $(VENV)/pip pyproject.toml
+	$(INSTALL) --editable ".[demo]" --group docs
+	@touch $@
+
+demo: $(VENV)/demo
+	$(BIN)/dms demo -o demo-out
+
+test: $(VENV)/test
+	$(BIN)/python -m pytest --numprocesses auto
+
+lint: $(VENV)/lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: $(VENV)/docs
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+bench: $(VENV)/test
+	$(BIN)/python benchmarks/bench_schedule.py
+
+clauses: $(VENV)/pip
+	$(BIN)/python docs/spec/build_clauses.py
+
+clean:
+	rm -rf $(VENV) docs/_build demo-out dist

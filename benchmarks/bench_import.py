@@ -1,0 +1,40 @@
+"""Time of ``import dms_spec`` as a multiple of the time of ``import numpy``, in fresh processes.
+
+``python benchmarks/bench_import.py``. Each line is what a fresh interpreter needs beyond starting.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+STATEMENTS = {
+    "numpy": "import numpy",
+    "dms_spec": "import dms_spec",
+    "dms_spec, used": "import dms_spec; dms_spec.get_backend('numpy').scheduler("
+    "dms_spec.SchedulerSpec.preset('static', ('a',)))",
+}
+_TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
+RUNS = 21
+
+
+def seconds(statement: str) -> float:
+    """Median over fresh processes of the time that a statement takes."""
+    command = [sys.executable, "-c", _TIMED.format(statement)]
+
+    def once() -> float:
+        return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+
+    once()
+    return statistics.median(once() for _ in range(RUNS))
+
+
+def main() -> None:
+    took = {name: seconds(statement) for name, statement in STATEMENTS.items()}
+    for name, value in took.items():
+        print(f"{name:<16} {value * 1e3:8.1f} ms   {value / took['numpy']:.2f} x import numpy")
+
+
+if __name__ == "__main__":
+    main()

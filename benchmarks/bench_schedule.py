@@ -1,0 +1,130 @@
+"""Speed of scheduling, as a fraction of the speed of reading the input once.
+
+``python benchmarks/bench_schedule.py [-o results.csv]``. One thread. The baselines stand in the
+same run: *stream* reads every input byte once (the sum of each array), *plain* is the same
+backend without its primitives. Correctness is checked before anything is timed.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before NumPy: the number of threads is read when it is imported.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_name] = "1"
+
+import argparse
+import csv
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import array_api_compat.numpy as xp
+import numpy as np
+
+from dms_spec._version import PACKAGE
+from dms_spec.conformance import oracle
+from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.pipeline import compute
+from dms_spec.files import replacing
+from dms_spec.plugins import get_backend
+from dms_spec.resolve import resolve
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import ModalityBatch
+
+M, D, C, T = 3, 768, 1000, 10
+SPEC = SchedulerSpec.preset("paper", ("image", "text", "audio"))
+
+
+def batch(size: int) -> dict[str, np.ndarray]:
+    random = np.random.Generator(np.random.Philox(0))
+
+    def normal(*shape: int) -> np.ndarray:
+        return random.standard_normal(shape, dtype=np.float32)
+
+    return {
+        "features": normal(size, M, D),
+        "logits": normal(size, M, C) * 3,
+        "mc_logits": normal(T, size, M, C) * 3,
+        "present": np.ones((size, M), dtype=bool),
+    }
+
+
+def milliseconds(call: Callable[[], object], seconds: float) -> float:
+    """The best of as many runs as fit into a time, after one to warm up."""
+    call()
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        call()
+        best = min(best, time.perf_counter() - start)
+    return best * 1e3
+
+
+def measure(size: int, seconds: float) -> Iterator[dict[str, object]]:
+    arrays = batch(size)
+    exact = oracle.schedule(
+        SPEC, **{k: v[:, :2] if k == "mc_logits" else v[:2] for k, v in arrays.items()}
+    )
+    plain, resolved = Namespace.of(xp, np.ndarray), resolve(SPEC)
+    numpy = get_backend("numpy").scheduler(SPEC)
+    half_there = arrays | {"present": np.arange(size * M).reshape(size, M) % 2 == 0}
+    floats = [arrays[name] for name in ("features", "logits", "mc_logits")]
+    contenders: dict[str, Callable[[], object]] = {
+        "stream": lambda: [array.sum() for array in floats],
+        "numpy": lambda: numpy(ModalityBatch(**arrays)),
+        "numpy, half absent": lambda: numpy(ModalityBatch(**half_there)),
+        "plain": lambda: compute(plain, resolved, ModalityBatch(**arrays)),
+    }
+    for name in ("numpy", "plain"):
+        error = np.abs(contenders[name]().weights[:2] - exact.weights).max()
+        if error > 1e-6:
+            sys.exit(f"{name} is wrong by {error}: nothing to time")
+    stream = milliseconds(contenders["stream"], seconds)
+    for name, call in contenders.items():
+        took = stream if name == "stream" else milliseconds(call, seconds)
+        yield {
+            "B": size,
+            "contender": name,
+            "ms": f"{took:.3f}",
+            "fraction_of_stream": f"{stream / took:.3f}",
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, help="CSV file for the results")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
+    args = parser.parse_args()
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    setting = {
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "dms_spec": PACKAGE,
+        "commit": commit or "unknown",
+        "machine": platform.machine(),
+    }
+    rows = []
+    print(f"M={M} D={D} C={C} T={T}, float32, one thread; {setting}")
+    for size in (1, 32, 1024):
+        for row in measure(size, args.seconds):
+            print(
+                f"B={row['B']:<5} {row['contender']:<20} {row['ms']:>10} ms  "
+                f"{row['fraction_of_stream']} of stream"
+            )
+            rows.append(row | setting)
+    if args.output:
+        with replacing(args.output) as temporary, temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+        print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

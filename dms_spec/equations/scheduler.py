@@ -1,0 +1,171 @@
+"""A spec bound to a namespace: bad input refused, the pipeline run, results looked at."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import final
+
+from dms_spec.capabilities import Capabilities
+from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.pipeline import compute
+from dms_spec.errors import (
+    DMSWarning,
+    DTypeError,
+    MissingInput,
+    NonFiniteInput,
+    NothingPresent,
+    ShapeError,
+    UnsupportedCapability,
+)
+from dms_spec.interface import Scheduler
+from dms_spec.resolve import Resolved
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Array, ModalityBatch, Schedule
+
+
+@final
+class EquationScheduler(Scheduler):
+    """A spec bound to a namespace: `compute`, with bad input refused and results looked at."""
+
+    def __init__(self, ns: Namespace, resolved: Resolved, capabilities: Capabilities) -> None:
+        self._ns, self._resolved, self._capabilities = ns, resolved, capabilities
+        for note in resolved.notes():
+            warnings.warn(note, DMSWarning, stacklevel=3)
+
+    @property
+    def spec(self) -> SchedulerSpec:
+        return self._resolved.spec
+
+    def schedule(self, batch: ModalityBatch) -> Schedule:
+        self._refuse(batch)
+        with self._ns.quiet():
+            parts = [compute(self._ns, self._resolved, part) for part in self._blocks(batch)]
+        result = parts[0] if len(parts) == 1 else _joined(self._ns, parts)
+        self._look(batch, result)
+        return result
+
+    def _blocks(self, batch: ModalityBatch) -> Iterator[ModalityBatch]:
+        """The batch, a few samples at a time where the namespace asks for it (DMS-W-005)."""
+        samples, budget = batch.shape[0], self._ns.entries_at_once
+        arrays = batch.arrays()
+        entries = sum(array.size for array in arrays.values())
+        if budget is None or entries <= budget:
+            yield batch
+            return
+        step = max(1, samples * budget // entries)
+        for start in range(0, samples, step):
+            rows = slice(start, start + step)
+            yield ModalityBatch(
+                **{k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
+            )
+
+    def _refuse(self, batch: ModalityBatch) -> None:
+        names, ns = self.spec.modalities, self._ns
+        arrays = batch.arrays()
+        if batch.shape[1] != len(names):
+            raise ShapeError(
+                "the batch has another number of modalities than the spec",
+                expected=f"M = {len(names)} ({', '.join(names)})",
+                got=f"M = {batch.shape[1]}",
+                fix="Stack the modalities in the spec's order; mark missing ones in present.",
+            )
+        for name, reason in self._resolved.reasons().items():
+            if name not in arrays:
+                raise MissingInput(
+                    f"the batch has no {name}",
+                    expected=f"{name}, for {reason}",
+                    got=", ".join(arrays),
+                    fix=f"Add {name}, or take what needs it out of the spec.",
+                )
+        for name, array in arrays.items():
+            if not isinstance(array, ns.array_type):
+                raise DTypeError(
+                    f"{name} is an array of another library",
+                    expected=f"{ns.array_type.__module__}.{ns.array_type.__qualname__}",
+                    got=f"{type(array).__module__}.{type(array).__qualname__}",
+                    fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
+                )
+            self._refuse_dtype(name, array)
+
+    def _refuse_dtype(self, name: str, array: Array) -> None:
+        xp, dtype = self._ns.xp, str(array.dtype).rpartition(".")[2]
+        if name == "present":
+            if array.dtype != xp.bool:
+                raise DTypeError(
+                    "present has the wrong dtype",
+                    expected="bool, True where a modality is there",
+                    got=dtype,
+                    fix="Compare first, for example present > 0.5: no threshold is guessed.",
+                )
+        elif dtype in self._capabilities.dtypes:
+            return
+        elif "float" in dtype:
+            raise UnsupportedCapability(
+                f"this backend does not compute in {dtype}",
+                capability=f"dtype:{dtype}",
+                expected=" or ".join(self._capabilities.dtypes),
+                got=f"{name} of dtype {dtype}",
+                fix="Cast the array, or use a backend that claims the dtype.",
+            )
+        else:
+            raise DTypeError(
+                f"{name} has the wrong dtype",
+                expected=" or ".join(self._capabilities.dtypes),
+                got=dtype,
+                fix="Cast it to a real floating dtype.",
+            )
+
+    def _look(self, batch: ModalityBatch, result: Schedule) -> None:
+        xp, spec = self._ns.xp, self.spec
+        if spec.nonfinite == "raise":
+            present = xp.ones_like(result.active) if batch.present is None else batch.present
+            if where := self._first(present & ~result.active):
+                raise NonFiniteInput(
+                    "a present modality is not finite",
+                    expected="finite features, and logits with a finite maximum",
+                    got=f"NaN or Inf in {where}",
+                    fix='Mend the input, mark it absent, or set nonfinite="mask".',
+                )
+        if spec.strict:
+            nothing = ~xp.any(result.active, axis=-1, keepdims=True)
+            if where := self._first(nothing):
+                raise NothingPresent(
+                    "a sample has nothing active",
+                    expected="at least one present and finite modality in each sample",
+                    got=where.partition(",")[0],
+                    fix="Leave the sample out, or set strict=False for a row of zeros.",
+                )
+        scores = result.scores
+        if where := self._first(result.active & (xp.isnan(scores) | (scores == float("inf")))):
+            raise NonFiniteInput(
+                f"policy {spec.policy!r} gave a score that is not a number to rank by",
+                expected="finite scores",
+                got=f"NaN or +Inf in {where}",
+                fix="Some signal or its coefficient overflows: scale the inputs.",
+            )
+
+    def _first(self, mask: Array) -> str:
+        """Where a mask first holds, in words; empty if nowhere."""
+        if not bool(self._ns.xp.any(mask)):
+            return ""
+        sample, modality = (int(index[0]) for index in self._ns.xp.nonzero(mask))
+        return f"sample {sample}, modality {self.spec.modalities[modality]!r}"
+
+
+def _joined(ns: Namespace, parts: list[Schedule]) -> Schedule:
+    """Schedules of consecutive samples as one."""
+
+    def join(arrays: Iterable[Array]) -> Array:
+        return ns.xp.concat(list(arrays), axis=0)
+
+    first = parts[0]
+    return Schedule(
+        weights=join(part.weights for part in parts),
+        fused=join(part.fused for part in parts),
+        scores=join(part.scores for part in parts),
+        active=join(part.active for part in parts),
+        signals={name: join(part.signals[name] for part in parts) for name in first.signals},
+        terms={name: join(part.terms[name] for part in parts) for name in first.terms},
+        notes=first.notes,
+    )
