@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dms_spec.equations.policies import Policy
 from dms_spec.equations.signals import Signal
-from dms_spec.errors import SpecError, closest, unknown
+from dms_spec.errors import ShapeError, SpecError, closest, unknown
 from dms_spec.plugins import get_policy, get_signal
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
@@ -27,12 +27,14 @@ class Resolved:
         policy: The policy.
         signals: The spec's signals, in its order.
         parameters: Parameter arrays by full name, ``policy.<name>`` or ``signals.<signal>.<name>``.
+        sizes: What the spec and its parameters fix: M, K, and D or C where a parameter has them.
     """
 
     spec: SchedulerSpec
     policy: Policy
     signals: tuple[Signal, ...]
     parameters: Mapping[str, Array]
+    sizes: Mapping[str, int]
 
     def parameters_of(self, prefix: str) -> dict[str, Array]:
         """The parameters of one owner, by short name."""
@@ -73,6 +75,7 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
         PluginError: The name belongs to a plugin that is broken.
         SpecError: An option has the wrong kind of value, a parameter is missing, or coefficients
             are given to a policy that has no use for them.
+        ShapeError: A parameter does not have the shape that its owner declares.
     """
     policy = get_policy(spec.policy)
     signals = tuple(get_signal(name) for name in spec.signals)
@@ -85,15 +88,16 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
             got=f"coefficients for {', '.join(spec.coefficients)}",
             fix='Remove them, or choose a policy that weighs signals, such as "linear".',
         )
-    needed = {f"policy.{name}" for name in policy.parameters}
-    allowed = needed | {f"policy.{name}" for name in policy.optional_parameters}
-    for signal in signals:
-        needed |= {f"signals.{signal.name}.{name}" for name in signal.parameters}
-    allowed |= needed
     given = dict(parameters or {})
+    shapes = {f"policy.{name}": axes for name, axes in policy.parameters.items()}
+    needed = set() if policy.parameters_optional and not set(shapes) & set(given) else set(shapes)
+    for signal in signals:
+        own = {f"signals.{signal.name}.{name}": axes for name, axes in signal.parameters.items()}
+        shapes |= own
+        needed |= set(own)
     for name in given:
-        if name not in allowed:
-            raise unknown("parameter", name, allowed)
+        if name not in shapes:
+            raise unknown("parameter", name, shapes)
     if missing := sorted(needed - set(given)):
         raise SpecError(
             "the spec needs parameters that were not given",
@@ -101,14 +105,40 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
             got=", ".join(sorted(given)) or "none",
             fix="Parameters live in an artifact folder; a JSON spec alone has none.",
         )
-    return Resolved(spec=spec, policy=policy, signals=signals, parameters=given)
+    sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}
+    for name, array in given.items():
+        _check_shape(name, shapes[name], tuple(array.shape), sizes)
+    return Resolved(spec=spec, policy=policy, signals=signals, parameters=given, sizes=sizes)
+
+
+def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
+    """Hold a parameter to its declared axes, and learn from it the sizes not known before.
+
+    Axes are alternatives such as ``"D | M D"``. M, K (coefficients), D and C mean the same for
+    every parameter; a small letter, such as d in ``"D d"``, is a size of its owner's own.
+    """
+    owner = name.rpartition(".")[0]
+    for alternative in axes.split("|"):
+        letters = [axis if axis.isupper() else f"{owner}.{axis}" for axis in alternative.split()]
+        found = dict(zip(letters, shape, strict=False))
+        if len(letters) == len(shape) and all(
+            sizes.get(letter, size) == size for letter, size in found.items()
+        ):
+            sizes |= found
+            return
+    known = ", ".join(f"{k.rpartition('.')[2]} = {v}" for k, v in sizes.items() if k[-1] in axes)
+    raise ShapeError(
+        f"parameter {name!r} has the wrong shape",
+        expected=f"[{axes.strip()}]" + (f" with {known}" if known else ""),
+        got=str(list(shape)),
+        fix="The parameter belongs to another spec, or to encoders of another width.",
+    )
 
 
 def _check_options(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
     """Hold options to the keyword-only arguments of a function and to their annotations."""
-    hints = get_type_hints(function)
     known = {
-        name: hints.get(name, object)
+        name: _hint(function, name)
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
@@ -127,3 +157,16 @@ def _check_options(owner: str, function: Callable[..., Any], options: Mapping[st
             raise SpecError(
                 f"option {name!r} of {owner} is not usable", expected=expected, got=repr(value)
             )
+
+
+def _hint(function: Callable[..., Any], option: str) -> Any:
+    """The annotation of one option, object if there is none.
+
+    The other annotations are left alone: they may name what only a type checker imports.
+    """
+    annotation = function.__annotations__.get(option, object)
+    lone = type("Lone", (), {"__annotations__": {option: annotation}})
+    try:
+        return get_type_hints(lone, function.__globals__)[option]
+    except NameError:
+        return object

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, replace
-from math import isfinite
+from math import inf
 from typing import Any, Literal, Self, get_args
 
 from dms_spec._version import EDITION, SUPPORTED_EDITIONS
@@ -80,7 +81,8 @@ class SchedulerSpec:
 
     def __post_init__(self) -> None:
         names = self.modalities
-        if isinstance(names, str) or not all(isinstance(name, str) and name for name in names):
+        _expect("modalities", names, list | tuple)
+        if not all(isinstance(name, str) and name for name in names):
             raise SpecError(
                 "modalities are not names", expected="a list of strings", got=f"{names!r}"
             )
@@ -125,8 +127,11 @@ class SchedulerSpec:
                 f"coefficient {name!r} belongs to no signal of the spec",
                 fix=closest(name, self.signals),
             )
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not isfinite(float(value)) or float(value) < 0:  # type: ignore[arg-type]
+        try:
+            good = not isinstance(value, bool | str) and 0 <= float(value) < inf  # type: ignore[arg-type]
+        except (TypeError, ValueError, OverflowError):
+            good = False
+        if not good:
             raise SpecError(
                 f"coefficient {name!r} is not usable",
                 expected="a finite number, 0 or more",
@@ -143,7 +148,7 @@ class SchedulerSpec:
         """
         if name not in _PRESETS:
             raise unknown("preset", name, PRESETS)
-        return cls(modalities=modalities, **_PRESETS[name])
+        return cls(modalities=modalities, **deepcopy(_PRESETS[name]))
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked like a new one."""
@@ -189,7 +194,7 @@ class SchedulerSpec:
         """
         try:
             data = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise SpecError("the spec is not JSON", got=str(error)) from error
         return cls.from_dict(data)
 

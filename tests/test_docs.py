@@ -76,7 +76,9 @@ def test_every_error_is_in_the_specification() -> None:
     own = {
         name: next(base.__name__ for base in kind.__mro__ if base.__module__ == "builtins")
         for name, kind in vars(errors).items()
-        if isinstance(kind, type) and issubclass(kind, errors.DMSError) and kind is not errors.DMSError
+        if isinstance(kind, type)
+        and issubclass(kind, errors.DMSError)
+        and kind is not errors.DMSError
     }
     assert dict(table) == own
 
@@ -96,7 +98,9 @@ def test_every_environment_variable_is_documented() -> None:
     for folder in ("dms_spec", "backends", "exporters"):
         for path in (ROOT / folder).rglob("*.py"):
             used |= set(re.findall(r"DMS_SPEC_[A-Z_]+", path.read_text(encoding="utf-8")))
-    documented = set(re.findall(r"^\| `(DMS_SPEC_\w+)`", page("reference/environment.md"), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `(DMS_SPEC_\w+)`", page("reference/environment.md"), re.MULTILINE)
+    )
     assert used == documented
 
 

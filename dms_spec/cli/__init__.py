@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,6 +19,7 @@ from dms_spec._version import EDITION, PACKAGE
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError
 
 GOOD, NOT_CONFORMANT, BAD_INPUT, OUT_OF_TOLERANCE, UNAVAILABLE = range(5)
+DEFECT = 70  # the usual number for "software"; Python's own would be 1, which is taken
 
 VERBS = ("schedule", "explain", "demo", "backends", "plugins", "doctor")
 
@@ -27,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 good, 1 not conformant, 2 bad usage or input, 3 a result outside tolerance,
-        4 backend unavailable.
+        4 backend unavailable, 70 a defect in the program or in a plugin, with its traceback.
     """
     parser = argparse.ArgumentParser(
         prog="dms", description="Decide per sample how far each modality deserves trust."
@@ -44,7 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # A warning of ours is news to the user, not a line of source to a developer.
     warnings.showwarning = _show_warning
     try:
-        return int(args.run(args))
+        code = int(args.run(args))
+        sys.stdout.flush()  # a reader that went away is noticed here, not at exit
+        return code
     except (BackendUnavailable, PluginError) as error:
         return _fail(error, UNAVAILABLE)
     except DMSError as error:
@@ -56,6 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output went away, as in `dms backends | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
+    except Exception:
+        traceback.print_exc()
+        print("dms: this is a defect, not your doing: please report it", file=sys.stderr)
+        return DEFECT
 
 
 def _fail(error: DMSError, code: int) -> int:

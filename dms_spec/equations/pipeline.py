@@ -97,7 +97,7 @@ def _with_parameters(
 
 def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
     """What a signal or a policy returned, 0 where not active; refused if it is not [B, M]."""
-    if getattr(values, "ndim", None) != 2 or values.shape[1] != active.shape[1]:
+    if tuple(getattr(values, "shape", ())) != tuple(active.shape):
         raise ShapeError(
             f"{owner} returned an array of the wrong shape",
             expected="[B, M]",

@@ -46,11 +46,12 @@ class Policy:
         function: ``(namespace, PolicyInput, **options) -> {term: [B, M]}``; the scores are the
             sum of the terms. Its keyword-only arguments are the options that a spec may set.
         source: Where the rule is published.
-        equation: Its number in the specification.
+        equation: Its number in the specification, or in its source.
         needs: Arrays of the batch that it reads beside the signals.
         uses_signals: Whether coefficients mean anything to it.
-        parameters: Names of the parameter arrays that it needs from the artifact.
-        optional_parameters: Names of those that it can do without.
+        parameters: The parameter arrays that it needs from the artifact, each with its axes, such
+            as ``"M"`` or ``"D d"``.
+        parameters_optional: It can do without them, but not with some of them alone.
         training_presence: What training does to the presence mask, as
             ``(present, *, seed, **options) -> present``; None for nothing.
     """
@@ -58,11 +59,11 @@ class Policy:
     name: str
     function: Callable[..., Mapping[str, Array]]
     source: str
-    equation: str
+    equation: str = ""
     needs: tuple[str, ...] = ()
     uses_signals: bool = False
-    parameters: tuple[str, ...] = ()
-    optional_parameters: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters_optional: bool = False
     training_presence: Callable[..., NDArray[np.bool_]] | None = None
 
 
@@ -101,8 +102,7 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     xp = ns.xp
     h, active = given.evidence.features, given.evidence.active
     query, key = given.evidence.parameters.get("query"), given.evidence.parameters.get("key")
-    q = h if query is None else xp.matmul(h, query)
-    k = h if key is None else xp.matmul(h, key)
+    q, k = (h, h) if query is None else (xp.matmul(h, query), xp.matmul(h, key))
     similarity = xp.matmul(q, xp.matrix_transpose(k)) / sqrt(q.shape[-1])
     log_a = similarity - masked_logsumexp(ns, similarity, active[:, None, :], axis=-1)
     log_w = masked_logsumexp(ns, log_a, active[:, :, None], axis=1)[:, 0, :]
@@ -157,7 +157,8 @@ POLICIES: tuple[Policy, ...] = (
         function=static,
         source="DMS, arXiv 2506.12724, section 5 (static baseline), Proposition 4.1",
         equation="E12",
-        optional_parameters=("bias",),
+        parameters={"bias": "M"},
+        parameters_optional=True,
     ),
     Policy(
         name="linear",
@@ -172,7 +173,8 @@ POLICIES: tuple[Policy, ...] = (
         source="ViLBERT, arXiv 1908.02265 (its co-attention); DMS section 5 (baseline)",
         equation="E13",
         needs=("features",),
-        optional_parameters=("query", "key"),
+        parameters={"query": "D d", "key": "D d"},
+        parameters_optional=True,
     ),
     Policy(
         name="modality_dropout",

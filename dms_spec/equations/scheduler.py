@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from math import prod
 from typing import final
 
 from dms_spec.capabilities import Capabilities
@@ -49,7 +50,7 @@ class EquationScheduler(Scheduler):
         """The batch, a few samples at a time where the namespace asks for it (DMS-W-005)."""
         samples, budget = batch.shape[0], self._ns.entries_at_once
         arrays = batch.arrays()
-        entries = sum(array.size for array in arrays.values())
+        entries = sum(prod(array.shape) for array in arrays.values())
         if budget is None or entries <= budget:
             yield batch
             return
@@ -70,6 +71,15 @@ class EquationScheduler(Scheduler):
                 got=f"M = {batch.shape[1]}",
                 fix="Stack the modalities in the spec's order; mark missing ones in present.",
             )
+        for name, axis in (("features", "D"), ("logits", "C"), ("mc_logits", "C")):
+            size = self._resolved.sizes.get(axis)
+            if name in arrays and size not in (None, arrays[name].shape[-1]):
+                raise ShapeError(
+                    f"{name} do not fit the parameters {', '.join(self._resolved.parameters)}",
+                    expected=f"{axis} = {size}",
+                    got=f"{axis} = {arrays[name].shape[-1]}",
+                    fix="The parameters were made for encoders of another width.",
+                )
         for name, reason in self._resolved.reasons().items():
             if name not in arrays:
                 raise MissingInput(

@@ -13,7 +13,7 @@ from math import log
 from typing import Any, Literal
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.errors import ShapeError
+from dms_spec.errors import SpecError
 from dms_spec.types import Array
 
 
@@ -49,10 +49,11 @@ class Signal:
         needs: The arrays of the batch that it reads.
         direction: +1 where more means more trust, -1 where more means less.
         source: Where the equation is published.
-        equation: Its number in the specification.
+        equation: Its number in the specification, or in its source.
         bounds: The range of its values, for people.
         optional: Without its arrays it is 0 everywhere, with a note, instead of an error.
-        parameters: Names of the parameter arrays that it needs from the artifact.
+        parameters: The parameter arrays that it needs from the artifact, each with its axes,
+            such as ``"D | M D"``.
         cancels_with_two: It is equal for both when exactly two modalities are active, so it
             cannot move their weights.
     """
@@ -62,10 +63,10 @@ class Signal:
     needs: tuple[str, ...]
     direction: Literal[1, -1]
     source: str
-    equation: str
     bounds: str
+    equation: str = ""
     optional: bool = False
-    parameters: tuple[str, ...] = ()
+    parameters: Mapping[str, str] = field(default_factory=dict)
     cancels_with_two: bool = False
 
 
@@ -178,17 +179,8 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
     running mean, the embedding of a query. Equation E9; dms-spec, clause DMS-Q-008, against the
     degeneracy of E4 with two modalities.
 
-    Raises:
-        ShapeError: The anchor's shape is neither [D] nor [M, D].
     """
     features, anchor = evidence.features, evidence.parameters["anchor"]
-    if tuple(anchor.shape) not in (features.shape[-1:], features.shape[-2:]):
-        raise ShapeError(
-            "the anchor does not fit the features",
-            expected="[D] or [M, D] with the features' M and D",
-            got=f"{list(anchor.shape)} for features {list(features.shape)}",
-            fix="Store an anchor of the features' width.",
-        )
     return cosine(ns, features, ns.xp.broadcast_to(anchor, features.shape))
 
 
@@ -222,6 +214,8 @@ def energy(ns: Namespace, evidence: Evidence, *, temperature: float = 1.0) -> Ar
 
     Equation E11; Liu et al. 2020 (arXiv 2010.03759). QMF weighs modalities by 0.1 of it.
     """
+    if temperature <= 0:
+        raise SpecError("the temperature of energy is not positive", got=str(temperature))
     return temperature * ns.logsumexp(evidence.logits / temperature)
 
 
@@ -273,7 +267,7 @@ SIGNALS: tuple[Signal, ...] = (
         source="dms-spec 2026.11, DMS-Q-008",
         equation="E9",
         bounds="[-1, 1]",
-        parameters=("anchor",),
+        parameters={"anchor": "D | M D"},
     ),
     Signal(
         name="agreement",
