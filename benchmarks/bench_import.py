@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -16,10 +17,9 @@ STATEMENTS = {
     "dms_spec.SchedulerSpec.preset('static', ('a',)))",
 }
 _TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter() - start)"
-RUNS = 21
 
 
-def seconds(statement: str) -> float:
+def seconds(statement: str, runs: int) -> float:
     """Median over fresh processes of the time that a statement takes."""
     command = [sys.executable, "-c", _TIMED.format(statement)]
 
@@ -27,11 +27,14 @@ def seconds(statement: str) -> float:
         return float(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
 
     once()
-    return statistics.median(once() for _ in range(RUNS))
+    return statistics.median(once() for _ in range(runs))
 
 
 def main() -> None:
-    took = {name: seconds(statement) for name, statement in STATEMENTS.items()}
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=int, default=21, help="fresh processes for each line")
+    runs = parser.parse_args().runs
+    took = {name: seconds(statement, runs) for name, statement in STATEMENTS.items()}
     for name, value in took.items():
         print(f"{name:<16} {value * 1e3:8.1f} ms   {value / took['numpy']:.2f} x import numpy")
 
