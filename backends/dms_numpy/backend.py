@@ -38,7 +38,7 @@ class NumpyBackend(ArrayBackend):
         return Namespace.of(
             xp,
             np.ndarray,
-            quiet=lambda: np.errstate(over="ignore", invalid="ignore"),
+            guard=lambda: np.errstate(over="ignore", invalid="ignore"),
             # Measured: the best of 2^17 to 2^23 on the shapes of benchmarks/bench_schedule.py.
             entries_at_once=1 << 20,
             select=primitives.select,

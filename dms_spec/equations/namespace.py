@@ -72,9 +72,10 @@ class Namespace:
     Attributes:
         xp: The array-API module.
         array_type: The class of its arrays; anything else is refused by name.
-        quiet: Entered around each schedule, for a library that warns about overflows: the
+        guard: Entered around each schedule. For a library that warns about overflows: the
             equations expect some (logits as far apart as the dtype is wide), and scores that
-            overflow are refused with a message of their own.
+            overflow are refused with a message of their own. For one that lowers precision on
+            its own (autocast): the computing dtype is the specification's.
         entries_at_once: How many input entries to schedule at a time, so that temporaries stay
             in a cache; None for all of them.
     """
@@ -87,7 +88,7 @@ class Namespace:
     variance_over_passes: Callable[[Array], Array]
     select: Callable[[Array, Array], Array]
     stop_gradient: Callable[[Array], Array]
-    quiet: Callable[[], AbstractContextManager[Any]] = nullcontext
+    guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
 
     @classmethod
@@ -96,7 +97,7 @@ class Namespace:
         xp: Any,
         array_type: type,
         *,
-        quiet: Callable[[], AbstractContextManager[Any]] = nullcontext,
+        guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
         entries_at_once: int | None = None,
         **primitives: Callable[..., Array],
     ) -> Namespace:
@@ -105,7 +106,7 @@ class Namespace:
         Args:
             xp: An array-API module (2024.12), such as ``array_api_compat.torch``.
             array_type: The class of its arrays.
-            quiet: A context manager to enter around each schedule.
+            guard: A context manager to enter around each schedule.
             entries_at_once: How many input entries to schedule at a time.
             primitives: Faster replacements, by name. A library with gradients must hand in
                 ``stop_gradient``; the default passes its argument on.
@@ -124,7 +125,7 @@ class Namespace:
         return cls(
             xp=xp,
             array_type=array_type,
-            quiet=quiet,
+            guard=guard,
             entries_at_once=entries_at_once,
             **(known | primitives),
         )

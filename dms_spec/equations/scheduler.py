@@ -39,11 +39,11 @@ class EquationScheduler(Scheduler):
         return self._resolved.spec
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        self._refuse(batch)
-        with self._ns.quiet():
+        check_batch(self._ns, self._resolved, self._capabilities, batch)
+        with self._ns.guard():
             parts = [compute(self._ns, self._resolved, part) for part in self._blocks(batch)]
         result = parts[0] if len(parts) == 1 else _joined(self._ns, parts)
-        self._look(batch, result)
+        check_result(self._ns, self.spec, batch, result)
         return result
 
     def _blocks(self, batch: ModalityBatch) -> Iterator[ModalityBatch]:
@@ -61,106 +61,124 @@ class EquationScheduler(Scheduler):
                 **{k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
             )
 
-    def _refuse(self, batch: ModalityBatch) -> None:
-        names, ns = self.spec.modalities, self._ns
-        arrays = batch.arrays()
-        if batch.shape[1] != len(names):
+
+def check_batch(
+    ns: Namespace, resolved: Resolved, capabilities: Capabilities, batch: ModalityBatch
+) -> None:
+    """Refuse a batch that does not fit the spec: looks at shapes and dtypes, at no value.
+
+    Raises:
+        ShapeError, MissingInput, DTypeError, UnsupportedCapability: As `Scheduler.schedule` says.
+    """
+    names = resolved.spec.modalities
+    arrays = batch.arrays()
+    if batch.shape[1] != len(names):
+        raise ShapeError(
+            "the batch has another number of modalities than the spec",
+            expected=f"M = {len(names)} ({', '.join(names)})",
+            got=f"M = {batch.shape[1]}",
+            fix="Stack the modalities in the spec's order; mark missing ones in present.",
+        )
+    for name, axis in (("features", "D"), ("logits", "C"), ("mc_logits", "C")):
+        size = resolved.sizes.get(axis)
+        if name in arrays and size not in (None, arrays[name].shape[-1]):
             raise ShapeError(
-                "the batch has another number of modalities than the spec",
-                expected=f"M = {len(names)} ({', '.join(names)})",
-                got=f"M = {batch.shape[1]}",
-                fix="Stack the modalities in the spec's order; mark missing ones in present.",
+                f"{name} do not fit the parameters {', '.join(resolved.parameters)}",
+                expected=f"{axis} = {size}",
+                got=f"{axis} = {arrays[name].shape[-1]}",
+                fix="The parameters were made for encoders of another width.",
             )
-        for name, axis in (("features", "D"), ("logits", "C"), ("mc_logits", "C")):
-            size = self._resolved.sizes.get(axis)
-            if name in arrays and size not in (None, arrays[name].shape[-1]):
-                raise ShapeError(
-                    f"{name} do not fit the parameters {', '.join(self._resolved.parameters)}",
-                    expected=f"{axis} = {size}",
-                    got=f"{axis} = {arrays[name].shape[-1]}",
-                    fix="The parameters were made for encoders of another width.",
-                )
-        for name, reason in self._resolved.reasons().items():
-            if name not in arrays:
-                raise MissingInput(
-                    f"the batch has no {name}",
-                    expected=f"{name}, for {reason}",
-                    got=", ".join(arrays),
-                    fix=f"Add {name}, or take what needs it out of the spec.",
-                )
-        for name, array in arrays.items():
-            if not isinstance(array, ns.array_type):
-                raise DTypeError(
-                    f"{name} is an array of another library",
-                    expected=f"{ns.array_type.__module__}.{ns.array_type.__qualname__}",
-                    got=f"{type(array).__module__}.{type(array).__qualname__}",
-                    fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
-                )
-            self._refuse_dtype(name, array)
-
-    def _refuse_dtype(self, name: str, array: Array) -> None:
-        xp, dtype = self._ns.xp, str(array.dtype).rpartition(".")[2]
-        if name == "present":
-            if array.dtype != xp.bool:
-                raise DTypeError(
-                    "present has the wrong dtype",
-                    expected="bool, True where a modality is there",
-                    got=dtype,
-                    fix="Compare first, for example present > 0.5: no threshold is guessed.",
-                )
-        elif dtype in self._capabilities.dtypes:
-            return
-        elif "float" in dtype:
-            raise UnsupportedCapability(
-                f"this backend does not compute in {dtype}",
-                capability=f"dtype:{dtype}",
-                expected=" or ".join(self._capabilities.dtypes),
-                got=f"{name} of dtype {dtype}",
-                fix="Cast the array, or use a backend that claims the dtype.",
+    for name, reason in resolved.reasons().items():
+        if name not in arrays:
+            raise MissingInput(
+                f"the batch has no {name}",
+                expected=f"{name}, for {reason}",
+                got=", ".join(arrays),
+                fix=f"Add {name}, or take what needs it out of the spec.",
             )
-        else:
+    for name, array in arrays.items():
+        if not isinstance(array, ns.array_type):
             raise DTypeError(
-                f"{name} has the wrong dtype",
-                expected=" or ".join(self._capabilities.dtypes),
+                f"{name} is an array of another library",
+                expected=f"{ns.array_type.__module__}.{ns.array_type.__qualname__}",
+                got=f"{type(array).__module__}.{type(array).__qualname__}",
+                fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
+            )
+        _check_dtype(ns, capabilities, name, array)
+
+
+def _check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Array) -> None:
+    xp, dtype = ns.xp, str(array.dtype).rpartition(".")[2]
+    if name == "present":
+        if array.dtype != xp.bool:
+            raise DTypeError(
+                "present has the wrong dtype",
+                expected="bool, True where a modality is there",
                 got=dtype,
-                fix="Cast it to a real floating dtype.",
+                fix="Compare first, for example present > 0.5: no threshold is guessed.",
             )
+    elif dtype in capabilities.dtypes:
+        return
+    elif "float" in dtype:
+        raise UnsupportedCapability(
+            f"this backend does not compute in {dtype}",
+            capability=f"dtype:{dtype}",
+            expected=" or ".join(capabilities.dtypes),
+            got=f"{name} of dtype {dtype}",
+            fix="Cast the array, or use a backend that claims the dtype.",
+        )
+    else:
+        raise DTypeError(
+            f"{name} has the wrong dtype",
+            expected=" or ".join(capabilities.dtypes),
+            got=dtype,
+            fix="Cast it to a real floating dtype.",
+        )
 
-    def _look(self, batch: ModalityBatch, result: Schedule) -> None:
-        xp, spec = self._ns.xp, self.spec
-        if spec.nonfinite == "raise":
-            present = xp.ones_like(result.active) if batch.present is None else batch.present
-            if where := self._first(present & ~result.active):
-                raise NonFiniteInput(
-                    "a present modality is not finite",
-                    expected="finite features, and logits with a finite maximum",
-                    got=f"NaN or Inf in {where}",
-                    fix='Mend the input, mark it absent, or set nonfinite="mask".',
-                )
-        if spec.strict:
-            nothing = ~xp.any(result.active, axis=-1, keepdims=True)
-            if where := self._first(nothing):
-                raise NothingPresent(
-                    "a sample has nothing active",
-                    expected="at least one present and finite modality in each sample",
-                    got=where.partition(",")[0],
-                    fix="Leave the sample out, or set strict=False for a row of zeros.",
-                )
-        scores = result.scores
-        if where := self._first(result.active & (xp.isnan(scores) | (scores == float("inf")))):
+
+def check_result(
+    ns: Namespace, spec: SchedulerSpec, batch: ModalityBatch, result: Schedule
+) -> None:
+    """Look at a result's values, and refuse what the spec asks to refuse.
+
+    Raises:
+        NonFiniteInput, NothingPresent: As `Scheduler.schedule` says.
+    """
+    xp, names = ns.xp, spec.modalities
+    if spec.nonfinite == "raise":
+        present = xp.ones_like(result.active) if batch.present is None else batch.present
+        if where := _first(ns, names, present & ~result.active):
             raise NonFiniteInput(
-                f"policy {spec.policy!r} gave a score that is not a number to rank by",
-                expected="finite scores",
-                got=f"NaN or +Inf in {where}",
-                fix="Some signal or its coefficient overflows: scale the inputs.",
+                "a present modality is not finite",
+                expected="finite features, and logits with a finite maximum",
+                got=f"NaN or Inf in {where}",
+                fix='Mend the input, mark it absent, or set nonfinite="mask".',
             )
+    if spec.strict:
+        nothing = ~xp.any(result.active, axis=-1, keepdims=True)
+        if where := _first(ns, names, nothing):
+            raise NothingPresent(
+                "a sample has nothing active",
+                expected="at least one present and finite modality in each sample",
+                got=where.partition(",")[0],
+                fix="Leave the sample out, or set strict=False for a row of zeros.",
+            )
+    scores = result.scores
+    if where := _first(ns, names, result.active & (xp.isnan(scores) | (scores == float("inf")))):
+        raise NonFiniteInput(
+            f"policy {spec.policy!r} gave a score that is not a number to rank by",
+            expected="finite scores",
+            got=f"NaN or +Inf in {where}",
+            fix="Some signal or its coefficient overflows: scale the inputs.",
+        )
 
-    def _first(self, mask: Array) -> str:
-        """Where a mask first holds, in words; empty if nowhere."""
-        if not bool(self._ns.xp.any(mask)):
-            return ""
-        sample, modality = (int(index[0]) for index in self._ns.xp.nonzero(mask))
-        return f"sample {sample}, modality {self.spec.modalities[modality]!r}"
+
+def _first(ns: Namespace, names: tuple[str, ...], mask: Array) -> str:
+    """Where a mask first holds, in words; empty if nowhere."""
+    if not bool(ns.xp.any(mask)):
+        return ""
+    sample, modality = (int(index[0]) for index in ns.xp.nonzero(mask))
+    return f"sample {sample}, modality {names[modality]!r}"
 
 
 def _joined(ns: Namespace, parts: list[Schedule]) -> Schedule:

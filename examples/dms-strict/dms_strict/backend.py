@@ -17,7 +17,7 @@ class StrictBackend(ArrayBackend):
 
     def namespace(self, device):
         # NumPy computes underneath, and warns about overflows that the equations expect.
-        return Namespace.of(xp, _Array, quiet=lambda: np.errstate(over="ignore", invalid="ignore"))
+        return Namespace.of(xp, _Array, guard=lambda: np.errstate(over="ignore", invalid="ignore"))
 
     def from_numpy(self, array, device):
         if array.dtype == np.float16:  # the standard has no half precision
