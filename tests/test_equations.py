@@ -17,6 +17,7 @@ from dms_numpy import primitives
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.strategies import batches
 from dms_spec.equations import namespace
+from dms_spec.equations.learned import LEARNED
 from dms_spec.equations.losses import consistency_loss
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.policies import POLICIES, modality_dropout_presence
@@ -316,7 +317,7 @@ def test_arrays_of_another_library_are_refused(backend: str) -> None:
             scheduler(ModalityBatch(**arrays))
 
 
-@pytest.mark.parametrize("thing", [*SIGNALS, *POLICIES], ids=lambda thing: thing.name)
+@pytest.mark.parametrize("thing", [*SIGNALS, *POLICIES, *LEARNED], ids=lambda thing: thing.name)
 def test_every_equation_names_its_source(thing: object) -> None:
     assert any(word in thing.source for word in ("arXiv", "IEEE", "dms-spec 2026.11"))  # type: ignore[attr-defined]
     # The same number stands in the docstring and, as a tag, in the specification.
@@ -327,7 +328,7 @@ def test_every_equation_names_its_source(thing: object) -> None:
         assert f"quation {number}" in thing.function.__doc__  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("kind", "things"), [("signal", SIGNALS), ("policy", POLICIES)])
+@pytest.mark.parametrize(("kind", "things"), [("signal", SIGNALS), ("policy", POLICIES + LEARNED)])
 def test_the_core_registers_all_it_defines(kind: str, things: tuple[object, ...]) -> None:
     names = {thing.name for thing in things}  # type: ignore[attr-defined]
     assert names <= set(available(kind))  # type: ignore[arg-type]

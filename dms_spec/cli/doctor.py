@@ -110,6 +110,7 @@ def _worked_example(backend: Any, device: str, dtype: str) -> float:
     import numpy as np
 
     from dms_spec.conformance import oracle, worked_example
+    from dms_spec.conformance.closeness import finfo
     from dms_spec.types import ModalityBatch
 
     spec, arrays = worked_example.SPEC, worked_example.arrays(dtype)
@@ -120,5 +121,5 @@ def _worked_example(backend: Any, device: str, dtype: str) -> float:
     for name in ("weights", "fused"):
         got = backend.to_numpy(getattr(result, name))
         error = np.abs(got.astype(np.float64) - np.asarray(getattr(exact, name)))
-        worst = max(worst, float(error.max()) / float(np.finfo(got.dtype).eps))
+        worst = max(worst, float(error.max()) / float(finfo(got.dtype).eps))
     return worst

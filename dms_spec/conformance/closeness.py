@@ -21,6 +21,15 @@ Floats = NDArray[np.float64]
 K = 8.0
 
 
+def finfo(dtype: Any) -> Any:
+    """What `numpy.finfo` says, for bfloat16 as well."""
+    if np.dtype(dtype).name == "bfloat16":
+        import ml_dtypes
+
+        return ml_dtypes.finfo(dtype)
+    return np.finfo(dtype)
+
+
 def scales(
     spec: SchedulerSpec,
     exact: Exact,
@@ -127,12 +136,35 @@ def _score_scale(
         peak = pairs.sum(axis=-1).max(axis=(1, 2)) / np.sqrt(q.shape[-1])
         return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
     total = np.zeros(exact.active.shape)
+    theta = parameters.get("policy.theta")
+    learned = (
+        {} if theta is None else dict(zip(spec.coefficients, np.logaddexp(theta, 0), strict=True))
+    )
     for name, term in exact.terms.items():
         total += np.abs(term)
-        coefficient = spec.coefficients.get(name, 0.0)
+        if name in ("residual", "rising"):
+            total += _network_scale(spec, exact, parameters, signals)
+        coefficient = learned.get(name, spec.coefficients.get(name, 0.0))
         if coefficient > 0:  # 0 times an infinite scale is no condition at all
             total += coefficient * (signals[name] + np.abs(exact.signals[name]))
     return total
+
+
+def _network_scale(
+    spec: SchedulerSpec,
+    exact: Exact,
+    parameters: Mapping[str, NDArray[Any]],
+    signals: Mapping[str, Floats],
+) -> Floats:
+    """What rounds in v . tanh(W x + c): each unit by what goes into it; tanh never widens."""
+    bend = (lambda a: np.logaddexp(a, 0)) if spec.policy == "monotone" else np.abs
+    inner = bend(parameters["policy.hidden_weight"].astype(np.float64))
+    outer = bend(parameters["policy.output_weight"].astype(np.float64))
+    into = sum(
+        (signals[name] + np.abs(exact.signals[name]))[..., None] * inner[k]
+        for k, name in enumerate(spec.coefficients)
+    )
+    return np.asarray((1 + into + np.abs(parameters["policy.hidden_bias"])) @ outer)
 
 
 def _weight_scale(exact: Exact, score: Floats) -> Floats:

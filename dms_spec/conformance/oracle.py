@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, fsum, inf, isfinite, isnan, log, sqrt
+from math import exp, fsum, inf, isfinite, isnan, log, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -228,11 +228,24 @@ def _terms(
     def over(term: Any) -> Vector:
         return [float(term(m)) if m in members else 0.0 for m in range(count)]
 
+    against = ("uncertainty", "mutual_information")
     if spec.policy == "linear":
-        against = ("uncertainty", "mutual_information")
         return {
             name: over(lambda m, n=name, k=k: (-k if n in against else k) * signals[n][m])
             for name, k in spec.coefficients.items()
+        }
+    if spec.policy in ("learned_linear", "residual_mlp", "monotone"):
+        theta = [softplus(float(x)) for x in parameters["policy.theta"]]
+        trust = {n: [-x if n in against else x for x in signals[n]] for n in spec.coefficients}
+        terms = {
+            name: over(lambda m, n=name, k=k: theta[k] * trust[n][m])
+            for k, name in enumerate(spec.coefficients)
+        }
+        if spec.policy == "learned_linear":
+            return terms | {"bias": over(lambda m: parameters["policy.bias"][m])}
+        name = "rising" if spec.policy == "monotone" else "residual"
+        return terms | {
+            name: over(lambda m: network(spec.policy, [x[m] for x in trust.values()], parameters))
         }
     if spec.policy == "static":
         bias = parameters.get("policy.bias")
@@ -243,6 +256,24 @@ def _terms(
         received = attention(members, h, parameters)
         return {"attention": over(lambda m: log(received[m]) if received[m] > 0 else -inf)}
     raise NotImplementedError(f"the oracle does not know policy {spec.policy!r}")
+
+
+def softplus(x: float) -> float:
+    """log(1 + e^x)."""
+    return max(x, 0.0) + log(1 + exp(-abs(x)))
+
+
+def network(policy: str, x: Vector, parameters: Arrays) -> float:
+    """The small network of a learned policy, for one modality."""
+    inner, outer = parameters["policy.hidden_weight"], parameters["policy.output_weight"]
+    bend = softplus if policy == "monotone" else float
+    total = []
+    for j in range(len(outer)):
+        into = [bend(float(inner[k, j])) * x[k] for k in range(len(x))]
+        total.append(
+            bend(float(outer[j])) * tanh(fsum(into) + float(parameters["policy.hidden_bias"][j]))
+        )
+    return fsum(total)
 
 
 def attention(members: list[int], h: list[Vector], parameters: Arrays) -> dict[int, float]:

@@ -82,6 +82,15 @@ class Context:
     examples: int = 100
     worst: dict[str, float] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.dtype == "bfloat16":
+            import ml_dtypes  # noqa: F401 - teaches NumPy the name
+
+    @property
+    def unit(self) -> float:
+        """eps of the dtype that inputs come in, or of the computing one if that is larger."""
+        return max(self.eps, float(closeness.finfo(self.dtype).eps))
+
     @property
     def computing(self) -> type[np.floating[Any]]:
         """The computing dtype (DMS-S-002)."""
@@ -144,8 +153,8 @@ class Context:
         self.expect(clause, got[infinite] == exact[infinite], f"{name} has the wrong infinity")
         error = np.abs(got[finite].astype(np.float64) - exact[finite])
         allowance = np.zeros_like(error)
-        if got.dtype == np.float16:  # fused alone comes out in half precision
-            info = np.finfo(np.float16)
+        if got.dtype.itemsize == 2:  # fused alone comes out in half precision
+            info = closeness.finfo(got.dtype)
             allowance = np.abs(exact[finite]) * float(info.eps) / 2 + float(info.smallest_subnormal)
         units = np.maximum(error - allowance, 0.0) / (self.eps * scale[finite])
         worst = float(units.max(initial=0.0))

@@ -29,6 +29,11 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
+#: Policies that weigh signals; those after the first are learned.
+WEIGHING = ("linear", "learned_linear", "residual_mlp", "monotone")
+POLICIES = ("linear", "linear", *WEIGHING, "static", "co_attention")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """A spec, the arrays of a batch, and the parameters that the spec needs."""
@@ -48,17 +53,18 @@ def specs(
     draw: st.DrawFn, modalities: int, policies: tuple[str, ...] | None = None
 ) -> SchedulerSpec:
     """Any spec of the core's policies and signals."""
-    policy = draw(
-        st.sampled_from(policies or ("linear", "linear", "linear", "static", "co_attention"))
-    )
+    policy = draw(st.sampled_from(policies or POLICIES))
     chosen = draw(st.lists(st.sampled_from(sorted(SIGNAL_OPTIONS)), unique=True, max_size=4))
     signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
+    if policy in WEIGHING[1:] and not chosen:
+        chosen = ["confidence"]
+        signals = {"confidence": {}}
     weighed = {name: draw(st.sampled_from([0.0, 0.5, 1.0, 4.0])) for name in chosen}
     return SchedulerSpec(
         modalities=names(modalities),
         policy=policy,
         signals=signals,
-        coefficients=weighed if policy == "linear" else {},
+        coefficients=weighed if policy in WEIGHING else {},
         fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
     )
 
@@ -153,6 +159,18 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
         parameters["signals.anchored_alignment.anchor"] = random.normal(size=shape).astype(wide)
     if spec.policy == "static" and draw(st.booleans()):
         parameters["policy.bias"] = random.normal(size=modalities).astype(wide)
+    count = len(spec.coefficients)
+    if spec.policy in WEIGHING[1:]:
+        parameters["policy.theta"] = random.normal(size=count).astype(wide)
+    if spec.policy == "learned_linear":
+        parameters["policy.bias"] = random.normal(size=modalities).astype(wide)
+    if spec.policy in ("residual_mlp", "monotone"):
+        for name, size in (
+            ("hidden_weight", (count, 3)),
+            ("hidden_bias", (3,)),
+            ("output_weight", (3,)),
+        ):
+            parameters[f"policy.{name}"] = random.normal(size=size).astype(wide)
     if spec.policy == "co_attention" and draw(st.booleans()):
         for name in ("query", "key"):
             parameters[f"policy.{name}"] = random.normal(size=(d, 3)).astype(wide)

@@ -36,6 +36,20 @@ def consistency_loss(
     h = ns.select(heard, features)
     deviation = h - fuse_features(ns, h, w)[:, None, :]
     loss = xp.sum(w * xp.sum(deviation * deviation, axis=-1), axis=-1)
+    return _reduced(ns, loss, heard, reduction)
+
+
+def weight_entropy(ns: Namespace, weights: Array, *, reduction: Reduction = "mean") -> Array:
+    """H(w) = -sum_m w_m log w_m in nats, in [0, log M]; 0 log 0 = 0. [B, M] -> [B] or scalar."""
+    xp = ns.xp
+    heard = weights > 0
+    logs = xp.log(xp.where(heard, weights, ns.constant(1.0, weights)))
+    return _reduced(ns, -xp.sum(weights * logs, axis=-1), heard, reduction)
+
+
+def _reduced(ns: Namespace, loss: Array, heard: Array, reduction: Reduction) -> Array:
+    """The loss of each sample, their sum, or their mean over the samples with any weight."""
+    xp = ns.xp
     if reduction == "none":
         return loss
     total = xp.sum(loss)

@@ -18,6 +18,7 @@ _SIGNALS = (
     "energy",
 )
 _POLICIES = ("static", "linear", "co_attention", "modality_dropout")
+_LEARNED = ("learned_linear", "residual_mlp", "monotone")
 
 
 def _load(table: str, module: str, name: str) -> Any:
@@ -37,6 +38,10 @@ def dms_register_signals() -> list[Descriptor]:
 @hookimpl
 def dms_register_policies() -> list[Descriptor]:
     return [
-        Descriptor(name=name, load=partial(_load, "POLICIES", "policies", name))
-        for name in _POLICIES
+        Descriptor(name=name, load=partial(_load, table, module, name))
+        for table, module, names in (
+            ("POLICIES", "policies", _POLICIES),
+            ("LEARNED", "learned", _LEARNED),
+        )
+        for name in names
     ]

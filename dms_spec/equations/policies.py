@@ -17,7 +17,10 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.signals import Evidence
 from dms_spec.equations.weights import masked_logsumexp
 from dms_spec.errors import DTypeError, SpecError
+from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,8 @@ class Policy:
         parameters_optional: It can do without them, but not with some of them alone.
         training_presence: What training does to the presence mask, as
             ``(present, *, seed, **options) -> present``; None for nothing.
+        initial: Where learning starts, as ``(spec, sizes, *, seed, **options) -> {name: array}``
+            with the sizes of M, K and where known D and C; None where there is nothing to learn.
     """
 
     name: str
@@ -65,6 +70,7 @@ class Policy:
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_optional: bool = False
     training_presence: Callable[..., NDArray[np.bool_]] | None = None
+    initial: Callable[..., dict[str, Floats]] | None = None
 
 
 def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
@@ -108,6 +114,23 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     log_w = masked_logsumexp(ns, log_a, active[:, :, None], axis=1)[:, 0, :]
     present = xp.sum(xp.astype(active, h.dtype), axis=-1, keepdims=True)
     return {"attention": log_w - xp.log(xp.maximum(present, ns.constant(1.0, present)))}
+
+
+def _initial_bias(spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Floats]:
+    """Uniform: what `static` is without a bias."""
+    del spec, seed
+    return {"bias": np.zeros(sizes["M"], dtype=np.float32)}
+
+
+def _initial_attention(
+    spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int
+) -> dict[str, Floats]:
+    """The features themselves: what `co_attention` is without parameters."""
+    del spec, seed
+    if "D" not in sizes:
+        raise SpecError("co-attention needs the width of the features to start learning")
+    eye = np.eye(sizes["D"], dtype=np.float32)
+    return {"query": eye, "key": eye.copy()}
 
 
 def modality_dropout(ns: Namespace, given: PolicyInput, *, rate: float = 0.3) -> dict[str, Array]:
@@ -159,6 +182,7 @@ POLICIES: tuple[Policy, ...] = (
         equation="E12",
         parameters={"bias": "M"},
         parameters_optional=True,
+        initial=_initial_bias,
     ),
     Policy(
         name="linear",
@@ -175,6 +199,7 @@ POLICIES: tuple[Policy, ...] = (
         needs=("features",),
         parameters={"query": "D d", "key": "D d"},
         parameters_optional=True,
+        initial=_initial_attention,
     ),
     Policy(
         name="modality_dropout",

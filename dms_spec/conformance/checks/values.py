@@ -158,11 +158,7 @@ def check_fused_is_a_mean(ctx: Context) -> None:
         some = result.active.any(axis=1)
         active = result.active[some][..., None]
         h = arrays["features"].astype(np.float64)[some]
-        slack = (
-            64
-            * max(ctx.eps, float(np.finfo(ctx.dtype).eps))
-            * np.abs(np.where(active, h, 0.0)).max(axis=1, initial=1e-30)
-        )
+        slack = 64 * ctx.unit * np.abs(np.where(active, h, 0.0)).max(axis=1, initial=1e-30)
         fused = result.fused.astype(np.float64)[some]
         low = np.where(active, h, np.inf).min(axis=1) - slack
         high = np.where(active, h, -np.inf).max(axis=1) + slack
@@ -170,5 +166,5 @@ def check_fused_is_a_mean(ctx: Context) -> None:
         ctx.expect("DMS-F-004", inside, "fused features are outside the modalities' range")
         mixed = ctx.schedule(spec.replace(fusion="probability"), arrays, case.parameters)
         total = mixed.fused[mixed.active.any(axis=1)].astype(np.float64).sum(axis=1)
-        allowed = 64 * max(ctx.eps, float(np.finfo(ctx.dtype).eps))
+        allowed = 64 * ctx.unit
         ctx.expect("DMS-F-003", np.abs(total - 1) <= allowed, "fused probabilities do not sum to 1")

@@ -186,9 +186,45 @@ def check_weights_follow_signals(ctx: Context) -> None:
         after = ctx.schedule(spec, better, parameters)
         fell = before.weights[:, 0] - after.weights[:, 0]
         # Signals of this size are rounded by a few eps; half inputs are rounded before.
-        unit = max(ctx.eps, float(np.finfo(ctx.dtype).eps))
+        unit = ctx.unit
         allowed = 64 * unit * (1 + coefficient) * (1 + np.abs(before.signals[name][:, 0]))
         ctx.expect("DMS-L-004", fell <= allowed, f"better {name}, but a lower weight")
+
+
+@check("DMS-L-009")
+def check_the_monotone_policy_is_monotone(ctx: Context) -> None:
+    """Whatever was learned, a better signal of its own never lowers a modality's weight."""
+
+    @ctx.given(
+        strategies.cases(
+            ctx.dtype, policies=("monotone",), tame=True, spoil=False, all_present=True
+        ),
+        st.floats(0.0, 1.0),
+    )
+    def property_(case: strategies.Case, amount: float) -> None:
+        spec = case.spec.replace(
+            signals={"energy": {}, "confidence": {}},
+            coefficients={"energy": 1.0, "confidence": 1.0},
+        )
+        parameters = {k: v for k, v in case.parameters.items() if k.startswith("policy.")}
+        for name in ("theta", "hidden_weight"):  # as many rows as there are signals now
+            parameters[f"policy.{name}"] = np.resize(
+                parameters[f"policy.{name}"], (2, *parameters[f"policy.{name}"].shape[1:])
+            )
+        better = {key: array.copy() for key, array in case.arrays.items()}
+        better["logits"][:, 0] += amount  # a larger energy, the same confidence
+        before = ctx.schedule(spec, case.arrays, parameters)
+        after = ctx.schedule(spec, better, parameters)
+        fell = before.weights[:, 0] - after.weights[:, 0]
+        unit = ctx.unit
+        size = (
+            1
+            + np.abs(before.scores).max()
+            + np.abs(case.arrays["logits"][:, 0]).max(
+                initial=0.0, where=np.isfinite(case.arrays["logits"][:, 0])
+            )
+        )
+        ctx.expect("DMS-L-009", fell <= 64 * unit * size, "a better signal, but a lower weight")
 
 
 @check("DMS-Q-007")

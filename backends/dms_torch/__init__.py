@@ -1,0 +1,27 @@
+"""The PyTorch backend of dms-spec: the module, the losses, training.
+
+Needs torch: ``pip install 'dms-spec[torch]'``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+# plugin.py lies in this package and must be importable without torch.
+_HOME = {
+    "Fusion": "fusion",
+    "FusionOutput": "fusion",
+    "TorchBackend": "backend",
+    "consistency_loss": "losses",
+    "fusion_loss": "losses",
+    "weight_entropy": "losses",
+    "mc_dropout": "mc_dropout",
+    "sample_logits": "mc_dropout",
+}
+__all__ = list(_HOME)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'dms_torch' has no attribute {name!r}")
+    return getattr(import_module(f"dms_torch.{_HOME[name]}"), name)

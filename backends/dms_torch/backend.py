@@ -1,0 +1,73 @@
+"""The backend: the equations in PyTorch, with torch's own softmaxes as primitives."""
+
+from __future__ import annotations
+
+from typing import Any, final
+
+import array_api_compat.torch as xp
+import ml_dtypes
+import numpy as np
+import torch
+from dms_spec.capabilities import Capabilities
+from dms_spec.equations.namespace import Namespace
+from dms_spec.interface import ArrayBackend
+from numpy.typing import NDArray
+
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+def _no_autocast(kind: str) -> torch.autocast:
+    return torch.autocast(kind, enabled=False)
+
+
+def torch_namespace(kind: str) -> Namespace:
+    """The namespace on one kind of device, ``"cpu"`` or ``"cuda"``.
+
+    Autocast is off inside: the specification says what is computed in which precision.
+    """
+    return Namespace.of(
+        xp,
+        torch.Tensor,
+        guard=lambda: _no_autocast(kind),
+        softmax=lambda x, axis=-1: torch.softmax(x, dim=axis),
+        log_softmax=lambda x, axis=-1: torch.log_softmax(x, dim=axis),
+        logsumexp=lambda x, axis=-1: torch.logsumexp(x, dim=axis),
+        stop_gradient=torch.Tensor.detach,
+    )
+
+
+@final
+class TorchBackend(ArrayBackend):
+    """PyTorch on the CPU, and on every CUDA device that works."""
+
+    @property
+    def name(self) -> str:
+        return "torch"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        cuda = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return Capabilities(
+            dtypes=DTYPES,
+            devices=("cpu", *(["cuda"] if cuda else []), *cuda),
+            gradients=True,
+            # Sums on a GPU may be taken in another order from run to run.
+            bitwise_deterministic=not cuda,
+        )
+
+    def from_numpy(self, array: NDArray[Any], device: str) -> torch.Tensor:
+        array = np.ascontiguousarray(array)
+        if not array.flags.writeable:  # torch would warn, and share what must not be written
+            array = array.copy()
+        if array.dtype == ml_dtypes.bfloat16:
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
+        return torch.from_numpy(array).to(device)
+
+    def to_numpy(self, array: torch.Tensor) -> NDArray[Any]:
+        array = array.detach().cpu()
+        if array.dtype == torch.bfloat16:
+            return array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+        return array.numpy()
+
+    def namespace(self, device: str) -> Namespace:
+        return torch_namespace(torch.device(device).type)

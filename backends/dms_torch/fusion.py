@@ -1,0 +1,214 @@
+"""`Fusion`: a scheduler as a module, to put between encoders and whatever comes after them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from dms_spec.artifact import Artifact
+from dms_spec.equations.pipeline import compute
+from dms_spec.equations.scheduler import check_batch, check_result
+from dms_spec.errors import DMSWarning, MissingInput, ShapeError, SpecError, closest
+from dms_spec.plugins import get_policy
+from dms_spec.resolve import Resolved, resolve
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import ModalityBatch
+from torch import Tensor, nn
+
+from dms_torch.backend import TorchBackend, torch_namespace
+
+#: One tensor for all modalities, or one for each by name; None or no entry where it is missing.
+Named = Tensor | Mapping[str, Tensor | None]
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """What `Fusion` returns: by attribute, by key, or unpacked like a tuple.
+
+    Attributes:
+        fused: ``[B, D]``, or ``[B, C]`` for fusion of logits or probabilities.
+        weights: ``[B, M]``.
+        scores: ``[B, M]``; -inf where a modality is not active.
+        active: bool ``[B, M]``.
+        signals: Each signal by name, ``[B, M]``.
+        terms: What each term added to the scores, ``[B, M]``.
+        notes: Everything that was weaker than asked for, in words.
+    """
+
+    fused: Tensor
+    weights: Tensor
+    scores: Tensor
+    active: Tensor
+    signals: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    notes: tuple[str, ...]
+
+    def __getitem__(self, key: str | int) -> Any:
+        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_tuple())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """The values, in the order of the attributes."""
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+
+class Fusion(nn.Module):
+    """A scheduler that learns where its policy does.
+
+    Args:
+        spec: What to compute. Its modalities' names are the keys of named inputs.
+        parameters: Arrays by full name, as an artifact stores them; what a learned policy needs
+            and is not given starts at the rule.
+        width: D, where the policy's parameters depend on it (co-attention).
+        seed: Of the parameters that start at random.
+
+    Raises:
+        SpecError, UnknownName, ShapeError: The spec or the parameters do not fit.
+    """
+
+    def __init__(
+        self,
+        spec: SchedulerSpec,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        width: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        given = {name: torch.as_tensor(array) for name, array in (parameters or {}).items()}
+        given = _initial(spec, width, seed) | given
+        # A name with dots cannot be a parameter's; the artifact's names are kept beside.
+        self._names = {name: name.replace(".", "/") for name in given}
+        for name, key in self._names.items():
+            tensor = given[name].detach().clone()
+            if name.startswith("policy."):
+                self.register_parameter(key, nn.Parameter(tensor))
+            else:
+                self.register_buffer(key, tensor)
+        self._resolved = resolve(spec, given)
+        self._capabilities = TorchBackend().capabilities
+        for note in self._resolved.notes():
+            import warnings
+
+            warnings.warn(note, DMSWarning, stacklevel=2)
+
+    def _live(self) -> Resolved:
+        """The resolved spec with the parameters as they are now."""
+        live = {name: getattr(self, key) for name, key in self._names.items()}
+        return replace(self._resolved, parameters=live)
+
+    def forward(
+        self,
+        features: Named | None = None,
+        logits: Named | None = None,
+        mc_logits: Named | None = None,
+        present: Named | None = None,
+    ) -> FusionOutput:
+        """Weigh and fuse.
+
+        Args:
+            features: ``[B, M, D]``, or by name ``[B, D]``.
+            logits: ``[B, M, C]``, or by name ``[B, C]``.
+            mc_logits: ``[T, B, M, C]``, or by name ``[T, B, C]``.
+            present: bool ``[B, M]``, or by name ``[B]``. A name with None, or without an entry,
+                in any of the others is absent for the whole batch.
+
+        Raises:
+            ShapeError, MissingInput, DTypeError, UnsupportedCapability: The batch does not fit.
+            NonFiniteInput, NothingPresent: As the spec asks, and in eager mode only: a compiled
+                graph cannot look at values, and refuses such a spec instead.
+        """
+        there = self._there(present, features, logits, mc_logits)
+        batch = ModalityBatch(
+            features=self._stacked("features", features),
+            logits=self._stacked("logits", logits),
+            mc_logits=self._stacked("mc_logits", mc_logits),
+            present=there,
+        )
+        anything = batch.features if batch.features is not None else batch.logits
+        ns, resolved = torch_namespace(anything.device.type), self._live()
+        check_batch(ns, resolved, self._capabilities, batch)
+        with ns.guard():
+            result = compute(ns, resolved, batch)
+        if not torch.compiler.is_compiling():
+            check_result(ns, self.spec, batch, result)
+        elif self.spec.strict or self.spec.nonfinite == "raise":
+            raise SpecError(
+                'strict=True and nonfinite="raise" need to look at values',
+                expected="a spec without them in a compiled or exported graph",
+            )
+        return FusionOutput(
+            fused=result.fused,
+            weights=result.weights,
+            scores=result.scores,
+            active=result.active,
+            signals=dict(result.signals),
+            terms=dict(result.terms),
+            notes=result.notes,
+        )
+
+    def _stacked(self, role: str, given: Named | None) -> Tensor | None:
+        """One tensor with an axis M in the spec's order; NaN stands where a modality is missing."""
+        if given is None or isinstance(given, Tensor):
+            return given
+        self._check_names(role, given)
+        some = [tensor for tensor in given.values() if tensor is not None]
+        if not some:
+            raise MissingInput(f"{role} has no tensor for any modality")
+        if len({tensor.shape for tensor in some}) > 1:
+            raise ShapeError(
+                f"{role} of the modalities differ in shape",
+                expected="one shape for all",
+                got=", ".join(f"{n} {list(t.shape)}" for n, t in given.items() if t is not None),
+                fix="Project the modalities to a common width first (DMS heads do).",
+            )
+        filler = torch.full_like(some[0], float("nan"))
+        rows = [given.get(name) for name in self.spec.modalities]
+        return torch.stack([filler if row is None else row for row in rows], dim=-2)
+
+    def _there(self, present: Named | None, *given: Named | None) -> Tensor | None:
+        """The presence mask, less the modalities that named inputs do not have at all."""
+        if isinstance(present, Mapping):
+            self._check_names("present", present)
+            some = next(mask for mask in present.values() if mask is not None)
+            everywhere = torch.ones_like(some)
+            masks = [present.get(name) for name in self.spec.modalities]
+            present = torch.stack([everywhere if m is None else m for m in masks], dim=-1)
+        named = [part for part in given if isinstance(part, Mapping)]
+        whole = [all(p.get(name) is not None for p in named) for name in self.spec.modalities]
+        if all(whole):
+            return present
+        some = next(t for p in named for t in p.values() if t is not None)
+        here = torch.tensor(whole, device=some.device).expand(some.shape[-2], -1)
+        return here if present is None else present & here
+
+    def _check_names(self, role: str, given: Mapping[str, Any]) -> None:
+        for name in given:
+            if name not in self.spec.modalities:
+                raise SpecError(
+                    f"{role} has a modality {name!r} that the spec does not name",
+                    fix=closest(name, self.spec.modalities),
+                )
+
+    def artifact(self) -> Artifact:
+        """The spec and the parameters as they are now, for `dms_spec.save_artifact`."""
+        backend = TorchBackend()
+        arrays = {n: backend.to_numpy(getattr(self, key)) for n, key in self._names.items()}
+        return Artifact(spec=self.spec, parameters=arrays)
+
+
+def _initial(spec: SchedulerSpec, width: int | None, seed: int) -> dict[str, Tensor]:
+    """What a learned policy starts with; nothing for one that only may have parameters."""
+    policy = get_policy(spec.policy)
+    if policy.initial is None or (policy.parameters_optional and width is None):
+        return {}
+    sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}
+    if width is not None:
+        sizes["D"] = width
+    start = policy.initial(spec, sizes, seed=seed, **spec.policy_options)
+    return {f"policy.{name}": torch.from_numpy(array) for name, array in start.items()}

@@ -1,0 +1,81 @@
+"""Losses for training a scheduler with the model around it."""
+
+from __future__ import annotations
+
+import torch
+from dms_spec.equations import losses as equations
+from dms_spec.equations.losses import Reduction
+from torch import Tensor
+from torch.nn import functional
+
+from dms_torch.backend import torch_namespace
+from dms_torch.fusion import FusionOutput
+
+
+def consistency_loss(
+    features: Tensor,
+    weights: Tensor,
+    *,
+    reduction: Reduction = "mean",
+    detach_weights: bool = True,
+) -> Tensor:
+    """MWCL, equation E7 (DMS, arXiv 2506.12724, section 3.4); see `dms_spec.equations.losses`.
+
+    Args:
+        features: ``[B, M, D]``; anything may stand where the weight is 0.
+        weights: ``[B, M]``.
+        reduction: ``"none"`` gives ``[B]``.
+        detach_weights: Keep the gradient out of the weights, which it would drive to one-hot.
+    """
+    ns = torch_namespace(features.device.type)
+    with ns.guard():
+        loss: Tensor = equations.consistency_loss(
+            ns,
+            features.to(weights.dtype),
+            weights,
+            reduction=reduction,
+            detach_weights=detach_weights,
+        )
+    return loss
+
+
+def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    """Entropy of the weights in nats: worth logging, and subtracted a guard against one-hot."""
+    return equations.weight_entropy(  # type: ignore[no-any-return]
+        torch_namespace(weights.device.type), weights, reduction=reduction
+    )
+
+
+def fusion_loss(
+    output: FusionOutput,
+    predictions: Tensor,
+    labels: Tensor,
+    features: Tensor,
+    *,
+    consistency: float = 0.1,
+    entropy: float = 0.0,
+) -> dict[str, Tensor]:
+    """L = L_task + lambda L_MWCL - eta H(w), and its parts. DMS, equation of section 3.4.
+
+    Args:
+        output: What `Fusion` returned.
+        predictions: Logits of the model for the fused value, ``[B, C]``.
+        labels: Classes, int64 ``[B]``. A sample with nothing active has no part in the loss.
+        features: What was fused, ``[B, M, D]``.
+        consistency: lambda.
+        entropy: eta.
+
+    Returns:
+        ``total``, ``task``, ``consistency`` and ``entropy``, scalars.
+    """
+    some = output.active.any(dim=-1)
+    each = functional.cross_entropy(predictions, labels, reduction="none")
+    task = torch.where(some, each, 0.0).sum() / some.sum().clamp(min=1)
+    mwcl = consistency_loss(features, output.weights)
+    spread = weight_entropy(output.weights)
+    return {
+        "total": task + consistency * mwcl - entropy * spread,
+        "task": task,
+        "consistency": mwcl,
+        "entropy": spread,
+    }
