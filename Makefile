@@ -26,7 +26,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 
 # The example backend goes in as a stranger's would: built, then installed.
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
-	$(INSTALL) --editable ".[conformance,demo]" --group test
+	$(INSTALL) --editable ".[conformance,demo,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 
@@ -35,7 +35,7 @@ $(VENV)/lint: $(VENV)/test
 	@touch $@
 
 $(VENV)/docs: $(VENV)/pip pyproject.toml
-	$(INSTALL) --editable ".[demo]" --group docs
+	$(INSTALL) --editable ".[demo,torch]" --group docs
 	@touch $@
 
 demo: $(VENV)/demo

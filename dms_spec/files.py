@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,10 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
 def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     from safetensors import safe_open
 
+    # Teaches NumPy bfloat16, where a backend that has it is installed; whether a file can be read
+    # must not depend on what was imported before.
+    with suppress(ImportError):
+        import ml_dtypes  # noqa: F401
     arrays = {}
     with safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
@@ -102,6 +106,14 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
         FileError: The suffix is unknown, or the folder cannot be written to.
     """
     check_suffix(path)
+    for name, array in arrays.items():
+        if path.suffix == ".npz" and array.dtype.name == "bfloat16":
+            raise FileError(
+                f"an .npz file cannot hold {name!r}",
+                expected="a dtype of NumPy's own",
+                got="bfloat16",
+                fix="Give the output the suffix .safetensors.",
+            )
     with replacing(path) as temporary:
         if path.suffix == ".npz":
             with temporary.open("wb") as file:

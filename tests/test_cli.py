@@ -512,3 +512,18 @@ def test_a_defect_shows_its_traceback_and_is_no_verdict(
     assert main(["schedule", str(example), "-o", str(tmp_path / "out.npz")]) == 70
     said = capsys.readouterr().err
     assert "Traceback" in said and "ZeroDivisionError" in said and "report it" in said
+
+
+def test_bfloat16_in_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where a backend has it: read from safetensors, written to safetensors, refused by .npz."""
+    pytest.importorskip("torch")
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    arrays = worked_example.arrays("bfloat16")
+    write_arrays(tmp_path / "in.safetensors", arrays)
+    run = ["schedule", str(tmp_path / "in.safetensors"), "--backend", "torch", "-o"]
+    assert main([*run, str(tmp_path / "out.safetensors")]) == 0
+    out = read_arrays(tmp_path / "out.safetensors")
+    assert out["fused"].dtype == ml_dtypes.bfloat16 and out["weights"].dtype == np.float32
+    assert main([*run, str(tmp_path / "out.npz")]) == 2
+    assert ".safetensors" in capsys.readouterr().err
+    assert not (tmp_path / "out.npz").exists()

@@ -48,13 +48,13 @@ def test_the_wheel_is_pure_and_of_this_version(wheel: Path) -> None:
 def test_packages_are_at_the_top(members: set[str]) -> None:
     """Core and backends side by side, wherever their folders are; nothing else."""
     info = f"dms_spec-{PACKAGE}.dist-info"
-    assert {name.split("/")[0] for name in members} == {"dms_spec", "dms_numpy", info}
+    assert {name.split("/")[0] for name in members} == {"dms_spec", "dms_numpy", "dms_torch", info}
     for name in ("dms_spec/__init__.py", "dms_spec/__main__.py", "dms_numpy/plugin.py"):
         assert name in members
 
 
 def test_every_module_of_the_tree_is_shipped(members: set[str]) -> None:
-    for package in (ROOT / "dms_spec", ROOT / "backends" / "dms_numpy"):
+    for package in (ROOT / "dms_spec", *(ROOT / "backends").iterdir()):
         for path in package.rglob("*.py"):
             assert path.relative_to(package.parent).as_posix() in members
 

@@ -8,10 +8,11 @@ import array_api_compat.torch as xp
 import ml_dtypes
 import numpy as np
 import torch
+from numpy.typing import NDArray
+
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface import ArrayBackend
-from numpy.typing import NDArray
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 

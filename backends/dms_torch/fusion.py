@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from dms_spec.artifact import Artifact
 from dms_spec.equations.pipeline import compute
 from dms_spec.equations.scheduler import check_batch, check_result
@@ -15,8 +18,6 @@ from dms_spec.plugins import get_policy
 from dms_spec.resolve import Resolved, resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
-from torch import Tensor, nn
-
 from dms_torch.backend import TorchBackend, torch_namespace
 
 #: One tensor for all modalities, or one for each by name; None or no entry where it is missing.
@@ -93,8 +94,6 @@ class Fusion(nn.Module):
         self._resolved = resolve(spec, given)
         self._capabilities = TorchBackend().capabilities
         for note in self._resolved.notes():
-            import warnings
-
             warnings.warn(note, DMSWarning, stacklevel=2)
 
     def _live(self) -> Resolved:
@@ -138,9 +137,9 @@ class Fusion(nn.Module):
         if not torch.compiler.is_compiling():
             check_result(ns, self.spec, batch, result)
         elif self.spec.strict or self.spec.nonfinite == "raise":
-            raise SpecError(
-                'strict=True and nonfinite="raise" need to look at values',
-                expected="a spec without them in a compiled or exported graph",
+            # A builtin error, because the compiler cannot trace the making of one of ours.
+            raise NotImplementedError(
+                'strict=True and nonfinite="raise" look at values, which a compiled graph cannot'
             )
         return FusionOutput(
             fused=result.fused,
@@ -154,7 +153,7 @@ class Fusion(nn.Module):
 
     def _stacked(self, role: str, given: Named | None) -> Tensor | None:
         """One tensor with an axis M in the spec's order; NaN stands where a modality is missing."""
-        if given is None or isinstance(given, Tensor):
+        if not isinstance(given, Mapping):
             return given
         self._check_names(role, given)
         some = [tensor for tensor in given.values() if tensor is not None]

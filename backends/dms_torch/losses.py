@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-from dms_spec.equations import losses as equations
-from dms_spec.equations.losses import Reduction
 from torch import Tensor
 from torch.nn import functional
 
+from dms_spec.equations import losses as equations
+from dms_spec.equations.losses import Reduction
 from dms_torch.backend import torch_namespace
 from dms_torch.fusion import FusionOutput
 

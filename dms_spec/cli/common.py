@@ -64,7 +64,8 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
         del arrays[name]
     batch = ModalityBatch(**arrays)
     for name, array in arrays.items():
-        if array.dtype.kind not in "biufc":  # else each library refuses it in its own way
+        # Else each library refuses it in its own way. bfloat16 is of no kind of NumPy's.
+        if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
             raise DTypeError(
                 f"{name} in {args.input} does not hold numbers",
                 expected="bool" if name == "present" else "a floating dtype",

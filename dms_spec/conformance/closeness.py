@@ -26,7 +26,7 @@ def finfo(dtype: Any) -> Any:
     if np.dtype(dtype).name == "bfloat16":
         import ml_dtypes
 
-        return ml_dtypes.finfo(dtype)
+        return ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
     return np.finfo(dtype)
 
 
