@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dms_torch import primitives
+
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface import ArrayBackend
@@ -33,6 +35,8 @@ def torch_namespace(kind: str) -> Namespace:
         softmax=lambda x, axis=-1: torch.softmax(x, dim=axis),
         log_softmax=lambda x, axis=-1: torch.log_softmax(x, dim=axis),
         logsumexp=lambda x, axis=-1: torch.logsumexp(x, dim=axis),
+        select=primitives.select,
+        variance_over_passes=primitives.variance_over_passes,
         stop_gradient=torch.Tensor.detach,
     )
 
