@@ -55,6 +55,7 @@ docs: $(VENV)/docs
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_schedule.py
+	$(BIN)/python benchmarks/bench_torch.py
 
 clauses: $(VENV)/pip
 	$(BIN)/python docs/spec/build_clauses.py

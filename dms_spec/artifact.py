@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,20 +23,35 @@ from dms_spec.spec import SchedulerSpec
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 
 _DTYPES = ("float64", "float32", "float16")
+_HEADS = ("heads.", "head.")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A scheduler at rest.
+    """A scheduler at rest, and where it was fitted to embeddings, its heads too.
 
     Attributes:
         spec: What it computes.
         parameters: Arrays by full name, such as ``policy.bias`` or
-            ``signals.anchored_alignment.anchor``.
+            ``signals.anchored_alignment.anchor``; those of heads are ``heads.<modality>.<name>``,
+            and ``head.<name>`` for what stands on the fused features.
+        model: What goes with the heads, as plain data for JSON: classes, settings, metrics. Empty
+            for a scheduler alone.
     """
 
     spec: SchedulerSpec
     parameters: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scheduler_parameters(self) -> dict[str, NDArray[Any]]:
+        """The parameters without those of the heads: what `Backend.scheduler` takes.
+
+        Everything else stays, so that a name that nobody owns is still refused there.
+        """
+        return {
+            name: array for name, array in self.parameters.items() if not name.startswith(_HEADS)
+        }
 
 
 def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = False) -> None:
@@ -49,23 +64,11 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
 
     Raises:
         ArtifactError: Something is at the path already (with ``overwrite``, something that is
-            no artifact), or a parameter is not finite numbers.
+            no artifact), a parameter is not finite numbers, or the model is not plain data.
         FileError: The folder cannot be written.
     """
     path = Path(path)
-    if path.exists() and not overwrite:
-        raise ArtifactError(
-            f"{path} exists already",
-            expected="a new folder",
-            fix="Choose another path, or pass overwrite=True to replace it.",
-        )
-    if path.exists() and not _replaceable(path):
-        raise ArtifactError(
-            f"{path} is not replaced",
-            expected="an artifact, or an empty folder",
-            got="something else, which would be lost",
-            fix="Choose another path, or remove it yourself.",
-        )
+    check_target(path, overwrite=overwrite)
     parameters = {name: np.asarray(array) for name, array in artifact.parameters.items()}
     for name, array in parameters.items():
         _check_parameter(name, array)
@@ -76,10 +79,39 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
         "spec": artifact.spec.to_dict(),
         "parameters": _table(parameters),
     }
+    if artifact.model:
+        config["model"] = dict(artifact.model)
+    try:
+        text = json.dumps(config, indent=2, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ArtifactError(
+            "the spec or the model is not plain data", expected="JSON", got=str(error)
+        ) from error
     with replacing_folder(path) as folder:
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
         write_arrays(folder / MODEL, parameters)
         (folder / CARD).write_text(_card(artifact), encoding="utf-8")
+
+
+def check_target(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse a path that `save_artifact` would refuse: for asking before the work is done.
+
+    Raises:
+        ArtifactError: Something is there; with ``overwrite``, something that is no artifact.
+    """
+    if path.exists() and not overwrite:
+        raise ArtifactError(
+            f"{path} exists already",
+            expected="a new folder",
+            fix="Choose another path, or replace it: overwrite=True, or --overwrite.",
+        )
+    if path.exists() and not _replaceable(path):
+        raise ArtifactError(
+            f"{path} is not replaced",
+            expected="an artifact, or an empty folder",
+            got="something else, which would be lost",
+            fix="Choose another path, or remove it yourself.",
+        )
 
 
 def load_artifact(path: Path | str) -> Artifact:
@@ -122,7 +154,14 @@ def load_artifact(path: Path | str) -> Artifact:
         )
     for name, array in parameters.items():
         _check_parameter(name, array)
-    return Artifact(spec=spec, parameters=parameters)
+    model = config.get("model", {})
+    if not isinstance(model, dict):
+        raise ArtifactError(
+            f"the model in {path / CONFIG} is of the wrong kind",
+            expected="an object",
+            got=type(model).__name__,
+        )
+    return Artifact(spec=spec, parameters=parameters, model=model)
 
 
 def _replaceable(path: Path) -> bool:
@@ -148,13 +187,13 @@ def _check_parameter(name: str, array: NDArray[Any]) -> None:
 
 def _card(artifact: Artifact) -> str:
     spec = artifact.spec
-    rows = [
-        f"| `{name}` | {list(array.shape)} | {array.dtype.name} |"
+    parameters = [
+        (f"`{name}`", str(list(array.shape)), array.dtype.name)
         for name, array in sorted(artifact.parameters.items())
     ]
-    table = (
-        ["| parameter | shape | dtype |", "|---|---|---|", *rows] if rows else ["No parameters."]
-    )
+    use = "dms schedule IN.npz -o OUT.npz --spec THIS_FOLDER"
+    if artifact.model:
+        use = "dms predict THIS_FOLDER IN.npz -o OUT.npz"
     return "\n".join(
         [
             "# A fusion scheduler",
@@ -162,14 +201,70 @@ def _card(artifact: Artifact) -> str:
             f"Decides per sample how far to trust each of: {', '.join(spec.modalities)}.",
             f"Policy `{spec.policy}`, fusion `{spec.fusion}`, specification {spec.edition}.",
             "",
+            *(_model_card(artifact.model) if artifact.model else ()),
             "```json",
             spec.to_json(),
             "```",
             "",
-            *table,
+            *(
+                _markdown(("parameter", "shape", "dtype"), parameters)
+                if parameters
+                else ["No parameters."]
+            ),
             "",
-            "Written by dms-spec " + PACKAGE + ". Use it with "
-            "`dms schedule IN.npz -o OUT.npz --spec THIS_FOLDER`.",
+            f"Written by dms-spec {PACKAGE}. Use it with `{use}`.",
             "",
         ]
     )
+
+
+def _model_card(model: Mapping[str, Any]) -> list[str]:
+    """What a fit wrote about itself, as tables; what is not there is left out."""
+    data, metrics, notes = (model.get(key) or {} for key in ("data", "metrics", "notes"))
+    lines: list[str] = []
+    rows: list[tuple[Any, ...]]
+    if data:
+        counts = [
+            f"{data[key]} {key.replace('_', ' ')}"
+            for key in ("training_rows", "held_out_rows", "test_rows")
+        ]
+        rows = [(n, row["width"], row["present"]) for n, row in data["modalities"].items()]
+        lines += ["## Data", "", f"{data['rows']} rows: {', '.join(counts)}.", ""]
+        lines += [*_markdown(("modality", "width", "present in rows"), rows), ""]
+    if metrics:
+        sets = tuple(metrics.values())
+        rows = [
+            (title, *(_percent(one[key]["accuracy"]) for one in sets))
+            for title, key in (("fused", "fused"), ("uniform weights", "static"))
+        ]
+        rows += [
+            (f"{name} alone", *(_percent(one["modalities"][name]["accuracy"]) for one in sets))
+            for name in sets[0]["modalities"]
+        ]
+        header = ("Accuracy", *(name.replace("_", " ") for name in metrics))
+        lines += ["## Measured", "", *_markdown(header, rows), ""]
+        lines += ["The held-out rows chose when to stop: the test rows, if any, are the fair ones."]
+        lines += [""]
+    if model.get("calibration"):
+        rows = [
+            (name, *(_digits(row.get(k)) for k in ("temperature", "ece_before", "ece_after")))
+            for name, row in model["calibration"].items()
+        ]
+        header = ("modality", "temperature", "ECE before", "ECE after")
+        lines += ["## Calibration", "", "On the held-out rows.", "", *_markdown(header, rows), ""]
+    if notes:
+        lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
+    return lines
+
+
+def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> list[str]:
+    lines = (header, ("---",) * len(header), *rows)
+    return [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _digits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"

@@ -165,6 +165,33 @@ def test_an_artifact_means_the_same_to_every_backend(
         assert np.all(np.abs(weights - exact.weights) <= allowed)
 
 
+@pytest.mark.clause("DMS-X-002")
+def test_a_model_goes_with_the_parameters(tmp_path: Path) -> None:
+    """Plain data, as it was; the parameters of heads are not the scheduler's."""
+    heads = {"heads.image.temperature": np.array(2.0), "head.bias": np.zeros(2)}
+    artifact = Artifact(
+        spec=SPEC,
+        parameters={**GOOD.parameters, **heads},
+        model={"classes": [1, 2], "x": {"y": 0.1}},
+    )
+    save_artifact(tmp_path / "a", artifact)
+    back = load_artifact(tmp_path / "a")
+    assert back.model == artifact.model
+    assert back.parameters.keys() == artifact.parameters.keys()
+    assert back.scheduler_parameters.keys() == {ANCHOR}
+    save_artifact(tmp_path / "b", GOOD)
+    assert "model" not in json.loads((tmp_path / "b" / "config.json").read_text("utf-8"))
+    assert load_artifact(tmp_path / "b").model == {}
+
+
+@pytest.mark.clause("DMS-X-006")
+@pytest.mark.parametrize("value", [np.zeros(2), {1, 2}, float("nan"), b"a"], ids=repr)
+def test_a_model_that_is_no_plain_data_is_not_saved(tmp_path: Path, value: Any) -> None:
+    with pytest.raises(ArtifactError, match="plain data"):
+        save_artifact(tmp_path / "a", Artifact(spec=SPEC, model={"x": value}))
+    assert contents(tmp_path) == {}
+
+
 # --------------------------------------------------------------------------------------- refused
 
 
@@ -199,6 +226,8 @@ def test_a_newer_format_is_refused_with_its_author(saved: Path) -> None:
         ({"parameters": {ANCHOR: {"shape": [2], "dtype": "float32"}}}, ArtifactError, "together"),
         ({"parameters": {"x": {"shape": [2], "dtype": "float64"}}}, ArtifactError, "together"),
         ({"spec": {"modalities": ["a"], "polcy": "linear"}}, DMSError, "'policy'"),
+        ({"model": []}, ArtifactError, "model"),
+        ({"model": None}, ArtifactError, "model"),
         ({"spec": []}, SpecError, "object"),
         ({"spec": {}}, SpecError, "modalities"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -31,3 +32,15 @@ def test_the_other_benchmarks_print_a_table(command: list[str]) -> None:
         [sys.executable, str(BENCHMARKS / script), *options], capture_output=True, text=True
     )
     assert done.returncode == 0 and "numpy" in done.stdout, done.stderr
+
+
+def test_the_torch_benchmark_has_a_baseline_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is timed against is right on ordinary data, or the ratio would mean nothing."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    bench = importlib.import_module("bench_torch")
+    arrays = {name: torch.from_numpy(array) for name, array in bench.batch(3).items()}
+    from dms_torch import Fusion
+
+    torch.testing.assert_close(bench.naive(**arrays)[1], Fusion(bench.SPEC)(**arrays).weights)
+    assert "ten passes" in bench.head_cost(3, 0.01)

@@ -85,6 +85,7 @@ def tables(draw: st.DrawFn) -> tuple[Floats, Labels]:
     return logits, labels
 
 
+@pytest.mark.clause("DMS-D-006")
 @given(tables())
 @settings(deadline=None, max_examples=200)
 def test_no_temperature_is_better_and_one_is_no_better(table: tuple[Floats, Labels]) -> None:

@@ -10,7 +10,14 @@ from dms_spec.plugins import available, get_backend
 
 def _cases() -> list[object]:
     return [
-        pytest.param(check, name, device, dtype, id=f"{name}-{device}-{dtype}-{check.name}")
+        pytest.param(
+            check,
+            name,
+            device,
+            dtype,
+            id=f"{name}-{device}-{dtype}-{check.name}",
+            marks=[pytest.mark.gpu] if device.startswith("cuda") else [],
+        )
         for name in available("backend")
         for device in get_backend(name).capabilities.devices
         for dtype in get_backend(name).capabilities.dtypes

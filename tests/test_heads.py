@@ -182,6 +182,7 @@ def shapes(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.clause("DMS-D-001", "DMS-D-002", "DMS-D-004")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
 @given(sizes=shapes(), density=st.sampled_from([0.0, 0.5, 1.0]), filler=st.sampled_from(FILLERS))
@@ -287,6 +288,7 @@ def test_half_is_computed_in_single_and_double_wins(dtypes: tuple[str, ...], exp
             np.testing.assert_array_equal(array, wide[name])
 
 
+@pytest.mark.clause("DMS-D-004")
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_present_and_not_finite_stays_so(name: str, bad: float) -> None:
@@ -409,6 +411,7 @@ def test_gradients_are_those_of_finite_differences(output: str) -> None:
     assert torch.autograd.gradcheck(run, tensors)
 
 
+@pytest.mark.clause("DMS-D-004")
 def test_nothing_absent_reaches_a_gradient() -> None:
     torch = pytest.importorskip("torch")
     seen: list[dict[str, Any]] = []
@@ -498,6 +501,7 @@ def estimate(x: Floats, weight: Floats, logits: Floats, dropout: float, tau: flo
     return float(dropout_variance(NUMPY, x[None], weight, logits[None], dropout, tau)[0])
 
 
+@pytest.mark.clause("DMS-D-001")
 @given(small_heads())
 @settings(deadline=None, max_examples=200)
 def test_the_variance_is_exact_to_first_order(
@@ -612,6 +616,7 @@ def test_round_off_stays_small_for_confident_rows(
     )
 
 
+@pytest.mark.clause("DMS-D-005")
 def test_round_off_never_makes_it_negative() -> None:
     """Classes with the same weights have a variance of 0, and round-off of either sign."""
     random = rng(15)
@@ -635,6 +640,7 @@ def test_the_variance_is_that_of_the_calibrated_probabilities() -> None:
 # --- masks ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.clause("DMS-D-003")
 def test_masks_depend_on_seed_and_name_and_nothing_else() -> None:
     widths = {"image": 50, "text": 30, "audio": 50}
     first = draw_masks(widths, 10, 0.3, 5)
@@ -652,6 +658,7 @@ def test_masks_depend_on_seed_and_name_and_nothing_else() -> None:
     assert (first["image"] != draw_masks(widths, 10, 0.3, 6)["image"]).any()
 
 
+@pytest.mark.clause("DMS-D-003")
 def test_masks_are_the_same_on_every_machine() -> None:
     drawn = draw_masks({"\u753b\u50cf": 12, "text": 12}, 2, 0.5, 2026)
     assert ["".join(str(int(x)) for x in row) for rows in drawn.values() for row in rows] == [

@@ -12,6 +12,8 @@ _HOME = {
     "Fusion": "fusion",
     "FusionOutput": "fusion",
     "TorchBackend": "backend",
+    "FitSettings": "settings",
+    "fit": "training",
     "consistency_loss": "losses",
     "fusion_loss": "losses",
     "weight_entropy": "losses",

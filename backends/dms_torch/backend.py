@@ -10,11 +10,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dms_torch import primitives
-
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface import ArrayBackend
+from dms_torch import primitives
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -61,7 +60,7 @@ class TorchBackend(ArrayBackend):
         )
 
     def from_numpy(self, array: NDArray[Any], device: str) -> torch.Tensor:
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")  # ascontiguousarray gives a scalar an axis
         if not array.flags.writeable:  # torch would warn, and share what must not be written
             array = array.copy()
         if array.dtype == ml_dtypes.bfloat16:

@@ -31,7 +31,7 @@ def variance_over_passes(mc_logits: Tensor) -> Tensor:
     step = max(1, _BLOCK // (passes * modalities * classes))
     if samples <= step:
         return _variance(mc_logits)
-    return torch.cat([_variance(part) for part in mc_logits.split(step, dim=1)])
+    return torch.cat([_variance(part) for part in torch.split(mc_logits, step, dim=1)])
 
 
 def _variance(mc_logits: Tensor) -> Tensor:

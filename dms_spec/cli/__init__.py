@@ -21,7 +21,7 @@ from dms_spec.errors import BackendUnavailable, DMSError, PluginError
 GOOD, NOT_CONFORMANT, BAD_INPUT, OUT_OF_TOLERANCE, UNAVAILABLE = range(5)
 DEFECT = 70  # the usual number for "software"; Python's own would be 1, which is taken
 
-VERBS = ("schedule", "explain", "demo", "backends", "plugins", "doctor")
+VERBS = ("schedule", "fit", "predict", "explain", "demo", "backends", "plugins", "doctor")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
     with warnings.catch_warnings():
         # The same words come back as notes of the result.
         warnings.simplefilter("ignore", DMSWarning)
-        scheduler = backend.scheduler(artifact.spec, artifact.parameters, device=device)
+        scheduler = backend.scheduler(artifact.spec, artifact.scheduler_parameters, device=device)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = scheduler(ModalityBatch(**moved))
     back = {

@@ -67,7 +67,7 @@ def apply_heads(
 
     Half precision is computed in float32; one float64 embedding makes it float64 throughout.
 
-    Equation: inverted dropout, Srivastava et al. 2014 (JMLR 15); passes at test time, Gal and
+    Equation E19: inverted dropout, Srivastava et al. 2014 (JMLR 15); passes at test time, Gal and
     Ghahramani 2016 (arXiv 1506.02142); temperature, Guo et al. 2017 (arXiv 1706.04599).
 
     Args:
@@ -172,10 +172,10 @@ def dropout_variance(
 ) -> Array:
     """Variance of the class probabilities under dropout, summed over classes, without sampling.
 
-    Derivation (delta method, first order through the softmax; the closed form of the moments is
-    that of Wang and Manning 2013, "Fast dropout training"). Inverted dropout multiplies input d by
-    ``1 + e_d``, with ``E e_d = 0``, ``Var e_d = q / (1 - q)``, independent over d. The logits
-    move by ``delta_k = sum_d e_d x_d W_dk / tau``, so that exactly ::
+    Equation E20. Derivation (delta method, first order through the softmax; the closed form of
+    the moments is that of Wang and Manning 2013, "Fast dropout training"). Inverted dropout
+    multiplies input d by ``1 + e_d``, with ``E e_d = 0``, ``Var e_d = q / (1 - q)``, independent
+    over d. The logits move by ``delta_k = sum_d e_d x_d W_dk / tau``, so that exactly ::
 
         Cov(l_j, l_k) = q / (1 - q) / tau^2 * sum_d x_d^2 W_dj W_dk
 

@@ -1,0 +1,203 @@
+"""``dms fit``: heads and a scheduler, learned from a table of embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.cli.common import table as text_table
+from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest
+
+if TYPE_CHECKING:
+    from dms_spec.spec import SchedulerSpec
+
+HELP = "learn heads and a scheduler from a table of embeddings"
+
+_SPEC, _POLICY = "robust", "monotone"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "input",
+        metavar="TRAIN",
+        type=Path,
+        help=".npz or .safetensors with an array [N, D] for each modality under its name, labels "
+        "[N], and where they apply present [N, M] (bool), train and test (row indices)",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="DIR", type=Path, required=True, help="artifact folder to make"
+    )
+    parser.add_argument(
+        "--spec",
+        metavar="S",
+        help="a preset (paper, robust, static) or a JSON file "
+        f"(default: {_SPEC}, with policy {_POLICY})",
+    )
+    parser.add_argument("--policy", metavar="P", help="a policy in place of the spec's")
+    numbers = parser.add_argument_group("learning")
+    for flag, kind, default, text in (
+        ("--epochs", int, 200, "at most so many in each stage"),
+        ("--patience", int, 20, "epochs without a better held-out score before stopping"),
+        ("--batch-size", int, 128, "rows in a step"),
+        ("--lr", float, 3e-3, "learning rate of Adam"),
+        ("--width", int, 64, "of the common feature space, where the spec reads features"),
+        ("--passes", int, 10, "of Monte-Carlo dropout; 0 for none"),
+        ("--dropout", float, 0.2, "rate on the heads' inputs"),
+        ("--consistency", float, 0.1, "weight of that loss, where the spec reads features"),
+        ("--seed", int, 0, "of everything random"),
+    ):
+        metavar = "INT" if kind is int else "X"
+        help_text = f"{text} (default: %(default)s)"
+        numbers.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_text)
+    parser.add_argument("--device", help="cpu, cuda, cuda:0, ... (default: cpu)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an artifact at DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dms_spec.artifact import check_target, save_artifact
+    from dms_spec.plugins import get_backend
+    from dms_spec.tables import read_table
+
+    device = get_backend("torch").check_device(args.device)
+    try:
+        training = import_module("dms_torch.training")
+        import_module("tqdm")  # for the progress bar: before the work, not in it
+    except ImportError as error:
+        raise BackendUnavailable(
+            "learning needs torch and tqdm", got=str(error), fix="pip install 'dms-spec[torch]'"
+        ) from error
+    check_target(args.output, overwrite=args.overwrite)  # before the work, not after it
+    settings = training.FitSettings(
+        epochs=args.epochs,
+        patience=args.patience,
+        batch_size=args.batch_size,
+        learning_rate=args.lr,
+        width=args.width,
+        passes=args.passes,
+        dropout=args.dropout,
+        consistency=args.consistency,
+        seed=args.seed,
+    )
+    given = _json_spec(args.spec)
+    table = read_table(args.input, given.modalities if given else None, need_labels=True)
+    spec = _spec(args, given, table.modalities)
+    checkpoint = checkpoint_of(args.output)
+    with _Bars() as bars:
+        result = training.fit(
+            table,
+            spec,
+            settings,
+            device=device,
+            checkpoint=checkpoint,
+            report=bars,
+        )
+    save_artifact(args.output, result.artifact, overwrite=args.overwrite)
+    checkpoint.unlink(missing_ok=True)
+    if result.resumed:
+        print(f"dms: note: went on from a checkpoint at {result.resumed}", file=sys.stderr)
+    if args.json:
+        print(json.dumps({"output": str(args.output), **result.artifact.model}, indent=2))
+        return 0
+    for note in result.notes:
+        print(f"dms: note: {note}", file=sys.stderr)
+    print(_summary(result.artifact.model, spec))
+    print(f"wrote {args.output}: use it with dms predict {args.output} IN.npz -o OUT.npz")
+    return 0
+
+
+def checkpoint_of(output: Path) -> Path:
+    """Where the state of a run is kept until its artifact is written."""
+    return output.with_name(f"{output.name}.checkpoint.safetensors")
+
+
+def _json_spec(text: str | None) -> SchedulerSpec | None:
+    """The spec of a JSON file; None for a preset."""
+    from dms_spec.spec import PRESETS, SchedulerSpec
+
+    if text is None or text in PRESETS:
+        return None
+    path = Path(text)
+    try:
+        if path.is_file():
+            return SchedulerSpec.from_json(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise FileError(f"cannot read {path}", got=str(error)) from error
+    raise SpecError(
+        f"there is no spec {text!r}",
+        expected=f"a preset ({', '.join(PRESETS)}) or a JSON file",
+        fix=closest(text, PRESETS),
+    )
+
+
+def _spec(
+    args: argparse.Namespace, given: SchedulerSpec | None, modalities: tuple[str, ...]
+) -> SchedulerSpec:
+    from dms_spec.plugins import get_policy
+    from dms_spec.spec import SchedulerSpec
+
+    spec = given or SchedulerSpec.preset(args.spec or _SPEC, modalities)
+    policy = args.policy or (None if args.spec else _POLICY)
+    if policy is None or policy == spec.policy:
+        return spec
+    # The options are the other policy's; coefficients mean nothing to one that weighs no signals.
+    spec = spec.replace(policy=policy, policy_options={})
+    return spec if get_policy(policy).uses_signals else spec.replace(coefficients={})
+
+
+class _Bars:
+    """A progress bar for each stage, on a terminal."""
+
+    def __init__(self) -> None:
+        self._stage = ""
+        self._bar: Any = None
+
+    def __enter__(self) -> Callable[[Any], None]:
+        return self._update
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def _update(self, progress: Any) -> None:
+        from tqdm import tqdm
+
+        if progress.stage != self._stage:
+            self.__exit__()
+            self._stage = progress.stage
+            self._bar = tqdm(
+                desc=f"learning {progress.stage}",
+                total=progress.epochs,
+                initial=progress.epoch - 1,
+                unit="epoch",
+                disable=None,
+            )
+        self._bar.set_postfix(held_out=f"{progress.score:.4f}", best=f"{progress.best_score:.4f}")
+        self._bar.update()
+
+
+def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
+    data = model["data"]
+    rows_of = f"{data['training_rows']} rows to learn from, {data['held_out_rows']} held out"
+    classes = len(model["classes"])
+    lines = [f"policy {spec.policy}, fusion {spec.fusion}, {classes} classes; {rows_of}", ""]
+    measured = model["metrics"]
+    header = ["accuracy", *(name.replace("_", " ") for name in measured)]
+    rows = [
+        [name, *(_percent(m[key]["accuracy"]) for m in measured.values())]
+        for name, key in (("fused", "fused"), ("uniform weights", "static"))
+    ]
+    rows += [
+        [f"{name} alone", *(_percent(m["modalities"][name]["accuracy"]) for m in measured.values())]
+        for name in spec.modalities
+    ]
+    return "\n".join([*lines, text_table(header, rows, right=range(1, len(header))), ""])
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

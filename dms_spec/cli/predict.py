@@ -1,0 +1,115 @@
+"""``dms predict``: classes, probabilities and weights for every row of a table."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from dms_spec.cli.common import table as text_table
+from dms_spec.errors import FileError
+
+HELP = "score a table of embeddings with what dms fit learned"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "artifact", metavar="DIR", type=Path, help="artifact folder, as dms fit writes it"
+    )
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        type=Path,
+        help=".npz or .safetensors with an array [N, D] for each modality under its name, and "
+        "where something is missing present [N, M] (bool)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        required=True,
+        help=".npz or .safetensors for probabilities, predicted, weights, active and each signal",
+    )
+    parser.add_argument(
+        "--backend", default="numpy", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="one of the backend's devices (default: its first)")
+    parser.add_argument(
+        "--batch-size", type=int, default=1024, help="rows at a time (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dms_spec.artifact import load_artifact
+    from dms_spec.files import check_suffix, write_arrays
+    from dms_spec.plugins import get_backend
+    from dms_spec.predictor import Predictor, class_indices
+    from dms_spec.tables import read_table
+
+    check_suffix(args.output)  # before the work, not after it
+    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
+        raise FileError(
+            "the output is the input", got=str(args.output), fix="Choose another output file."
+        )
+    backend = get_backend(args.backend)
+    predictor = Predictor(load_artifact(args.artifact), backend, args.device)
+    spec = predictor.artifact.spec
+    table = read_table(args.input, spec.modalities)
+    results = predictor.predict(table, args.batch_size)
+    if args.output.suffix == ".safetensors" and results["predicted"].dtype.kind == "U":
+        raise FileError(
+            "safetensors holds no strings, and the classes are",
+            expected="an .npz output",
+            got=str(args.output),
+        )
+    write_arrays(args.output, results)
+
+    active, weights = results["active"], results["weights"]
+    modalities = [
+        {
+            "name": name,
+            "active": int(active[:, m].sum()),
+            "mean_weight_where_active": float(weights[active[:, m], m].mean())
+            if active[:, m].any()
+            else None,
+        }
+        for m, name in enumerate(spec.modalities)
+    ]
+    summary: dict[str, Any] = {
+        "output": str(args.output),
+        "backend": args.backend,
+        "policy": spec.policy,
+        "samples": len(table),
+        "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
+        "modalities": modalities,
+        "notes": [*table.notes(), *predictor.notes],
+    }
+    if table.labels is not None and len(table):
+        targets = class_indices(predictor.classes, table.labels)
+        right = class_indices(predictor.classes, results["predicted"]) == targets
+        summary["accuracy"] = float(right.mean())
+    if args.json:
+        print(json.dumps(summary, indent=2))
+        return 0
+    _print(summary, results)
+    return 0
+
+
+def _print(summary: dict[str, Any], results: dict[str, Any]) -> None:
+    print(f"{summary['samples']} rows, policy {summary['policy']}, backend {summary['backend']}")
+    rows = []
+    for row in summary["modalities"]:
+        mean = row["mean_weight_where_active"]
+        active = f"{row['active']} of {summary['samples']}"
+        rows.append((row["name"], active, "-" if mean is None else f"{mean:.3f}"))
+    print(text_table(("modality", "active in", "mean weight there"), rows, right=(1, 2)))
+    if "accuracy" in summary:
+        print(f"{100 * summary['accuracy']:.1f} % of the table's labels are predicted")
+    for note in summary["notes"]:
+        print(f"dms: note: {note}", file=sys.stderr)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in results.items())
+    print(f"wrote {summary['output']}: {shapes}")

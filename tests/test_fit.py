@@ -1,0 +1,475 @@
+"""`dms fit`: what it learns, that it learns the same twice, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.cli import main
+from dms_spec.errors import ArtifactError, DMSError, FileError, SpecError
+from dms_spec.plugins import get_backend
+from dms_spec.spec import SchedulerSpec
+from dms_spec.tables import Table, read_table
+
+torch = pytest.importorskip("torch")
+
+from dms_torch.training import FitSettings, Progress, fit  # noqa: E402
+
+Run = Callable[..., Any]
+
+NAMES = ("image", "text", "audio")
+QUICK = FitSettings(epochs=8, learning_rate=0.03, batch_size=32, width=4, passes=3)
+FLAGS = ("--epochs", 8, "--lr", 0.03, "--batch-size", 32, "--width", 4, "--passes", 3)
+
+
+def make_arrays(rows: int = 180, seed: int = 0, names: tuple[str, ...] = NAMES) -> dict[str, Any]:
+    """Three classes, each modality a noisy look at them; some absent, their rows full of NaN."""
+    random = np.random.Generator(np.random.Philox(seed))
+    labels = np.arange(rows) % 3
+    arrays: dict[str, Any] = {}
+    for m, name in enumerate(names):
+        centres = np.random.Generator(np.random.Philox(100 + m)).normal(size=(3, 5 + m))
+        noise = (0.6 + 0.4 * m) * random.normal(size=(rows, 5 + m))
+        arrays[name] = (10 + centres[labels] + noise).astype(np.float32)
+    present = random.random((rows, len(names))) > 0.2
+    present[~present.any(axis=1), 0] = True
+    for m, name in enumerate(names):
+        arrays[name][~present[:, m]] = np.nan
+    test = np.arange(0, rows, 6) if rows > 6 else np.arange(0)
+    return arrays | {"labels": labels, "present": present, "test": test}
+
+
+def make_table(**changes: Any) -> Table:
+    arrays = make_arrays()
+    names = [n for n in arrays if n not in ("labels", "present", "test")]
+    given = {
+        "embeddings": {name: arrays[name] for name in names},
+        **{k: arrays[k] for k in ("present", "labels", "test")},
+    }
+    return Table(**(given | changes))
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Path:
+    path = tmp_path / "train.npz"
+    np.savez(path, **make_arrays())
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def spec_of(preset: str, policy: str, **changes: Any) -> SchedulerSpec:
+    spec = SchedulerSpec.preset(preset, NAMES)
+    spec = spec.replace(policy=policy, **changes)
+    return (
+        spec
+        if policy not in ("co_attention", "modality_dropout")
+        else spec.replace(coefficients={})
+    )
+
+
+# ----------------------------------------------------------------------------------- end to end
+
+
+def test_fit_learns_and_says_what(dms: Run, train: Path, tmp_path: Path) -> None:
+    """Three files, a card with tables, a summary; better than chance by far; nothing besides."""
+    outcome = dms("fit", train, "-o", tmp_path / "a", *FLAGS)
+    text = outcome.succeeded()
+    assert {path.name for path in tmp_path.iterdir()} == {"train.npz", "a"}
+    artifact = load_artifact(tmp_path / "a")
+    assert artifact.spec.policy == "monotone"
+    assert artifact.spec.modalities == NAMES
+    model = artifact.model
+    assert model["classes"] == [0, 1, 2]
+    assert model["metrics"]["test"]["samples"] == 30
+    for name in ("held_out", "test"):
+        assert model["metrics"][name]["fused"]["accuracy"] > 0.75
+        assert model["metrics"][name]["modalities"].keys() == set(NAMES)
+    assert model["calibration"].keys() == set(NAMES)
+    for row in model["calibration"].values():
+        assert row["nll_after"] <= row["nll_before"]
+    assert model["data"]["modalities"]["audio"]["width"] == 7
+    card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    for word in (*NAMES, "Calibration", "Accuracy", "uniform", "dms predict"):
+        assert word in card
+    for word in (*NAMES, "monotone", "held out", "test", "fused"):
+        assert word in text
+
+
+def test_the_settings_of_the_verb_are_those_of_the_library(
+    train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Defaults stand twice, so that --help need not import torch."""
+    from dms_torch import training
+
+    seen: list[Any] = []
+
+    def spy(*args: Any, **_: Any) -> None:
+        seen.extend(args)
+        raise SpecError("enough")
+
+    monkeypatch.setattr(training, "fit", spy)
+    assert main(["fit", str(train), "-o", str(tmp_path / "a")]) == 2
+    assert seen[2] == FitSettings()
+
+
+@pytest.mark.clause("DMS-X-007")
+def test_a_fitted_artifact_is_a_scheduler_too() -> None:
+    """Its scheduler's part runs without the heads, in every backend."""
+    artifact = fit(make_table(), spec_of("robust", "learned_linear"), QUICK).artifact
+    own = artifact.scheduler_parameters
+    assert set(own) == {"policy.theta", "policy.bias"}
+    for name in ("numpy", "torch"):
+        assert get_backend(name).scheduler(artifact.spec, own).spec == artifact.spec
+
+
+@pytest.mark.parametrize(
+    ("preset", "policy"),
+    [
+        ("robust", "linear"),
+        ("robust", "monotone"),
+        ("paper", "residual_mlp"),
+        ("paper", "learned_linear"),
+        ("paper", "co_attention"),
+        ("paper", "modality_dropout"),
+        ("static", "static"),
+    ],
+)
+def test_every_policy_learns_what_it_can(preset: str, policy: str) -> None:
+    result = fit(make_table(), spec_of(preset, policy), QUICK)
+    model, names = result.artifact.model, set(result.artifact.parameters)
+    learns = policy in ("monotone", "residual_mlp", "learned_linear", "co_attention")
+    assert any(name.startswith("policy.") for name in names) == learns
+    assert ("head.weight" in names) == (preset != "robust")
+    assert ("policy" in model["stages"]) == (learns or preset != "robust")
+    assert any("projection" in name for name in names) == (preset != "robust")
+    assert model["metrics"]["test"]["fused"]["accuracy"] > 0.75
+    assert result.notes == ()
+
+
+@pytest.mark.clause("DMS-L-009")
+def test_learning_the_policy_is_never_worse_than_the_rule() -> None:
+    """On what is held out: the start counts as a candidate."""
+    table = make_table()
+    scores = [
+        fit(table, spec_of("robust", policy), QUICK).artifact.model["metrics"]["held_out"]
+        for policy in ("linear", "learned_linear")
+    ]
+    assert scores[1]["fused"]["nll"] <= scores[0]["fused"]["nll"] + 1e-6
+
+
+def test_held_out_and_test_rows_teach_nothing() -> None:
+    """The parameters do not change with the test rows, whatever they hold."""
+    table = make_table()
+    assert table.test is not None
+    other = {name: array.copy() for name, array in table.embeddings.items()}
+    for array in other.values():
+        array[table.test] = 7.0
+    spec = spec_of("robust", "monotone")
+    one = fit(table, spec, QUICK).artifact.parameters
+    two = fit(make_table(embeddings=other), spec, QUICK).artifact.parameters
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_what_is_absent_teaches_nothing() -> None:
+    """NaN, Inf or anything else where a modality is absent: the same bits."""
+    table = make_table()
+    filled = {
+        name: np.where(table.present[:, m, None], array, np.float32(3e30))
+        for m, (name, array) in enumerate(table.embeddings.items())
+    }
+    spec = spec_of("paper", "learned_linear")
+    one = fit(table, spec, QUICK).artifact.parameters
+    two = fit(make_table(embeddings=filled), spec, QUICK).artifact.parameters
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+@pytest.mark.clause("DMS-C-005")
+def test_what_is_weaker_is_said_once(dms: Run, tmp_path: Path) -> None:
+    """Two modalities whose agreement cancels, rows that are empty, rows that are not finite."""
+    arrays = make_arrays(names=("image", "text"))
+    arrays["present"][1] = False
+    arrays["present"][7] = True
+    arrays["image"][7] = np.inf
+    arrays["text"][7] = 0
+    np.savez(tmp_path / "t.npz", **arrays)
+    outcome = dms("fit", tmp_path / "t.npz", "-o", tmp_path / "a", *FLAGS)
+    outcome.succeeded()
+    notes = outcome.err.splitlines()
+    assert len(notes) == len(set(notes))
+    for word in ("'agreement'", "nothing present", "hold NaN or Inf"):
+        assert sum(word in note for note in notes) == 1, notes
+    assert all(note.startswith("dms: note: ") for note in notes)
+    assert main(["fit", str(tmp_path / "t.npz"), "-o", str(tmp_path / "b"), "--json"]) == 0
+
+
+@pytest.mark.clause("DMS-C-005")
+@pytest.mark.parametrize("passes", [0, 1, 2])
+def test_too_few_passes_are_said(passes: int) -> None:
+    settings = FitSettings(epochs=2, passes=passes)
+    result = fit(make_table(), spec_of("robust", "linear"), settings)
+    assert sum("'uncertainty'" in note for note in result.notes) == (passes < 2)
+    assert ("heads.text.dropout.masks" in result.artifact.parameters) == (passes > 0)
+
+
+# ------------------------------------------------------------------------------------ same bits
+
+
+@pytest.mark.clause("DMS-R-001", "DMS-R-002")
+def test_the_same_seed_gives_the_same_bits(dms: Run, train: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        dms("fit", train, "-o", tmp_path / name, *FLAGS, "--seed", seed).succeeded()
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    one, other = (load_artifact(tmp_path / name).parameters for name in ("a", "c"))
+    for name in ("classifier.weight", "dropout.masks", "scale.mean"):  # shuffling, passes, split
+        key = f"heads.audio.{name}"
+        assert not np.array_equal(one[key], other[key]), name
+
+
+@pytest.mark.clause("DMS-R-001")
+def test_threads_make_no_difference() -> None:
+    before, results = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            results.append(fit(make_table(), spec_of("paper", "linear"), QUICK).artifact)
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    one, two = (artifact.parameters for artifact in results)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+class Stop(Exception):
+    """What ends a run in the middle."""
+
+
+def test_a_stopped_run_remembers_its_best_epoch(tmp_path: Path) -> None:
+    """Stopped when the score has been rising for a while: the best lies behind it."""
+    table, spec = make_table(), spec_of("robust", "linear")
+    settings = FitSettings(epochs=12, learning_rate=0.5, batch_size=16, patience=12)
+    whole = fit(table, spec, settings).artifact
+    assert whole.model["stages"]["heads"]["best_epoch"] < 10
+    path = tmp_path / "run.safetensors"
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 11:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(table, spec, settings, checkpoint=path, checkpoint_seconds=0, report=stop)
+    rest = fit(table, spec, settings, checkpoint=path).artifact
+    assert all(np.array_equal(rest.parameters[k], a) for k, a in whole.parameters.items())
+
+
+@pytest.mark.parametrize("policy", ["learned_linear", "modality_dropout"])
+@pytest.mark.parametrize(("stage", "epoch"), [("heads", 1), ("heads", 5), ("policy", 3)])
+def test_a_stopped_run_goes_on_to_the_same_bits(
+    tmp_path: Path, policy: str, stage: str, epoch: int
+) -> None:
+    table, spec = make_table(), spec_of("paper", policy)
+    settings = FitSettings(epochs=8, learning_rate=0.03, batch_size=32, width=4, patience=8)
+    whole = fit(table, spec, settings)
+    path = tmp_path / "run.safetensors"
+
+    def stop(progress: Progress) -> None:
+        if (progress.stage, progress.epoch) == (stage, epoch):
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(table, spec, settings, checkpoint=path, checkpoint_seconds=0, report=stop)
+    assert [p.name for p in tmp_path.iterdir()] == ["run.safetensors"]
+    seen: list[tuple[str, int]] = []
+    rest = fit(
+        table, spec, settings, checkpoint=path, report=lambda p: seen.append((p.stage, p.epoch))
+    )
+    assert seen[0] in ((stage, epoch + 1), ("policy", 1))
+    assert str(epoch) in rest.resumed and stage in rest.resumed
+    assert whole.resumed == ""
+    assert rest.artifact.model == whole.artifact.model
+    for name, array in whole.artifact.parameters.items():
+        assert rest.artifact.parameters[name].tobytes() == array.tobytes(), name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_command_goes_on(dms: Run, train: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, the same command again: the bits of a run in one go."""
+    flags = ("--epochs", 60, "--patience", 60, "--lr", 1e-3, "--spec", "static")
+    dms("fit", train, "-o", tmp_path / "whole", *flags).succeeded()
+    command = ("fit", train, "-o", tmp_path / "a", *flags)
+    # Slowed down, and a checkpoint after each epoch.
+    code = """if True:
+        import sys, time
+        from dms_spec.cli import main
+        from dms_torch.checkpoint import Checkpoint
+        init, save = Checkpoint.__init__, Checkpoint.save
+        Checkpoint.__init__ = lambda self, path, run, seconds: init(self, path, run, 0.0)
+        Checkpoint.save = lambda self, state: (save(self, state), time.sleep(0.1))
+        main(sys.argv[1:])
+    """
+    process = subprocess.Popen([sys.executable, "-c", code, *map(str, command)])
+    checkpoint = tmp_path / "a.checkpoint.safetensors"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists() and not (tmp_path / "a").exists()
+    message = dms(*command, "--seed", 1).refused()
+    assert "another run" in message and str(checkpoint) in message
+    outcome = dms(*command)
+    outcome.succeeded()
+    assert "went on from a checkpoint at stage 'heads'" in outcome.err
+    assert contents(tmp_path / "a") == contents(tmp_path / "whole")
+    assert not checkpoint.exists()
+
+
+@pytest.mark.clause("DMS-X-004")
+@pytest.mark.parametrize("what", ["cut", "empty", "of another run", "an artifact's", "a pickle"])
+def test_a_checkpoint_that_is_not_whole_and_of_this_run_is_refused(
+    tmp_path: Path, what: str
+) -> None:
+    import pickle
+
+    table, spec = make_table(), spec_of("robust", "linear")
+    path = tmp_path / "run.safetensors"
+
+    def stop(_: Progress) -> None:
+        raise Stop
+
+    settings = QUICK if what != "of another run" else FitSettings(seed=5)
+    with pytest.raises(Stop):
+        fit(table, spec, settings, checkpoint=path, checkpoint_seconds=0, report=stop)
+    content = path.read_bytes()
+    if what == "an artifact's":
+        save_artifact(tmp_path / "a", Artifact(spec=SchedulerSpec.preset("static", NAMES)))
+        content = (tmp_path / "a" / "model.safetensors").read_bytes()
+    changed = {"cut": content[:-5], "empty": b"", "a pickle": pickle.dumps({"a": 1})}
+    path.write_bytes(changed.get(what, content))
+    before = path.read_bytes()
+    kind = ArtifactError if what == "of another run" else FileError
+    with pytest.raises(kind, match=r"run\.safetensors"):
+        fit(table, spec, QUICK, checkpoint=path)
+    assert path.read_bytes() == before
+
+
+# --------------------------------------------------------------------------------------- refused
+
+BAD_TABLES: dict[str, tuple[dict[str, Any], str]] = {
+    "labels missing": ({"labels": None}, "no labels"),
+    "ragged": ({"text": np.zeros((5, 3))}, "'text'"),
+    "one class": ({"labels": np.zeros(180, dtype=int)}, "one class"),
+    "all absent": ({"present": np.zeros((180, 3), dtype=bool)}, "nothing is present"),
+    "raw": ({"image": np.zeros((180, 4, 4))}, "'image'"),
+    "strings": ({"image": np.full((180, 4), "a")}, "'image'"),
+    "objects": ({"image": np.full((180, 4), None)}, "pickle|allow"),
+    "all apart": ({"labels": np.arange(180)}, "too few"),
+    "too large": ({"image": np.full((180, 2), 1e300)}, "too large"),
+}
+
+
+@pytest.mark.clause("DMS-X-006")
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_bad_table_is_one_message_and_nothing_left(dms: Run, tmp_path: Path, case: str) -> None:
+    changes, word = BAD_TABLES[case]
+    arrays = {k: v for k, v in (make_arrays() | changes).items() if v is not None}
+    np.savez(tmp_path / "bad.npz", allow_pickle=True, **arrays)
+    message = dms("fit", tmp_path / "bad.npz", "-o", tmp_path / "a", *FLAGS).refused()
+    assert any(part in message for part in word.split("|")), message
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.npz"]
+
+
+def test_an_unknown_modality_is_refused(dms: Run, train: Path, tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(SchedulerSpec.preset("robust", ("image", "text")).to_json(), encoding="utf-8")
+    message = dms("fit", train, "-o", tmp_path / "a", "--spec", spec).refused()
+    assert "'audio'" in message
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"),
+    [
+        (("--epochs", 0), "epochs"),
+        (("--patience", 0), "patience"),
+        (("--batch-size", 0), "batch_size"),
+        (("--lr", -1), "learning_rate"),
+        (("--lr", "nan"), "learning_rate"),
+        (("--dropout", 1), "dropout"),
+        (("--passes", -1), "passes"),
+        (("--consistency", -1), "consistency"),
+        (("--seed", -1), "seed"),
+        (("--width", 0), "width"),
+        (("--spec", "robsut"), "'robust'"),
+        (("--policy", "monotonous"), "'monotone'"),
+        (("--spec", "static", "--policy", "monotone"), "rule to start from"),
+    ],
+    ids=str,
+)
+def test_a_bad_setting_is_refused(
+    dms: Run, train: Path, tmp_path: Path, flags: Any, word: str
+) -> None:
+    assert word in dms("fit", train, "-o", tmp_path / "a", *flags).refused()
+    assert [path.name for path in tmp_path.iterdir()] == ["train.npz"]
+
+
+@pytest.mark.clause("DMS-C-003")
+def test_a_device_that_is_not_there_is_refused(dms: Run, train: Path, tmp_path: Path) -> None:
+    message = dms("fit", train, "-o", tmp_path / "a", "--device", "cuda:99").refused(4)
+    assert "cuda:99" in message
+
+
+def test_without_torch_it_says_what_to_install(
+    dms: Run, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "dms_torch.training", None)
+    message = dms("fit", train, "-o", tmp_path / "a").refused(4)
+    assert "pip install 'dms-spec[torch]'" in message
+
+
+@pytest.mark.clause("DMS-X-006")
+def test_what_is_there_is_not_replaced_unasked(dms: Run, train: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a"
+    save_artifact(folder, Artifact(spec=SchedulerSpec.preset("static", NAMES)))
+    before = contents(tmp_path)
+    assert "--overwrite" in dms("fit", train, "-o", folder, *FLAGS).refused()
+    assert contents(tmp_path) == before
+    dms("fit", train, "-o", folder, *FLAGS, "--overwrite").succeeded()
+    assert load_artifact(folder).model
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "one.tex").touch()
+    dms("fit", train, "-o", tmp_path / "thesis", *FLAGS, "--overwrite").refused()
+    assert [path.name for path in (tmp_path / "thesis").iterdir()] == ["one.tex"]
+
+
+def test_a_spec_that_refuses_what_is_not_finite_is_obeyed(tmp_path: Path) -> None:
+    arrays = make_arrays()
+    arrays["present"][4] = True
+    arrays["image"][4] = np.nan
+    np.savez(tmp_path / "t.npz", **arrays)
+    table = read_table(tmp_path / "t.npz")
+    with pytest.raises(DMSError, match="'image'"):
+        fit(table, spec_of("robust", "linear", nonfinite="raise"), QUICK)
+
+
+def test_json_is_the_model(dms: Run, train: Path, tmp_path: Path) -> None:
+    outcome = dms("fit", train, "-o", tmp_path / "a", *FLAGS, "--json")
+    report = json.loads(outcome.succeeded())
+    assert report.pop("output") == str(tmp_path / "a")
+    assert report == load_artifact(tmp_path / "a").model

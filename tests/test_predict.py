@@ -1,0 +1,399 @@
+"""`dms predict`: the same answers in every backend, for every row, however it is cut."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.errors import ArtifactError, DMSError, NothingPresent, ShapeError
+from dms_spec.files import read_arrays, write_arrays
+from dms_spec.plugins import get_backend
+from dms_spec.predictor import Predictor, class_indices, evaluate
+from dms_spec.spec import SchedulerSpec
+from dms_spec.tables import Table, read_table
+
+Run = Callable[..., Any]
+
+NAMES = ("a", "b", "c")
+CLASSES = ["cat", "dog", "eel", "fox"]
+WIDTHS, FEATURES, PASSES = (3, 5, 2), 6, 4
+SPECS = {
+    "robust": SchedulerSpec.preset("robust", NAMES),
+    "logit": SchedulerSpec.preset("robust", NAMES).replace(fusion="logit"),
+    "paper": SchedulerSpec.preset("paper", NAMES),
+    "static": SchedulerSpec.preset("static", NAMES),
+}
+
+
+def make_artifact(spec: SchedulerSpec, classes: list[Any] = CLASSES, **model: Any) -> Artifact:
+    """Heads at random: what they predict does not matter here, and no torch is needed."""
+    random = np.random.Generator(np.random.Philox(1))
+
+    def draw(*shape: int) -> np.ndarray:
+        return random.normal(size=shape).astype(np.float32)
+
+    parameters: dict[str, np.ndarray] = {}
+    for name, width in zip(NAMES, WIDTHS, strict=True):
+        parameters |= {
+            f"heads.{name}.scale.mean": draw(width),
+            f"heads.{name}.scale.deviation": np.abs(draw(width)) + 1,
+            f"heads.{name}.projection.weight": draw(width, FEATURES),
+            f"heads.{name}.projection.bias": draw(FEATURES),
+            f"heads.{name}.classifier.weight": draw(width, len(classes)),
+            f"heads.{name}.classifier.bias": draw(len(classes)),
+            f"heads.{name}.temperature": np.array(1.5, dtype=np.float32),
+            f"heads.{name}.dropout.masks": (draw(PASSES, width) > -1).astype(np.float32),
+        }
+    parameters |= {"head.weight": draw(FEATURES, len(classes)), "head.bias": draw(len(classes))}
+    prior = [0.1, 0.6, 0.2, 0.1][: len(classes)]
+    good = {"classes": classes, "prior": prior, "dropout": 0.2, "passes": PASSES}
+    return Artifact(spec=spec, parameters=parameters, model=good | model)
+
+
+def make_arrays(rows: int = 50, dtype: str = "float32") -> dict[str, np.ndarray]:
+    random = np.random.Generator(np.random.Philox(2))
+    arrays = {
+        name: random.normal(size=(rows, width)).astype(dtype)
+        for name, width in zip(NAMES, WIDTHS, strict=True)
+    }
+    present = random.random((rows, 3)) > 0.3
+    for m, name in enumerate(NAMES):
+        arrays[name][~present[:, m]] = np.nan
+    return arrays | {"present": present}
+
+
+def make_table(rows: int = 50, dtype: str = "float32") -> Table:
+    arrays = make_arrays(rows, dtype)
+    return Table(embeddings={n: arrays[n] for n in NAMES}, present=arrays["present"])
+
+
+NUMPY = get_backend("numpy")
+
+
+def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], rounds: int) -> None:
+    assert got.keys() == wanted.keys()
+    for name, array in wanted.items():
+        assert got[name].dtype == array.dtype, name
+        assert got[name].shape == array.shape, name
+        if array.dtype.kind == "f":
+            error = np.abs(got[name] - array).max(initial=0)
+            assert error <= rounds * np.finfo(array.dtype).eps, name
+        else:
+            assert np.array_equal(got[name], array), name
+
+
+@pytest.mark.clause("DMS-X-007")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", SPECS)
+def test_backends_agree(name: str, dtype: str) -> None:
+    pytest.importorskip("torch")
+    artifact, table = make_artifact(SPECS[name]), make_table(dtype=dtype)
+    wanted = Predictor(artifact, NUMPY).predict(table)
+    got = Predictor(artifact, get_backend("torch")).predict(table)
+    assert wanted["weights"].dtype == dtype
+    assert_close(got, wanted, rounds=64)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_how_rows_are_cut_makes_no_difference(name: str) -> None:
+    predictor, table = Predictor(make_artifact(SPECS[name]), NUMPY), make_table()
+    whole = predictor.predict(table)
+    notes = predictor.notes
+    for size in (1, 7, 50, 1000):
+        assert_close(predictor.predict(table, size), whole, rounds=64)
+        assert predictor.notes == notes
+    assert_close(predictor.predict(table.rows(slice(20, 30))), _cut(whole, 20, 30), rounds=64)
+
+
+def _cut(results: dict[str, np.ndarray], start: int, stop: int) -> dict[str, np.ndarray]:
+    return {name: array[start:stop] for name, array in results.items()}
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_every_row_gets_probabilities_and_weights(name: str) -> None:
+    """Rows sum to one; absent ones weigh 0; nothing there is the prior, and is said."""
+    table = make_table()
+    predictor = Predictor(make_artifact(SPECS[name]), NUMPY)
+    results = predictor.predict(table)
+    nothing = ~table.present.any(axis=1)
+    assert nothing.any()
+    assert np.abs(results["probabilities"].sum(axis=1) - 1).max() < 1e-5
+    assert np.array_equal(results["active"], table.present)
+    assert (results["weights"][~table.present] == 0).all()
+    assert np.allclose(results["probabilities"][nothing], [0.1, 0.6, 0.2, 0.1])
+    assert set(results["predicted"][nothing]) == {"dog"}
+    assert set(results["predicted"]) <= set(CLASSES)
+    assert any(f"{nothing.sum()} rows have nothing active" in note for note in predictor.notes)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_table_of_hardly_any_rows(rows: int) -> None:
+    for spec in SPECS.values():
+        results = Predictor(make_artifact(spec), NUMPY).predict(make_table(rows))
+        assert {len(array) for array in results.values()} == {rows}
+        assert results["probabilities"].shape == (rows, 4)
+
+
+@pytest.mark.parametrize("classes", [["no", "yes"], [-3, 1000], [False, True]])
+def test_classes_come_back_as_they_were(classes: list[Any]) -> None:
+    artifact = make_artifact(SPECS["robust"], classes, prior=[0.5, 0.5])
+    predictor = Predictor(artifact, NUMPY)
+    predicted = predictor.predict(make_table())["predicted"]
+    assert set(predicted.tolist()) <= set(classes)
+    assert class_indices(predictor.classes, np.array(classes)).tolist() == [0, 1]
+    stranger = "maybe" if isinstance(classes[0], str) else 7
+    assert class_indices(predictor.classes, np.array([stranger])).tolist() == [-1]
+
+
+def test_what_is_too_far_out_is_not_active() -> None:
+    """Finite, but beyond what float32 can standardise; measuring leaves the row out."""
+    table = make_table()
+    changed = {name: array.copy() for name, array in table.embeddings.items()}
+    changed["a"][:3] = 3e38
+    labels = np.array(CLASSES * 13)[:50]
+    table = replace(table, embeddings=changed, labels=labels)
+    artifact = make_artifact(SPECS["robust"])
+    artifact.parameters["heads.a.classifier.weight"][:] *= 100  # type: ignore[index]
+    results = Predictor(artifact, NUMPY).predict(table)
+    assert not results["active"][:3, 0].any()
+    assert np.isfinite(results["probabilities"]).all()
+    metrics = evaluate(artifact, NUMPY, table)
+    assert metrics["modalities"]["a"]["samples"] == table.present[3:, 0].sum()
+    assert 0 <= metrics["fused"]["ece"] <= 1
+
+
+def test_strict_specs_name_the_rows() -> None:
+    predictor = Predictor(make_artifact(SPECS["robust"].replace(strict=True)), NUMPY)
+    table = make_table()
+    some = np.flatnonzero(~table.present.any(axis=1))[0]
+    with pytest.raises(NothingPresent, match=f"from row {some - some % 5} on"):
+        predictor.predict(table, 5)
+
+
+# ------------------------------------------------------------------------------------- the verb
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_artifact(tmp_path / "artifact", make_artifact(SPECS["robust"]))
+    np.savez(tmp_path / "in.npz", **make_arrays())
+    return tmp_path
+
+
+def test_the_verb_writes_what_the_library_gives(dms: Run, folder: Path) -> None:
+    output = folder / "out.npz"
+    outcome = dms("predict", folder / "artifact", folder / "in.npz", "-o", output)
+    text = outcome.succeeded()
+    wanted = Predictor(make_artifact(SPECS["robust"]), NUMPY).predict(make_table())
+    got = read_arrays(output)
+    signals = {"confidence", "uncertainty", "agreement"}
+    assert got.keys() == {"probabilities", "predicted", "weights", "active"} | signals
+    for name, array in wanted.items():
+        assert np.array_equal(got[name], array), name
+    assert "50 rows" in text
+    (note,) = outcome.err.splitlines()
+    assert "nothing active" in note
+
+
+def test_the_verb_measures_where_there_are_labels(dms: Run, folder: Path) -> None:
+    predicted = Predictor(make_artifact(SPECS["robust"]), NUMPY).predict(make_table())["predicted"]
+    predicted[:10] = "unicorn"
+    np.savez(folder / "in.npz", labels=predicted, **make_arrays())
+    arguments = ("predict", folder / "artifact", folder / "in.npz", "-o", folder / "o.npz")
+    report = json.loads(dms(*arguments, "--json", "--batch-size", 8).succeeded())
+    assert report["accuracy"] == pytest.approx(0.8)
+    assert report["samples"] == 50
+    assert [row["name"] for row in report["modalities"]] == list(NAMES)
+    assert len(report["notes"]) == 1
+
+
+def test_safetensors_takes_integers_and_no_strings(dms: Run, folder: Path) -> None:
+    arguments = ("predict", folder / "artifact", folder / "in.npz", "-o")
+    assert "strings" in dms(*arguments, folder / "o.safetensors").refused()
+    save_artifact(folder / "artifact", make_artifact(SPECS["robust"], [1, 2, 5, 9]), overwrite=True)
+    write_arrays(folder / "in.safetensors", make_arrays())
+    arguments = ("predict", folder / "artifact", folder / "in.safetensors", "-o")
+    dms(*arguments, folder / "o.safetensors").succeeded()
+    got = read_arrays(folder / "o.safetensors")
+    assert set(got["predicted"].tolist()) <= {1, 2, 5, 9}
+
+
+BAD_TABLES: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown": ({"d": np.zeros((50, 2))}, "'d'"),
+    "missing": ({"a": None}, "'a'"),
+    "wide": ({"a": np.zeros((50, 9))}, "'a'"),
+    "ragged": ({"a": np.zeros((49, 3))}, "rows"),
+    "strings": ({"a": np.full((50, 3), "x")}, "'a'"),
+    "presence": ({"present": np.ones((50, 2), dtype=bool)}, "present"),
+}
+
+
+@pytest.mark.clause("DMS-X-006")
+@pytest.mark.parametrize("case", BAD_TABLES)
+def test_a_bad_table_is_one_message_and_nothing_left(dms: Run, folder: Path, case: str) -> None:
+    changes, word = BAD_TABLES[case]
+    arrays = {k: v for k, v in (make_arrays() | changes).items() if v is not None}
+    np.savez(folder / "in.npz", **arrays)
+    before = sorted(folder.iterdir())
+    message = dms("predict", folder / "artifact", folder / "in.npz", "-o", folder / "o.npz")
+    assert word in message.refused()
+    assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "word"),
+    [
+        (("--batch-size", 0), 2, "batch"),
+        (("--device", "cuda:99"), 4, "cuda:99"),
+        (("--backend", "nunpy"), 2, "'numpy'"),
+    ],
+    ids=str,
+)
+def test_bad_usage_is_refused(dms: Run, folder: Path, flags: Any, code: int, word: str) -> None:
+    arguments = ("predict", folder / "artifact", folder / "in.npz", "-o", folder / "o.npz")
+    assert word in dms(*arguments, *flags).refused(code)
+    assert not (folder / "o.npz").exists()
+
+
+def test_the_input_is_not_overwritten(dms: Run, folder: Path) -> None:
+    source = folder / "in.npz"
+    before = source.read_bytes()
+    assert "input" in dms("predict", folder / "artifact", source, "-o", source).refused()
+    assert source.read_bytes() == before
+
+
+# -------------------------------------------------------------------------------------- hostile
+
+
+def test_a_scheduler_alone_cannot_predict(dms: Run, folder: Path) -> None:
+    save_artifact(folder / "alone", Artifact(spec=SPECS["robust"]))
+    message = dms("predict", folder / "alone", folder / "in.npz", "-o", folder / "o.npz").refused()
+    assert "dms schedule" in message
+
+
+@pytest.mark.clause("DMS-X-005")
+@pytest.mark.parametrize("spec", ["robust", "paper"])
+def test_missing_or_misshapen_heads_are_refused(spec: str) -> None:
+    """Whichever parameter it is that the spec reads."""
+    good = make_artifact(SPECS[spec])
+    predictor = Predictor(good, NUMPY)
+    table = make_table(4)
+    for name in good.parameters:
+        for changed in (None, np.ones((2, 2, 2), np.float32)):
+            parameters = {k: v for k, v in good.parameters.items() if k != name}
+            if changed is not None:
+                parameters[name] = changed
+            bad = replace(good, parameters=parameters)
+            if spec == "robust" and (name.startswith("head.") or "projection" in name):
+                got = Predictor(bad, NUMPY).predict(table)
+                assert_close(got, predictor.predict(table), rounds=0)
+                continue
+            with pytest.raises(ArtifactError, match="heads"):
+                Predictor(bad, NUMPY)
+
+
+@pytest.mark.clause("DMS-X-005")
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"classes": None},
+        {"classes": []},
+        {"classes": ["a", "a", "b", "c"]},
+        {"classes": ["a", 1, 2, 3]},
+        {"classes": [1.5, 2.5, 3.5, 4.5]},
+        {"classes": [2**70, 1, 2, 3]},
+        {"classes": [["a"], ["b"], ["c"], ["d"]]},
+        {"classes": ["a", "b", "c"], "prior": [0.2, 0.3, 0.5]},
+        {"prior": None},
+        {"prior": [1.0]},
+        {"prior": [0.5, 0.5, 0.5, 0.5]},
+        {"prior": [2.0, -1.0, 0.0, 0.0]},
+        {"prior": ["a", "b", "c", "d"]},
+        {"dropout": 1.0},
+        {"dropout": "0.2"},
+        {"passes": -1},
+        {"passes": True},
+        {"passes": 2.0},
+    ],
+    ids=str,
+)
+def test_a_hostile_model_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
+    good = make_artifact(SPECS["robust"])
+    save_artifact(tmp_path / "a", replace(good, model={**good.model, **changes}))
+    with pytest.raises(ArtifactError):
+        Predictor(load_artifact(tmp_path / "a"), NUMPY)
+
+
+def test_a_table_of_other_modalities_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", **{n: a for n, a in make_arrays().items() if n != "present"})
+    table = read_table(tmp_path / "t.npz", ("c", "b", "a"))
+    with pytest.raises(ShapeError, match="a, b, c"):
+        Predictor(make_artifact(SPECS["robust"]), NUMPY).predict(table)
+
+
+def test_a_zero_temperature_is_refused() -> None:
+    good = make_artifact(SPECS["robust"])
+    parameters = dict(good.parameters) | {"heads.b.temperature": np.array(0.0)}
+    with pytest.raises(DMSError, match="temperature of 'b'"):
+        Predictor(replace(good, parameters=parameters), NUMPY)
+
+
+# ----------------------------------------------------------------------------------- end to end
+
+
+@pytest.mark.clause("DMS-X-007")
+def test_from_scans_of_digits_to_predictions(dms: Run, tmp_path: Path) -> None:
+    """Real data, named classes, views missing in training and in use, two backends."""
+    pytest.importorskip("torch")
+    datasets = pytest.importorskip("sklearn.datasets")
+    from dms_spec.demo.views import VIEWS
+
+    digits = datasets.load_digits()
+    random = np.random.Generator(np.random.Philox(0))
+    rows = len(digits.target)
+    present = random.random((rows, len(VIEWS))) > 0.2
+    present[~present.any(axis=1), 0] = True
+    views = {name: view(digits.images) for name, view in VIEWS.items()}
+    for m, name in enumerate(views):
+        views[name][~present[:, m]] = np.nan
+    words = np.array([f"digit {i}" for i in range(10)])
+    order = random.permutation(rows)
+    arrays = views | {"present": present, "labels": words[digits.target]}
+    np.savez(tmp_path / "t.npz", train=order[:1200], test=order[1200:], **arrays)
+    flags = ("--epochs", 15, "--lr", 0.02)
+    dms("fit", tmp_path / "t.npz", "-o", tmp_path / "a", *flags).succeeded()
+    use = {name: array[order[1200:]] for name, array in arrays.items()}
+    np.savez(tmp_path / "use.npz", **use)
+    results = []
+    for backend in ("numpy", "torch"):
+        output = tmp_path / f"{backend}.npz"
+        arguments = ("predict", tmp_path / "a", tmp_path / "use.npz", "-o", output)
+        report = json.loads(dms(*arguments, "--backend", backend, "--json").succeeded())
+        results.append(read_arrays(output))
+        test = load_artifact(tmp_path / "a").model["metrics"]["test"]["fused"]
+        assert report["accuracy"] == pytest.approx(test["accuracy"], abs=1e-12)
+        assert report["accuracy"] > 0.9
+    assert_close(results[1], results[0], rounds=64)
+    assert set(results[0]["predicted"]) == set(words)
+
+
+def test_a_fitted_artifact_schedules_as_well(dms: Run, folder: Path) -> None:
+    """`dms schedule` uses the scheduler of an artifact and leaves its heads alone."""
+    save_artifact(folder / "fitted", make_artifact(SPECS["robust"]))
+    random = np.random.Generator(np.random.Philox(5))
+    logits = random.normal(size=(7, 3, 4))
+    write_arrays(
+        folder / "batch.npz", {"logits": logits, "mc_logits": random.normal(size=(3, 7, 3, 4))}
+    )
+    done = dms(
+        "schedule", folder / "batch.npz", "--spec", folder / "fitted", "-o", folder / "w.npz"
+    )
+    assert done.code == 0, done
+    assert read_arrays(folder / "w.npz")["weights"].shape == (7, 3)
