@@ -1,8 +1,8 @@
 """What ``dms fit`` reaches on tables of your own, beside uniform weights and each modality alone.
 
-``python benchmarks/fit_tables.py TABLE.npz ... [--seeds 5] [--policy P]``. Each seed splits 80/20 by
-``RandomState(seed).permutation``, or as the table says; defaults of ``dms fit`` otherwise. Accuracy
-in %, on rows that nothing was learned from or stopped by.
+``python benchmarks/fit_tables.py TABLE.npz ... [--seeds 5] [--policy P]``. Each seed splits 80/20
+by ``RandomState(seed).permutation``, or as the table says; defaults of ``dms fit`` otherwise.
+Accuracy in %, on rows that nothing was learned from or stopped by.
 """
 
 from __future__ import annotations

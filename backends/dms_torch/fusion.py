@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dms_spec.artifact import Artifact
 from dms_spec.equations.pipeline import compute
-from dms_spec.equations.scheduler import check_batch, check_result
+from dms_spec.equations.scheduler import check_batch, check_result, compute_in_blocks
 from dms_spec.errors import DMSWarning, MissingInput, ShapeError, SpecError, closest
 from dms_spec.plugins import get_policy
 from dms_spec.resolve import Resolved, resolve
@@ -132,15 +132,17 @@ class Fusion(nn.Module):
         anything = batch.features if batch.features is not None else batch.logits
         ns, resolved = torch_namespace(anything.device.type), self._live()
         check_batch(ns, resolved, self._capabilities, batch)
-        with ns.guard():
-            result = compute(ns, resolved, batch)
         if not torch.compiler.is_compiling():
+            result = compute_in_blocks(ns, resolved, batch)
             check_result(ns, self.spec, batch, result)
         elif self.spec.strict or self.spec.nonfinite == "raise":
             # A builtin error, because the compiler cannot trace the making of one of ours.
             raise NotImplementedError(
                 'strict=True and nonfinite="raise" look at values, which a compiled graph cannot'
             )
+        else:
+            with ns.guard():
+                result = compute(ns, resolved, batch)
         return FusionOutput(
             fused=result.fused,
             weights=result.weights,

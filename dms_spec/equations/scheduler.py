@@ -40,26 +40,31 @@ class EquationScheduler(Scheduler):
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
         check_batch(self._ns, self._resolved, self._capabilities, batch)
-        with self._ns.guard():
-            parts = [compute(self._ns, self._resolved, part) for part in self._blocks(batch)]
-        result = parts[0] if len(parts) == 1 else _joined(self._ns, parts)
+        result = compute_in_blocks(self._ns, self._resolved, batch)
         check_result(self._ns, self.spec, batch, result)
         return result
 
-    def _blocks(self, batch: ModalityBatch) -> Iterator[ModalityBatch]:
-        """The batch, a few samples at a time where the namespace asks for it (DMS-W-005)."""
-        samples, budget = batch.shape[0], self._ns.entries_at_once
-        arrays = batch.arrays()
-        entries = sum(prod(array.shape) for array in arrays.values())
-        if budget is None or entries <= budget:
-            yield batch
-            return
-        step = max(1, samples * budget // entries)
-        for start in range(0, samples, step):
-            rows = slice(start, start + step)
-            yield ModalityBatch(
-                **{k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
-            )
+
+def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
+    """`compute`, guarded, a few samples at a time where the namespace asks for it (DMS-W-005)."""
+    with ns.guard():
+        parts = [compute(ns, resolved, part) for part in _blocks(batch, ns.entries_at_once)]
+    return parts[0] if len(parts) == 1 else _joined(ns, parts)
+
+
+def _blocks(batch: ModalityBatch, budget: int | None) -> Iterator[ModalityBatch]:
+    arrays = batch.arrays()
+    entries = sum(prod(array.shape) for array in arrays.values())
+    if budget is None or entries <= budget:
+        yield batch
+        return
+    samples = batch.shape[0]
+    step = max(1, samples * budget // entries)
+    for start in range(0, samples, step):
+        rows = slice(start, start + step)
+        yield ModalityBatch(
+            **{k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
+        )
 
 
 def check_batch(

@@ -140,9 +140,12 @@ def _rescaled(ns: Namespace, vectors: Array) -> tuple[Array, Array]:
 
 def cosine(ns: Namespace, left: Array, right: Array) -> Array:
     """Cosine of the angle between vectors, over the last axis; 0 where either is zero."""
+    return _cosine_in_range(ns, _rescaled(ns, left)[0], _rescaled(ns, right)[0])
+
+
+def _cosine_in_range(ns: Namespace, left: Array, right: Array) -> Array:
+    """The cosine of vectors whose squares neither overflow nor vanish."""
     xp = ns.xp
-    left, _ = _rescaled(ns, left)
-    right, _ = _rescaled(ns, right)
     left_square, right_square = xp.sum(left * left, axis=-1), xp.sum(right * right, axis=-1)
     defined = (left_square > 0) & (right_square > 0)
     one = ns.constant(1.0, left_square)
@@ -169,7 +172,8 @@ def alignment(ns: Namespace, evidence: Evidence) -> Array:
     relative = ns.others(unit) * peak[:, None, :]
     largest = xp.max(relative, axis=-1, keepdims=True)
     relative = relative / xp.where(largest > 0, largest, ns.constant(1.0, largest))
-    return cosine(ns, unit, xp.matmul(relative, unit))
+    # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
+    return _cosine_in_range(ns, unit, xp.matmul(relative, unit))
 
 
 def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
