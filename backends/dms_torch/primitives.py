@@ -27,14 +27,23 @@ def variance_over_passes(mc_logits: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or mc_logits.device.type != "cpu":
         return _variance(mc_logits)
-    passes, samples, modalities, classes = mc_logits.shape
+    passes, _, modalities, classes = mc_logits.shape
     step = max(1, _BLOCK // (passes * modalities * classes))
-    if samples <= step:
-        return _variance(mc_logits)
-    return torch.cat([_variance(part) for part in torch.split(mc_logits, step, dim=1)])
+    parts = torch.split(mc_logits, step, dim=1)
+    if torch.is_grad_enabled() and mc_logits.requires_grad:
+        return torch.cat([_variance(part) for part in parts])
+    # Without gradients one buffer serves all blocks: fresh memory costs more than the arithmetic.
+    buffer = torch.empty_like(parts[0], memory_format=torch.contiguous_format)
+    return torch.cat([_variance_within(buffer[:, : part.shape[1]], part) for part in parts])
 
 
 def _variance(mc_logits: Tensor) -> Tensor:
     p = torch.softmax(mc_logits, dim=-1)
     deviation = p - p.mean(dim=0)
     return (deviation * deviation).sum(dim=-1).mean(dim=0)
+
+
+def _variance_within(buffer: Tensor, mc_logits: Tensor) -> Tensor:
+    torch.softmax(mc_logits, dim=-1, out=buffer)
+    buffer -= buffer.mean(dim=0)
+    return buffer.square_().sum(dim=-1).mean(dim=0)
