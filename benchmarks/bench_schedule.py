@@ -93,36 +93,47 @@ def measure(size: int, seconds: float) -> Iterator[dict[str, object]]:
         }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, help="CSV file for the results")
-    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
-    args = parser.parse_args()
+def setting() -> dict[str, str]:
+    """What a row of results has to say about where it comes from."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
-    setting = {
+    return {
         "python": platform.python_version(),
         "numpy": np.__version__,
         "dms_spec": PACKAGE,
         "commit": commit or "unknown",
         "machine": platform.machine(),
     }
+
+
+def save(path: Path | None, rows: list[dict[str, object]]) -> None:
+    """Write the rows as CSV, if a path is given."""
+    if path is None:
+        return
+    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, help="CSV file for the results")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per measurement")
+    args = parser.parse_args()
+    where = setting()
     rows = []
-    print(f"M={M} D={D} C={C} T={T}, float32, one thread; {setting}")
+    print(f"M={M} D={D} C={C} T={T}, float32, one thread; {where}")
     for size in (1, 32, 1024):
         for row in measure(size, args.seconds):
             print(
                 f"B={row['B']:<5} {row['contender']:<20} {row['ms']:>10} ms  "
                 f"{row['fraction_of_stream']} of stream"
             )
-            rows.append(row | setting)
-    if args.output:
-        with replacing(args.output) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"wrote {args.output}")
+            rows.append(row | where)
+    save(args.output, rows)
 
 
 if __name__ == "__main__":

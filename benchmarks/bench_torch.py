@@ -9,21 +9,17 @@ Monte-Carlo passes of a linear head, in forwards of that head. Values are compar
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_schedule import SPEC, batch
+from bench_schedule import SPEC, batch, milliseconds, save, setting
 from torch import Tensor
 
-from dms_spec._version import PACKAGE
 from dms_spec.equations.heads import apply_heads, draw_masks
-from dms_spec.files import replacing
 from dms_torch import Fusion
 from dms_torch.backend import torch_namespace
 
@@ -40,17 +36,6 @@ def naive(
     scores = confidence - uncertainty + alignment
     weights = torch.softmax(scores.masked_fill(~present, -torch.inf), -1)
     return (weights[..., None] * features).sum(1), weights
-
-
-def milliseconds(call: Callable[[], object], seconds: float) -> float:
-    """The best of as many runs as fit into a time, after one to warm up."""
-    call()
-    best, end = math.inf, time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        start = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - start)
-    return best * 1e3
 
 
 def with_backward(call: Callable[..., tuple[Tensor, ...]], arrays: dict[str, Tensor]) -> object:
@@ -128,15 +113,10 @@ def main() -> None:
                 f"B={row['B']:<5} {row['what']:<19} {row['contender']:<17} {row['ms']:>9} ms  "
                 f"{row['times_naive']:>6} x naive  {row['fraction_of_stream']} of stream"
             )
-            rows.append(row | {"torch": torch.__version__, "dms_spec": PACKAGE})
+            rows.append(row | {"torch": torch.__version__} | setting())
     for classes in (10, 1000):
         print(f"a linear head, in forwards of it, {head_cost(classes, args.seconds)}")
-    if args.output:
-        with replacing(args.output) as temporary, temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-        print(f"wrote {args.output}")
+    save(args.output, rows)
 
 
 if __name__ == "__main__":
