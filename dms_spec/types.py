@@ -5,7 +5,7 @@ The arrays are those of the backend's own library; nothing here touches their va
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,6 +120,18 @@ class Schedule:
     signals: Mapping[str, Array] = field(default_factory=dict)
     terms: Mapping[str, Array] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def converted(self, convert: Callable[[Array], Array]) -> Schedule:
+        """The same schedule with every array converted, as by ``backend.to_numpy``."""
+        return Schedule(
+            weights=convert(self.weights),
+            fused=convert(self.fused),
+            scores=convert(self.scores),
+            active=convert(self.active),
+            signals={name: convert(array) for name, array in self.signals.items()},
+            terms={name: convert(array) for name, array in self.terms.items()},
+            notes=self.notes,
+        )
 
     def arrays(self) -> dict[str, Array]:
         """The arrays as ``dms schedule`` names them in its output file."""

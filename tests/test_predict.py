@@ -397,3 +397,11 @@ def test_a_fitted_artifact_schedules_as_well(dms: Run, folder: Path) -> None:
     )
     assert done.code == 0, done
     assert read_arrays(folder / "w.npz")["weights"].shape == (7, 3)
+
+
+def test_an_output_whose_name_is_too_long_is_one_message(dms: Run, folder: Path) -> None:
+    """Asking whether it is the input must not fail on it."""
+    save_artifact(folder / "long", make_artifact(SPECS["robust"]))
+    write_arrays(folder / "in.npz", make_arrays(3))
+    name = "x" * 5000 + ".npz"
+    assert dms("predict", folder / "long", folder / "in.npz", "-o", name).code == 2

@@ -46,6 +46,18 @@ def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     )
 
 
+def present_cross_entropy(logits: Tensor, labels: Tensor, there: Tensor) -> Tensor:
+    """Cross-entropy, the mean over the rows that are there; 0 if none is.
+
+    Args:
+        logits: ``[N, C]``; rows that are not there must be finite, and get no gradient.
+        labels: Classes, int64 ``[N]``.
+        there: bool ``[N]``.
+    """
+    each = functional.cross_entropy(logits, labels, reduction="none")
+    return torch.where(there, each, 0.0).sum() / there.sum().clamp(min=1)
+
+
 def fusion_loss(
     output: FusionOutput,
     predictions: Tensor,
@@ -68,9 +80,7 @@ def fusion_loss(
     Returns:
         ``total``, ``task``, ``consistency`` and ``entropy``, scalars.
     """
-    some = output.active.any(dim=-1)
-    each = functional.cross_entropy(predictions, labels, reduction="none")
-    task = torch.where(some, each, 0.0).sum() / some.sum().clamp(min=1)
+    task = present_cross_entropy(predictions, labels, output.active.any(dim=-1))
     mwcl = consistency_loss(features, output.weights)
     spread = weight_entropy(output.weights)
     return {

@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.calibration import fit_temperature
 from dms_spec.equations.heads import apply_heads, draw_masks
+from dms_spec.equations.weights import masked_softmax
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.predictor import class_indices, evaluate, head_outputs
@@ -35,7 +35,7 @@ from dms_spec.tables import Table, check_learnable
 from dms_torch.backend import TorchBackend, torch_namespace
 from dms_torch.checkpoint import Arrays, Checkpoint, State
 from dms_torch.fusion import Fusion
-from dms_torch.losses import consistency_loss
+from dms_torch.losses import consistency_loss, present_cross_entropy
 from dms_torch.rows import Part, Random, dropped, held_out, scale_of
 from dms_torch.settings import FitSettings
 
@@ -337,8 +337,8 @@ class _Run:
         if self.uses_features:
             shared = heads["features"] @ parameters["head.weight"] + parameters["head.bias"]
             total = total + _unimodal(shared, part)
-            there = part.present.to(shared.dtype)
-            uniform = there / there.sum(dim=1, keepdim=True).clamp(min=1)
+            level = torch.zeros(part.present.shape, dtype=shared.dtype, device=shared.device)
+            uniform = masked_softmax(self.ns, level, part.present)
             mwcl = consistency_loss(heads["features"], uniform)
             total = total + self.settings.consistency * mwcl
         return total
@@ -359,10 +359,7 @@ class _Run:
             scores = result.fused
         else:  # their softmax gives the probabilities back
             scores = result.fused.clamp(min=torch.finfo(result.fused.dtype).tiny).log()
-        some = result.active.any(dim=1)
-        each = functional.cross_entropy(scores, part.labels, reduction="none")
-        task: Tensor = torch.where(some, each, 0.0).sum() / some.sum().clamp(min=1)
-        return task
+        return present_cross_entropy(scores, part.labels, result.active.any(dim=1))
 
     # ------------------------------------------------------------------------------------- heads
 
@@ -508,9 +505,7 @@ def _unimodal(logits: Tensor, part: Part) -> Tensor:
     """Cross-entropy of every modality by itself, the mean over all that are present."""
     samples, modalities, classes = logits.shape
     labels = part.labels[:, None].expand(samples, modalities).reshape(-1)
-    each = functional.cross_entropy(logits.reshape(-1, classes), labels, reduction="none")
-    there = part.present.reshape(-1)
-    return torch.where(there, each, 0.0).sum() / there.sum().clamp(min=1)
+    return present_cross_entropy(logits.reshape(-1, classes), labels, part.present.reshape(-1))
 
 
 def _artifact_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""What several verbs share: reading a batch and a spec, and printing a table."""
+"""What several verbs share: reading a batch and a spec, and summing up what was written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dms_spec.artifact import Artifact
     from dms_spec.types import ModalityBatch, Schedule
 
@@ -51,7 +53,7 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
     """
     from dms_spec.files import read_arrays
     from dms_spec.plugins import get_backend
-    from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
+    from dms_spec.types import INPUT_NAMES, ModalityBatch
 
     backend = get_backend(args.backend)
     device = backend.check_device(args.device)
@@ -78,17 +80,56 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
         scheduler = backend.scheduler(artifact.spec, artifact.scheduler_parameters, device=device)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = scheduler(ModalityBatch(**moved))
-    back = {
-        name: backend.to_numpy(getattr(result, name))
-        for name in ("weights", "fused", "scores", "active")
-    }
-    numpy_result = Schedule(
-        **back,
-        signals={name: backend.to_numpy(array) for name, array in result.signals.items()},
-        terms={name: backend.to_numpy(array) for name, array in result.terms.items()},
-        notes=result.notes,
-    )
-    return artifact, batch, numpy_result
+    return artifact, batch, result.converted(backend.to_numpy)
+
+
+def check_output(output: Path, source: Path) -> None:
+    """Refuse an output of unknown format, or that is the input, before any work is done.
+
+    Raises:
+        FileError: It is one of the two.
+    """
+    from dms_spec.files import check_suffix
+
+    check_suffix(output)
+    try:
+        same = output.samefile(source)
+    except OSError:  # one of them is not there, or cannot be; whoever opens it says so
+        return
+    if same:
+        raise FileError(
+            "the output is the input", got=str(output), fix="Choose another output file."
+        )
+
+
+def modality_summary(
+    names: Sequence[str], active: NDArray[Any], weights: NDArray[Any]
+) -> list[dict[str, Any]]:
+    """For each modality in how many samples it takes part, and its mean weight there.
+
+    The mean leaves out the samples without it; they would dilute it.
+    """
+    return [
+        {
+            "name": name,
+            "active": int(active[:, m].sum()),
+            "mean_weight_where_active": float(weights[active[:, m], m].mean())
+            if active[:, m].any()
+            else None,
+        }
+        for m, name in enumerate(names)
+    ]
+
+
+def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
+    """The same for people."""
+    rows = []
+    for row in summary:
+        mean = row["mean_weight_where_active"]
+        rows.append(
+            (row["name"], f"{row['active']} of {samples}", "-" if mean is None else f"{mean:.3f}")
+        )
+    return table(("modality", "active in", "mean weight there"), rows, right=(1, 2))
 
 
 def read_spec(text: str, modalities: str | None, count: int) -> Artifact:

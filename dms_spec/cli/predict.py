@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dms_spec.cli.common import table as text_table
+from dms_spec.cli.common import check_output, modality_summary, modality_table
 from dms_spec.errors import FileError
 
 HELP = "score a table of embeddings with what dms fit learned"
@@ -45,16 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dms_spec.artifact import load_artifact
-    from dms_spec.files import check_suffix, write_arrays
+    from dms_spec.files import write_arrays
     from dms_spec.plugins import get_backend
     from dms_spec.predictor import Predictor, class_indices
     from dms_spec.tables import read_table
 
-    check_suffix(args.output)  # before the work, not after it
-    if args.output.exists() and args.input.exists() and args.output.samefile(args.input):
-        raise FileError(
-            "the output is the input", got=str(args.output), fix="Choose another output file."
-        )
+    check_output(args.output, args.input)
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
@@ -68,24 +64,14 @@ def run(args: argparse.Namespace) -> int:
         )
     write_arrays(args.output, results)
 
-    active, weights = results["active"], results["weights"]
-    modalities = [
-        {
-            "name": name,
-            "active": int(active[:, m].sum()),
-            "mean_weight_where_active": float(weights[active[:, m], m].mean())
-            if active[:, m].any()
-            else None,
-        }
-        for m, name in enumerate(spec.modalities)
-    ]
+    active = results["active"]
     summary: dict[str, Any] = {
         "output": str(args.output),
         "backend": args.backend,
         "policy": spec.policy,
         "samples": len(table),
         "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
-        "modalities": modalities,
+        "modalities": modality_summary(spec.modalities, active, results["weights"]),
         "notes": [*table.notes(), *predictor.notes],
     }
     if table.labels is not None and len(table):
@@ -101,12 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _print(summary: dict[str, Any], results: dict[str, Any]) -> None:
     print(f"{summary['samples']} rows, policy {summary['policy']}, backend {summary['backend']}")
-    rows = []
-    for row in summary["modalities"]:
-        mean = row["mean_weight_where_active"]
-        active = f"{row['active']} of {summary['samples']}"
-        rows.append((row["name"], active, "-" if mean is None else f"{mean:.3f}"))
-    print(text_table(("modality", "active in", "mean weight there"), rows, right=(1, 2)))
+    print(modality_table(summary["modalities"], summary["samples"]))
     if "accuracy" in summary:
         print(f"{100 * summary['accuracy']:.1f} % of the table's labels are predicted")
     for note in summary["notes"]:

@@ -124,15 +124,7 @@ class Context:
         moved = {name: backend.from_numpy(array, self.device) for name, array in arrays.items()}
         scheduler = backend.scheduler(spec, parameters, device=self.device)
         result = scheduler(ModalityBatch(**moved))
-        return Schedule(
-            weights=backend.to_numpy(result.weights),
-            fused=backend.to_numpy(result.fused),
-            scores=backend.to_numpy(result.scores),
-            active=backend.to_numpy(result.active),
-            signals={name: backend.to_numpy(array) for name, array in result.signals.items()},
-            terms={name: backend.to_numpy(array) for name, array in result.terms.items()},
-            notes=result.notes,
-        )
+        return result.converted(backend.to_numpy)
 
     def expect(self, clause: str, truth: Any, what: str) -> None:
         """Raise `ConformanceError` in the name of a clause unless something holds throughout."""
