@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from dms_spec.equations.fusion import fuse_features
 from dms_spec.equations.losses import consistency_loss
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.weights import masked_softmax
 
 NS = Namespace.of(xp, np.ndarray)
 Floats = NDArray[np.float64]
@@ -47,7 +46,7 @@ draws = st.builds(
 
 
 def softmax(scores: Floats) -> Floats:
-    return masked_softmax(NS, scores, np.ones(scores.shape, dtype=bool))
+    return NS.masked_softmax(scores, np.ones(scores.shape, dtype=bool))
 
 
 def fuse(h: Floats, w: Floats) -> Floats:

@@ -43,8 +43,9 @@ def learned_linear(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     Equation E16. Parameters ``theta`` ``[K]``, in the order of the spec's coefficients, and
     ``bias`` ``[M]``. It starts at the rule.
     """
-    bias = ns.xp.broadcast_to(given.evidence.parameters["bias"], given.evidence.active.shape)
-    return _learned_terms(ns, given) | {"bias": bias}
+    bias = given.evidence.parameters["bias"]
+    own = ns.xp.where(given.evidence.active, bias, ns.constant(0.0, bias))
+    return _learned_terms(ns, given) | {"bias": own}
 
 
 def residual_mlp(ns: Namespace, given: PolicyInput, *, hidden: int = 16) -> dict[str, Array]:

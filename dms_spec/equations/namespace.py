@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from dms_spec.equations.weights import masked_softmax, usable
 from dms_spec.errors import unknown
 from dms_spec.types import Array
 
@@ -39,6 +40,19 @@ def log_softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
     return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
 
 
+def entropy(xp: Any, logits: Array) -> Array:
+    """Entropy in nats of softmax(l) over the last axis: H = log S - sum(e^x x)/S, x = l - max l.
+
+    Both parts are non-negative, so nothing cancels. -inf logits contribute 0 (0 log 0 = 0): the
+    finite floor is what keeps 0 * -inf out of values and out of gradients.
+    """
+    peak = xp.max(logits, axis=-1, keepdims=True)
+    x = xp.maximum(logits - peak, xp.full((), _NO_MASS, dtype=logits.dtype, device=logits.device))
+    e = xp.exp(x)
+    total = xp.sum(e, axis=-1)
+    return xp.log(total) - xp.sum(e * x, axis=-1) / total
+
+
 def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
     """Population variance over T of the class probabilities, summed over classes (equation E3).
 
@@ -49,6 +63,19 @@ def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
     return xp.sum(xp.mean(deviation * deviation, axis=0), axis=-1)
 
 
+def cosine(xp: Any, left: Array, right: Array) -> Array:
+    """Cosine over the last axis of vectors whose squares are in range; 0 where either is zero.
+
+    The axes before the last are broadcast.
+    """
+    norms = xp.linalg.vector_norm(left, axis=-1) * xp.linalg.vector_norm(right, axis=-1)
+    defined = norms > 0
+    zero = xp.zeros((), dtype=norms.dtype, device=norms.device)
+    # Selected before the quotient, whose slope at a zero vector is infinite.
+    dot = xp.where(defined, xp.sum(left * right, axis=-1), zero)
+    return clip(xp, dot / xp.where(defined, norms, zero + 1.0), -1.0, 1.0)
+
+
 def select(xp: Any, mask: Array, values: Array) -> Array:
     """The values where the mask [B, M] holds, exactly 0 elsewhere, NaN and Inf included.
 
@@ -57,6 +84,20 @@ def select(xp: Any, mask: Array, values: Array) -> Array:
     if values.ndim > mask.ndim:
         mask = mask[..., None]
     return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=values.device))
+
+
+def count(xp: Any, array: Array, axis: int) -> Array:
+    """The size of an axis, to compute with: never frozen into a traced graph.
+
+    An array of one entry, of the dtype of the other; it broadcasts like a scalar.
+    """
+    return xp.full((), array.shape[axis], dtype=array.dtype, device=array.device)
+
+
+def clip(xp: Any, values: Array, low: float, high: float) -> Array:
+    """Values held to [low, high]: for round-off at the ends of a range, nothing else."""
+    least, most = (xp.full((), v, dtype=values.dtype, device=values.device) for v in (low, high))
+    return xp.minimum(xp.maximum(values, least), most)
 
 
 def _no_gradient(values: Array) -> Array:
@@ -85,8 +126,14 @@ class Namespace:
     softmax: Callable[..., Array]
     logsumexp: Callable[..., Array]
     log_softmax: Callable[..., Array]
+    entropy: Callable[[Array], Array]
     variance_over_passes: Callable[[Array], Array]
+    masked_softmax: Callable[[Array, Array], Array]
+    cosine: Callable[[Array, Array], Array]
+    usable: Callable[..., Array]
     select: Callable[[Array, Array], Array]
+    clip: Callable[[Array, float, float], Array]
+    count: Callable[[Array, int], Array]
     stop_gradient: Callable[[Array], Array]
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
@@ -116,7 +163,19 @@ class Namespace:
         """
         known: dict[str, Callable[..., Array]] = {
             f.__name__: partial(f, xp)
-            for f in (softmax, logsumexp, log_softmax, variance_over_passes, select)
+            for f in (
+                softmax,
+                logsumexp,
+                log_softmax,
+                entropy,
+                variance_over_passes,
+                masked_softmax,
+                cosine,
+                usable,
+                select,
+                clip,
+                count,
+            )
         }
         known["stop_gradient"] = _no_gradient
         for name in primitives:
@@ -133,26 +192,6 @@ class Namespace:
     def constant(self, value: float, like: Array) -> Array:
         """A scalar array of the same dtype and device as another array."""
         return self.xp.full((), value, dtype=like.dtype, device=like.device)
-
-    def clip(self, values: Array, low: float, high: float) -> Array:
-        """Values held to [low, high]: for round-off at the ends of a range, nothing else."""
-        xp = self.xp
-        return xp.minimum(
-            xp.maximum(values, self.constant(low, values)), self.constant(high, values)
-        )
-
-    def shifted(self, logits: Array) -> Array:
-        """Logits less their row maximum, with -inf replaced by a number that has no mass.
-
-        Shifting costs nothing and is what keeps an offset of 1e4 harmless; the finite floor is
-        what keeps 0 * -inf out of entropies and out of gradients.
-        """
-        peak = self.stop_gradient(self.xp.max(logits, axis=-1, keepdims=True))
-        return self.xp.maximum(logits - peak, self.constant(_NO_MASS, logits))
-
-    def count(self, array: Array, axis: int) -> Array:
-        """The size of an axis as a scalar array: never frozen into a traced graph."""
-        return self.xp.full((), array.shape[axis], dtype=array.dtype, device=array.device)
 
     def others(self, array: Array) -> Array:
         """Ones off the diagonal, [M, M]: a matrix product with it sums over the others."""

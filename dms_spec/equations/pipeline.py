@@ -6,14 +6,15 @@ What only a host can do, refusing bad input and looking at results, is in `sched
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import reduce
 
 from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.policies import PolicyInput
 from dms_spec.equations.signals import Evidence
-from dms_spec.equations.weights import masked_softmax, usable
 from dms_spec.errors import ShapeError
 from dms_spec.resolve import Resolved
 from dms_spec.types import Array, ModalityBatch, Schedule
@@ -27,7 +28,7 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     """
     evidence = _evidence(ns, batch)
     active, dtype = evidence.active, evidence.dtype
-    nothing = ns.xp.zeros(active.shape, dtype=dtype, device=active.device)
+    nothing = ns.xp.zeros_like(active, dtype=dtype)
     signals, notes = {}, list(resolved.notes())
     for signal in resolved.signals:
         if signal.optional and any(getattr(evidence, name) is None for name in signal.needs):
@@ -53,19 +54,20 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
         ),
         **resolved.spec.policy_options,
     )
-    terms = {
+    masked = {
         name: _masked(ns, f"term {name!r} of policy {policy.name!r}", term, active)
         for name, term in terms.items()
     }
-    total = sum(terms.values(), nothing)
-    weights = masked_softmax(ns, total, active)
+    # Not the masked terms: what is not active is selected away below, once.
+    total = reduce(operator.add, terms.values()) if terms else nothing
+    weights = ns.masked_softmax(total, active)
     return Schedule(
         weights=weights,
         fused=_fuse(ns, resolved.spec.fusion, batch, evidence, weights),
         scores=ns.xp.where(active, total, ns.constant(-float("inf"), total)),
         active=active,
         signals=signals,
-        terms=terms,
+        terms=masked,
         notes=tuple(notes),
     )
 
@@ -80,7 +82,7 @@ def _evidence(ns: Namespace, batch: ModalityBatch) -> Evidence:
     wide = any(array.dtype == xp.float64 for array in arrays.values())
     dtype = xp.float64 if wide else xp.float32
     arrays = {name: xp.astype(array, dtype, copy=False) for name, array in arrays.items()}
-    active = usable(ns, **arrays)
+    active = ns.usable(**arrays)
     active = active if present is None else active & present
     if batch.passes == 1:  # it had its say in what is usable; one pass has no variance
         arrays.pop("mc_logits", None)
@@ -97,7 +99,7 @@ def _with_parameters(
 
 def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
     """What a signal or a policy returned, 0 where not active; refused if it is not [B, M]."""
-    if tuple(getattr(values, "shape", ())) != tuple(active.shape):
+    if not _alike(tuple(getattr(values, "shape", ())), tuple(active.shape)):
         raise ShapeError(
             f"{owner} returned an array of the wrong shape",
             expected="[B, M]",
@@ -105,6 +107,13 @@ def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
             fix="Reduce over classes, features and passes, and keep samples and modalities.",
         )
     return ns.select(active, values)
+
+
+def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    """Whether two shapes are the same, as far as tracing knows them: None is not known yet."""
+    return len(shape) == len(other) and all(
+        a == b or a is None or b is None for a, b in zip(shape, other, strict=True)
+    )
 
 
 def _fuse(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +81,8 @@ def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     bias = given.evidence.parameters.get("bias")
     if bias is None:
         return {}
-    return {"bias": ns.xp.broadcast_to(bias, given.evidence.active.shape)}
+    # Selected, not broadcast to a shape: that of a traced batch is not known.
+    return {"bias": ns.xp.where(given.evidence.active, bias, ns.constant(0.0, bias))}
 
 
 def linear(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
@@ -109,7 +109,7 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     h, active = given.evidence.features, given.evidence.active
     query, key = given.evidence.parameters.get("query"), given.evidence.parameters.get("key")
     q, k = (h, h) if query is None else (xp.matmul(h, query), xp.matmul(h, key))
-    similarity = xp.matmul(q, xp.matrix_transpose(k)) / sqrt(q.shape[-1])
+    similarity = xp.matmul(q, xp.matrix_transpose(k)) / xp.sqrt(ns.count(q, -1))
     log_a = similarity - masked_logsumexp(ns, similarity, active[:, None, :], axis=-1)
     log_w = masked_logsumexp(ns, log_a, active[:, :, None], axis=1)[:, 0, :]
     present = xp.sum(xp.astype(active, h.dtype), axis=-1, keepdims=True)

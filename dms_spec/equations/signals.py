@@ -70,30 +70,18 @@ class Signal:
     cancels_with_two: bool = False
 
 
-def entropy(ns: Namespace, logits: Array) -> Array:
-    """Entropy in nats of softmax(l) over the last axis: H = log S - sum(e^x x)/S, x = l - max l.
-
-    Both parts are non-negative, so nothing cancels. -inf logits contribute 0 (0 log 0 = 0).
-    """
-    xp = ns.xp
-    x = ns.shifted(logits)
-    e = xp.exp(x)
-    total = xp.sum(e, axis=-1)
-    return xp.log(total) - xp.sum(e * x, axis=-1) / total
-
-
 def confidence(ns: Namespace, evidence: Evidence, *, normalize: bool = True) -> Array:
     """c = 1 - H(p) / log C in [0, 1]; with ``normalize=False``, 1 - H(p) in [1 - log C, 1].
 
     Equation E2; DMS (arXiv 2506.12724) section 3.2. C = 1 gives 1.
     """
     xp = ns.xp
-    h = entropy(ns, evidence.logits)
+    h = ns.entropy(evidence.logits)
     if not normalize:
         return 1.0 - h
     classes = ns.count(evidence.logits, -1)
     # log 1 = 0: with one class H is 0 as well, and any positive divisor gives c = 1.
-    largest = xp.where(classes > 1, xp.log(classes), ns.constant(1.0, h))
+    largest = xp.maximum(xp.log(classes), ns.constant(0.5, h))
     return ns.clip(1.0 - h / largest, 0.0, 1.0)
 
 
@@ -127,35 +115,28 @@ def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
 
 
 def _rescaled(ns: Namespace, vectors: Array) -> tuple[Array, Array]:
-    """Vectors divided by their largest absolute entry, and that entry (0 for a zero vector).
+    """Vectors divided by their largest absolute entry, and that entry, ``[..., 1]``.
 
     Keeps squares inside the dtype's range from 1e-30 to 1e18 and beyond. A cosine does not
-    depend on the scale, so no gradient goes through it.
+    depend on the scale, so no gradient goes through it. A vector smaller than every normal
+    number keeps some of its smallness; a zero vector stays 0.
     """
     xp = ns.xp
-    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1))
-    divisor = xp.where(peak > 0, peak, ns.constant(1.0, peak))
-    return vectors / divisor[..., None], peak
+    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
+    return vectors / xp.maximum(peak, _smallest(ns, peak)), peak
+
+
+def _smallest(ns: Namespace, like: Array) -> Array:
+    """The smallest normal number: a divisor that leaves 0 at 0, where another would be 0 too."""
+    return ns.constant(float(ns.xp.finfo(like.dtype).smallest_normal), like)
 
 
 def cosine(ns: Namespace, left: Array, right: Array) -> Array:
-    """Cosine of the angle between vectors, over the last axis; 0 where either is zero."""
-    return _cosine_in_range(ns, _rescaled(ns, left)[0], _rescaled(ns, right)[0])
+    """Cosine of the angle between vectors, over the last axis; 0 where either is zero.
 
-
-def _cosine_in_range(ns: Namespace, left: Array, right: Array) -> Array:
-    """The cosine of vectors whose squares neither overflow nor vanish."""
-    xp = ns.xp
-    left_square, right_square = xp.sum(left * left, axis=-1), xp.sum(right * right, axis=-1)
-    defined = (left_square > 0) & (right_square > 0)
-    one = ns.constant(1.0, left_square)
-    # Two roots, not the root of the product, which overflows; and selected before the root,
-    # whose slope at 0 is infinite.
-    norms = xp.sqrt(xp.where(defined, left_square, one)) * xp.sqrt(
-        xp.where(defined, right_square, one)
-    )
-    cos = xp.where(defined, xp.sum(left * right, axis=-1), ns.constant(0.0, one)) / norms
-    return ns.clip(cos, -1.0, 1.0)
+    The axes before the last are broadcast.
+    """
+    return ns.cosine(_rescaled(ns, left)[0], _rescaled(ns, right)[0])
 
 
 def alignment(ns: Namespace, evidence: Evidence) -> Array:
@@ -169,11 +150,11 @@ def alignment(ns: Namespace, evidence: Evidence) -> Array:
     # The mean's direction is that of the sum. The sum is taken relative to the largest of the
     # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
     # loses everything when the others cancel.
-    relative = ns.others(unit) * peak[:, None, :]
+    relative = ns.others(unit) * xp.matrix_transpose(peak)
     largest = xp.max(relative, axis=-1, keepdims=True)
-    relative = relative / xp.where(largest > 0, largest, ns.constant(1.0, largest))
+    relative = relative / xp.maximum(largest, _smallest(ns, largest))
     # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
-    return _cosine_in_range(ns, unit, xp.matmul(relative, unit))
+    return ns.cosine(unit, xp.matmul(relative, unit))
 
 
 def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
@@ -184,8 +165,7 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
     degeneracy of E4 with two modalities.
 
     """
-    features, anchor = evidence.features, evidence.parameters["anchor"]
-    return cosine(ns, features, ns.xp.broadcast_to(anchor, features.shape))
+    return cosine(ns, evidence.features, evidence.parameters["anchor"])
 
 
 def agreement(ns: Namespace, evidence: Evidence) -> Array:

@@ -1,13 +1,20 @@
-"""From scores to weights: who takes part, and the softmax over those who do."""
+"""From scores to weights: who takes part, and the softmax over those who do.
+
+`usable` and `masked_softmax` are primitives: call them as ``ns.usable`` and ``ns.masked_softmax``.
+"""
 
 from __future__ import annotations
 
-from dms_spec.equations.namespace import Namespace
+from typing import TYPE_CHECKING, Any
+
 from dms_spec.types import Array
+
+if TYPE_CHECKING:
+    from dms_spec.equations.namespace import Namespace
 
 
 def usable(
-    ns: Namespace,
+    xp: Any,
     *,
     features: Array | None = None,
     logits: Array | None = None,
@@ -21,7 +28,6 @@ def usable(
 
     At least one of features and logits must be given.
     """
-    xp = ns.xp
     verdicts = []
     if features is not None:
         verdicts.append(xp.all(xp.isfinite(features), axis=-1))
@@ -35,23 +41,20 @@ def usable(
     return verdict
 
 
-def masked_softmax(ns: Namespace, scores: Array, active: Array) -> Array:
+def masked_softmax(xp: Any, scores: Array, active: Array) -> Array:
     """w = exp(s) / sum exp(s) over the active modalities, exactly 0 elsewhere: [B, M].
 
     Equation E6; DMS (arXiv 2506.12724) section 3.2. One active gives exactly 1, none gives a
     row of zeros. Selection comes before the exponential, so a NaN score of an inactive modality
     reaches neither a value nor a gradient.
     """
-    xp = ns.xp
-    lowest = ns.constant(-float("inf"), scores)
-    zero = ns.constant(0.0, scores)
-    peak = xp.max(xp.where(active, scores, lowest), axis=-1, keepdims=True)
+    zero = xp.zeros((), dtype=scores.dtype, device=scores.device)
+    peak = xp.max(xp.where(active, scores, zero - float("inf")), axis=-1, keepdims=True)
     # A row with nothing active has no maximum.
     peak = xp.where(xp.any(active, axis=-1, keepdims=True), peak, zero)
-    shifted = xp.where(active, scores, peak) - ns.stop_gradient(peak)
-    e = ns.select(active, xp.exp(shifted))
+    e = xp.where(active, xp.exp(xp.where(active, scores, peak) - peak), zero)
     total = xp.sum(e, axis=-1, keepdims=True)
-    return e / xp.where(total > 0, total, ns.constant(1.0, total))
+    return e / xp.where(total > 0, total, zero + 1.0)
 
 
 def masked_logsumexp(ns: Namespace, values: Array, mask: Array, axis: int) -> Array:
