@@ -19,6 +19,7 @@ class Capabilities:
         policies: Names of the policies that it runs; None means every registered one.
         precision: ``"ieee"``, or the name of a relaxed mode such as ``"tf32"``.
         editions: Editions of the specification that it follows.
+        notes: What a person should know about how it runs on this machine.
     """
 
     dtypes: tuple[str, ...]
@@ -28,3 +29,4 @@ class Capabilities:
     policies: tuple[str, ...] | None = None
     precision: str = "ieee"
     editions: tuple[str, ...] = SUPPORTED_EDITIONS
+    notes: tuple[str, ...] = ()

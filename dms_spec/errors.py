@@ -104,6 +104,10 @@ class ArtifactError(DMSError, ValueError):
     """An artifact folder is incomplete, damaged, or newer than this package."""
 
 
+class VerificationError(DMSError, ValueError):
+    """An exported model is not what it says it is, or computes something else."""
+
+
 class FileError(DMSError, ValueError):
     """A file with arrays cannot be read or written."""
 

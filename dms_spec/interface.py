@@ -19,6 +19,7 @@ from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 if TYPE_CHECKING:
+    from dms_spec.artifact import Artifact
     from dms_spec.equations.namespace import Namespace
 
 
@@ -163,9 +164,32 @@ class Exporter(ABC):
 
     @abstractmethod
     def export(
-        self, spec: SchedulerSpec, parameters: Mapping[str, NDArray[Any]], folder: Path
+        self, artifact: Artifact, folder: Path, *, overwrite: bool = False, **options: Any
     ) -> Path:
-        """Write a scheduler and verify it; return the file written.
+        """Write a scheduler, with its heads where it has any, and verify it.
 
-        Nothing is written when the verification fails.
+        Args:
+            artifact: What to write.
+            folder: Where to; the file lies in a folder of the exporter's own name in it.
+            overwrite: Replace what was exported there before.
+            options: The exporter's own.
+
+        Returns:
+            The file written.
+
+        Raises:
+            VerificationError: The result is wrong; nothing is written.
+            FileError: Something is there already, or the folder cannot be written.
+        """
+
+    @abstractmethod
+    def verify(self, path: Path) -> dict[str, Any]:
+        """Look at an exported file again, on the machine where it is to run.
+
+        Returns:
+            The report, as plain data.
+
+        Raises:
+            FileError: The file is damaged, or not one of this exporter.
+            VerificationError: It is not what it says it is, or computes something else.
         """

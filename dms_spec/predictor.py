@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.calibration import expected_calibration_error
-from dms_spec.equations.heads import apply_heads
-from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.heads import apply_heads, class_probabilities
 from dms_spec.errors import (
     ArtifactError,
     DMSError,
@@ -70,20 +69,22 @@ class Predictor:
         self.artifact, self._backend = artifact, backend
         self._device = backend.check_device(device)
         self._ns = backend.namespace(self._device)
-        self._model = _Model(artifact)
+        #: What the artifact's model says, checked.
+        self.model = Model(artifact)
         spec = artifact.spec
         own = artifact.scheduler_parameters
         with warnings.catch_warnings():
             # The same words come back as notes of the schedule.
             warnings.simplefilter("ignore", DMSWarning)
             self._scheduler = backend.scheduler(spec, own, device=self._device)
-        self._outputs = head_outputs(resolve(spec, own), self._model.passes)
+        self._outputs = head_outputs(resolve(spec, own), self.model.passes)
         self._parameters = {
             # from_numpy may give a scalar an axis.
             name: self._ns.xp.reshape(backend.from_numpy(array, self._device), array.shape)
             for name, array in artifact.parameters.items()
             if name not in own
         }
+        self._prior = backend.from_numpy(self.model.prior, self._device)
         self._check_parameters()
         #: Everything that was weaker than asked for, in words; known after `predict`.
         self.notes: tuple[str, ...] = ()
@@ -91,7 +92,7 @@ class Predictor:
     @property
     def classes(self) -> NDArray[Any]:
         """The labels' own values ``[C]``, in the order of the probabilities."""
-        return self._model.classes
+        return self.model.classes
 
     def predict(self, table: Table, batch_size: int = BATCH_SIZE) -> Arrays:
         """Score every row of a table, some rows at a time.
@@ -141,7 +142,7 @@ class Predictor:
         if nothing:
             note = "{} rows have nothing active: their probabilities are the class frequencies "
             note += "in training, their class {!r}"
-            self.notes += (note.format(nothing, self._model.usual),)
+            self.notes += (note.format(nothing, self.model.usual),)
         return results
 
     def unimodal(self, table: Table, batch_size: int = BATCH_SIZE) -> NDArray[Any]:
@@ -162,7 +163,7 @@ class Predictor:
                 move(table.present, self._device),
                 self._parameters,
                 modalities=self.artifact.spec.modalities,
-                dropout=self._model.dropout,
+                dropout=self.model.dropout,
                 outputs=outputs,
             )
 
@@ -176,29 +177,23 @@ class Predictor:
         result = self._scheduler(batch)
         self.notes = tuple(dict.fromkeys(self.notes + result.notes))
         with self._ns.guard():
-            probabilities = np.array(back(self._probabilities(self._ns, result.fused)))
-        active = back(result.active)
-        probabilities[~active.any(axis=1)] = self._model.prior
+            probabilities = back(
+                class_probabilities(
+                    self._ns,
+                    result.fused,
+                    result.active,
+                    level=self.artifact.spec.fusion,
+                    parameters=self._parameters,
+                    prior=self._prior,
+                )
+            )
         return {
             "probabilities": probabilities,
-            "predicted": self._model.classes[probabilities.argmax(axis=1)],
+            "predicted": self.model.classes[probabilities.argmax(axis=1)],
             "weights": back(result.weights),
-            "active": active,
+            "active": back(result.active),
             **{name: back(array) for name, array in result.signals.items()},
         }
-
-    def _probabilities(self, ns: Namespace, fused: Array) -> Array:
-        """From what was fused to class probabilities, [B, D or C] -> [B, C]."""
-        level = self.artifact.spec.fusion
-        if level == "probability":
-            return fused
-        if level == "logit":
-            return ns.softmax(fused)
-        weight, bias = (
-            ns.xp.astype(self._parameters[f"head.{name}"], fused.dtype, copy=False)
-            for name in ("weight", "bias")
-        )
-        return ns.softmax(ns.xp.matmul(fused, weight) + bias)
 
     def _check_parameters(self) -> None:
         """Hold heads, head and model to each other, on a table without rows."""
@@ -241,7 +236,7 @@ class Predictor:
                 raise ShapeError(f"{name} does not fit", expected=str(shape), got=str(got))
 
 
-class _Model:
+class Model:
     """What a predictor reads of an artifact's model, checked: it may come from anywhere."""
 
     def __init__(self, artifact: Artifact) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.calibration import fit_temperature
-from dms_spec.equations.heads import apply_heads, draw_masks
+from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
 from dms_spec.equations.weights import masked_softmax
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend, get_policy
@@ -335,7 +335,7 @@ class _Run:
         heads = self._apply(embeddings, part.present, self._neutral(parameters), outputs)
         total = _unimodal(heads["logits"], part)
         if self.uses_features:
-            shared = heads["features"] @ parameters["head.weight"] + parameters["head.bias"]
+            shared = class_scores(self.ns, heads["features"], parameters)
             total = total + _unimodal(shared, part)
             level = torch.zeros(part.present.shape, dtype=shared.dtype, device=shared.device)
             uniform = masked_softmax(self.ns, level, part.present)
@@ -354,7 +354,7 @@ class _Run:
             self.fusion, own, (), {**inputs, "present": part.present}
         )
         if self.spec.fusion == "feature":
-            scores = result.fused @ parameters["head.weight"] + parameters["head.bias"]
+            scores = class_scores(self.ns, result.fused, parameters)
         elif self.spec.fusion == "logit":
             scores = result.fused
         else:  # their softmax gives the probabilities back

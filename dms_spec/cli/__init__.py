@@ -16,12 +16,23 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dms_spec._version import EDITION, PACKAGE
-from dms_spec.errors import BackendUnavailable, DMSError, PluginError
+from dms_spec.errors import BackendUnavailable, DMSError, PluginError, VerificationError
 
 GOOD, NOT_CONFORMANT, BAD_INPUT, OUT_OF_TOLERANCE, UNAVAILABLE = range(5)
 DEFECT = 70  # the usual number for "software"; Python's own would be 1, which is taken
 
-VERBS = ("schedule", "fit", "predict", "explain", "demo", "backends", "plugins", "doctor")
+VERBS = (
+    "schedule",
+    "fit",
+    "predict",
+    "explain",
+    "export",
+    "verify",
+    "demo",
+    "backends",
+    "plugins",
+    "doctor",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,6 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except (BackendUnavailable, PluginError) as error:
         return _fail(error, UNAVAILABLE)
+    except VerificationError as error:
+        return _fail(error, OUT_OF_TOLERANCE)
     except DMSError as error:
         return _fail(error, BAD_INPUT)
     except KeyboardInterrupt:

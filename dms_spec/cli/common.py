@@ -132,8 +132,10 @@ def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
     return table(("modality", "active in", "mean weight there"), rows, right=(1, 2))
 
 
-def read_spec(text: str, modalities: str | None, count: int) -> Artifact:
+def read_spec(text: str, modalities: str | None, count: int | None = None) -> Artifact:
     """A spec from a preset's name, a JSON file or an artifact folder.
+
+    Without names, a preset's modalities are numbered, as many as ``count`` says.
 
     Raises:
         SpecError: It is none of the three, or names are given that the spec has already.
@@ -143,7 +145,13 @@ def read_spec(text: str, modalities: str | None, count: int) -> Artifact:
 
     path = Path(text)
     if text in PRESETS:
-        names = modalities.split(",") if modalities else [f"modality_{i + 1}" for i in range(count)]
+        if not modalities and count is None:
+            raise SpecError(
+                f"preset {text!r} does not say which modalities there are",
+                expected="--modalities A,B,...",
+            )
+        numbered = [f"modality_{i + 1}" for i in range(count or 0)]
+        names = modalities.split(",") if modalities else numbered
         return Artifact(spec=SchedulerSpec.preset(text, tuple(name.strip() for name in names)))
     if modalities:
         raise SpecError("--modalities is for presets", got=f"--spec {text}, which names its own")

@@ -145,6 +145,46 @@ def _head(
     return results
 
 
+def class_scores(ns: Namespace, fused: Array, parameters: Mapping[str, Array]) -> Array:
+    """z W + b: the linear head over fused features, [B, D] -> [B, C].
+
+    Parameters ``head.weight`` [D, C] and ``head.bias`` [C].
+    """
+    weight, bias = (
+        ns.xp.astype(parameters[f"head.{name}"], fused.dtype, copy=False)
+        for name in ("weight", "bias")
+    )
+    return ns.xp.matmul(fused, weight) + bias
+
+
+def class_probabilities(
+    ns: Namespace,
+    fused: Array,
+    active: Array,
+    *,
+    level: str,
+    parameters: Mapping[str, Array],
+    prior: Array,
+) -> Array:
+    """From what was fused to class probabilities, [B, D or C] -> [B, C].
+
+    Args:
+        ns: The namespace to compute in.
+        fused: What a scheduler fused.
+        active: bool ``[B, M]``.
+        level: The spec's level of fusion.
+        parameters: With those of `class_scores` where features were fused.
+        prior: Class frequencies ``[C]``: the answer for a sample in which nothing is active.
+    """
+    xp = ns.xp
+    if level == "feature":
+        probabilities = ns.softmax(class_scores(ns, fused, parameters))
+    else:
+        probabilities = ns.softmax(fused) if level == "logit" else fused
+    something = xp.any(active, axis=-1, keepdims=True)
+    return xp.where(something, probabilities, xp.astype(prior, probabilities.dtype, copy=False))
+
+
 def _passes(ns: Namespace, s: Array, weight: Array, masks: Array) -> Array:
     """(s * mask_t) W for all t, [B, D_m], [D_m, C], [T, D_m] -> [T, B, C], in one product.
 

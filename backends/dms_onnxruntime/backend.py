@@ -1,0 +1,144 @@
+"""The backend: each schedule runs the graph that the exporter would write."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_onnx.trace import TERMS, trace_scheduler
+from dms_onnxruntime.session import Session, cuda_works, why_no_cuda
+from dms_onnxruntime.wheels import conflict, installed, runtime
+from dms_spec.artifact import Artifact
+from dms_spec.capabilities import Capabilities
+from dms_spec.equations.scheduler import check_batch, check_result
+from dms_spec.errors import DMSWarning
+from dms_spec.interface import ArrayBackend, Backend, Scheduler
+from dms_spec.plugins import get_backend
+from dms_spec.resolve import resolve
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Array, ModalityBatch, Schedule
+
+DTYPES = ("float32", "float16", "float64")
+
+# What else a graph gives; everything that is not here is a signal or a term.
+_OUTPUTS = ("weights", "fused", "scores", "active")
+
+
+@final
+class OnnxRuntimeBackend(Backend):
+    """ONNX Runtime on the CPU, with NumPy arrays, and on CUDA, with torch tensors.
+
+    A graph is traced when a batch of new inputs and dtypes first comes, and kept.
+    """
+
+    @property
+    def name(self) -> str:
+        return "onnxruntime"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        version = ", ".join(f"{name} {number}" for name, number in installed().items())
+        notes = [f"{version or runtime().__version__} runs here"]
+        devices = ["cpu"]
+        if not cuda_works():
+            notes.append(f"no CUDA: {why_no_cuda()}")
+        elif not (found := _torch_devices()):
+            notes.append("CUDA works, but torch with CUDA, whose tensors it takes, is not here")
+        else:
+            devices += found
+        if conflict():
+            notes.append(conflict())
+        return Capabilities(
+            dtypes=DTYPES,
+            devices=tuple(devices),
+            # Sums on a GPU may be taken in another order from run to run.
+            bitwise_deterministic=len(devices) == 1,
+            notes=tuple(dict.fromkeys(notes)),
+        )
+
+    def from_numpy(self, array: NDArray[Any], device: str) -> Array:
+        return _library(device).from_numpy(array, device)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return array if isinstance(array, np.ndarray) else _library("cuda").to_numpy(array)
+
+    def _scheduler(
+        self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
+    ) -> Scheduler:
+        own = {name: self.to_numpy(array) for name, array in parameters.items()}
+        return OnnxRuntimeScheduler(Artifact(spec=spec, parameters=own), self.capabilities, device)
+
+
+@final
+class OnnxRuntimeScheduler(Scheduler):
+    """A spec and its graphs. It may be pickled, and used after a fork."""
+
+    def __init__(self, artifact: Artifact, capabilities: Capabilities, device: str) -> None:
+        self._artifact, self._capabilities, self._device = artifact, capabilities, device
+        self._graphs: dict[tuple[Any, ...], tuple[Session, tuple[str, ...]]] = {}
+        for note in resolve(artifact.spec, artifact.parameters).notes():
+            warnings.warn(note, DMSWarning, stacklevel=4)
+
+    @property
+    def spec(self) -> SchedulerSpec:
+        return self._artifact.spec
+
+    def schedule(self, batch: ModalityBatch) -> Schedule:
+        ns = _library(self._device).namespace(self._device)
+        resolved = resolve(self.spec, self._artifact.parameters)
+        check_batch(ns, resolved, self._capabilities, batch)
+        arrays = batch.arrays()
+        if batch.passes == 0:  # they are optional, and no graph reduces over nothing
+            del arrays["mc_logits"]
+        empty = batch.shape[0] == 0
+        if empty:  # ONNX Runtime broadcasts no axis of size 0: one sample of nothing, cut off again
+            arrays = {name: _one_sample(ns.xp, array) for name, array in arrays.items()}
+        session, notes = self._graph(arrays, one_pass=batch.passes == 1)
+        found = session.run(arrays)
+        if empty:
+            found = {name: array[:0] for name, array in found.items()}
+        result = Schedule(
+            **{name: found.pop(name) for name in _OUTPUTS},
+            terms={
+                name.removeprefix(TERMS): found.pop(name)
+                for name in list(found)
+                if name.startswith(TERMS)
+            },
+            signals=found,
+            notes=notes,
+        )
+        check_result(ns, self.spec, batch, result)
+        return result
+
+    def _graph(
+        self, arrays: Mapping[str, Array], one_pass: bool
+    ) -> tuple[Session, tuple[str, ...]]:
+        dtypes = {name: str(array.dtype).rpartition(".")[2] for name, array in arrays.items()}
+        key = (*dtypes.items(), one_pass)
+        if key not in self._graphs:
+            model, notes = trace_scheduler(self._artifact, dtypes, one_pass=one_pass, terms=True)
+            self._graphs[key] = Session(model.SerializeToString(), self._device), notes
+        return self._graphs[key]
+
+
+def _one_sample(xp: Any, array: Array) -> Array:
+    shape = tuple(size or 1 for size in array.shape)
+    return xp.zeros(shape, dtype=array.dtype, device=array.device)
+
+
+def _library(device: str) -> ArrayBackend:
+    """Whose arrays go in and come out: NumPy's on the CPU, torch's on CUDA."""
+    backend = get_backend("numpy" if device == "cpu" else "torch")
+    assert isinstance(backend, ArrayBackend)  # noqa: S101 - both are ours
+    return backend
+
+
+def _torch_devices() -> list[str]:
+    try:
+        return [name for name in get_backend("torch").capabilities.devices if name != "cpu"]
+    except Exception:
+        return []

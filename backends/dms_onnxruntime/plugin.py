@@ -1,0 +1,26 @@
+"""Names the ONNX Runtime backend. Nothing here imports onnxruntime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dms_spec.plugins import Descriptor, hookimpl
+
+
+def _load() -> Any:
+    from dms_onnxruntime.backend import OnnxRuntimeBackend
+
+    return OnnxRuntimeBackend()
+
+
+@hookimpl
+def dms_register_backends() -> list[Descriptor]:
+    return [
+        Descriptor(
+            name="onnxruntime",
+            load=_load,
+            summary="ONNX Runtime: runs the exported graph, on the CPU and on CUDA",
+            requires=("onnxruntime", "onnx", "onnx_ir", "ndonnx", "spox"),
+            extra="dms-spec[onnxruntime]",
+        )
+    ]

@@ -1,0 +1,260 @@
+"""One exported graph in ONNX Runtime, on the device that was asked for.
+
+ONNX Runtime falls back to the CPU with a word on stderr; here that is an error. A session can
+be neither pickled nor used after a fork; here it is made again from the model.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_onnxruntime.wheels import conflict, installed, runtime
+from dms_spec.errors import BackendUnavailable, DMSError, FileError, MissingInput, unknown
+from dms_spec.types import Array
+
+
+class Session:
+    """An exported graph, ready to run.
+
+    Args:
+        model: The bytes of an ``.onnx`` file.
+        device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
+        threads: Threads within an operator; None for ONNX Runtime's own choice.
+
+    Raises:
+        BackendUnavailable: ONNX Runtime is not whole, or does not run on the device.
+        FileError: ONNX Runtime refuses the model, such as one of an opset newer than it.
+    """
+
+    def __init__(self, model: bytes, device: str = "cpu", *, threads: int | None = None) -> None:
+        self._model, self._threads = model, threads
+        self.device = device
+        self._open()
+
+    @classmethod
+    def load(cls, path: Path | str, device: str = "cpu", *, threads: int | None = None) -> Self:
+        """The session of an exported file, which is looked at before it is run.
+
+        Raises:
+            FileError: The file is missing, damaged, or not one that dms-spec exports.
+        """
+        from dms_onnx.files import read_model
+
+        return cls(read_model(Path(path)).SerializeToString(), device, threads=threads)
+
+    def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
+        """The outputs of the graph, by name, as arrays of the library that came in.
+
+        Args:
+            arrays: Every input by name: NumPy arrays, or torch tensors on the session's device,
+                which are read, and their results written, where they lie.
+
+        Raises:
+            MissingInput: An input is missing.
+            UnknownName: The graph has no input of a name.
+        """
+        session = self._live()
+        names = [value.name for value in session.get_inputs()]
+        for name in arrays:
+            if name not in names:
+                raise unknown("input", name, names)
+        if lacking := [name for name in names if name not in arrays]:
+            raise MissingInput(
+                "the graph needs every input",
+                expected=", ".join(names),
+                got=f"nothing for {', '.join(lacking)}",
+                fix="Where a modality is missing give anything of the right shape, and False in "
+                "present.",
+            )
+        outputs = [value.name for value in session.get_outputs()]
+        if all(isinstance(array, np.ndarray) for array in arrays.values()):
+            return dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
+        return self._run_in_place(session, arrays)
+
+    def placement(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
+        """How many nodes each execution provider really ran, measured in one profiled run."""
+        import json
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._session(profile=Path(folder) / "profile")
+            session.run(None, dict(arrays))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        ran = {
+            event["name"]: event["args"]["provider"].removesuffix("ExecutionProvider")
+            for event in events
+            if event.get("cat") == "Node" and "provider" in event.get("args", {})
+        }
+        return dict(Counter(ran.values()))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_model": self._model, "_threads": self._threads, "device": self.device}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._open()
+
+    def _open(self) -> None:
+        self._own, self._process = self._session(), os.getpid()
+
+    def _live(self) -> Any:
+        """The session; after a fork, a new one: the threads of the old stayed behind."""
+        if os.getpid() != self._process:
+            self._open()
+        return self._own
+
+    def _session(self, profile: Path | None = None) -> Any:
+        ort = runtime()
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        if profile is not None:
+            options.enable_profiling, options.profile_file_prefix = True, str(profile)
+        wanted = _provider(self.device)
+        try:
+            session = ort.InferenceSession(
+                self._model, options, providers=[wanted], disabled_optimizers=_DISABLED
+            )
+        except Exception as error:  # of ONNX Runtime's own, one class for each status
+            raise FileError(
+                "ONNX Runtime refuses the model",
+                expected=f"a model that ONNX Runtime {ort.__version__} reads",
+                got=str(error),
+                fix="Export it in an older opset (--opset 18), or update ONNX Runtime.",
+            ) from error
+        if session.get_providers()[0] != wanted[0]:
+            raise BackendUnavailable(
+                f"ONNX Runtime does not run on {self.device!r} here",
+                expected=wanted[0],
+                got=", ".join(session.get_providers()),
+                fix=why_no_cuda(),
+            )
+        return session
+
+    def _run_in_place(self, session: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """With IO binding: ONNX Runtime reads and writes the memory of torch tensors."""
+        import torch
+
+        kind, index = _place(self.device)
+        if wrong := [n for n, t in arrays.items() if getattr(t, "device", None) != _torch(self)]:
+            raise DMSError(
+                "the inputs lie on another device than the session",
+                expected=str(_torch(self)),
+                got=", ".join(f"{name}: {_where(arrays[name])}" for name in wrong),
+                fix="Move them first; nothing is copied in silence.",
+            )
+        tensors = {name: tensor.detach().contiguous() for name, tensor in arrays.items()}
+        if any(tensor.numel() == 0 for tensor in tensors.values()):  # nothing to point at
+            host = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
+            outputs = (value.name for value in session.get_outputs())
+            found = dict(zip(outputs, session.run(None, host), strict=True))
+            return {name: torch.from_numpy(a).to(_torch(self)) for name, a in found.items()}
+        binding = session.io_binding()
+        sizes: dict[Any, int] = {}
+        for value in session.get_inputs():
+            tensor = tensors[value.name]
+            sizes |= dict(zip(value.shape, tensor.shape, strict=True))
+            dtype = _NUMPY[value.type]
+            binding.bind_input(
+                value.name, kind, index, dtype, tuple(tensor.shape), tensor.data_ptr()
+            )
+        results = {}
+        for value in session.get_outputs():
+            dtype = _NUMPY[value.type]
+            shape = [sizes.get(axis, axis) for axis in value.shape]
+            result = torch.empty(
+                shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, device=_torch(self)
+            )
+            binding.bind_output(
+                value.name, kind, index, dtype, tuple(result.shape), result.data_ptr()
+            )
+            results[value.name] = result
+        if kind == "cuda":  # torch's work on the inputs is on a stream of its own
+            torch.cuda.current_stream(index).synchronize()
+        binding.synchronize_inputs()
+        session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        return results
+
+
+# It keeps the factor of a matrix product as float32, also where the product is of float64.
+_DISABLED = ["MatMulScaleFusion"]
+
+_NUMPY = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(bool)": np.bool_,
+    "tensor(int64)": np.int64,
+}
+
+
+def _place(device: str) -> tuple[str, int]:
+    kind, _, index = device.partition(":")
+    return kind, int(index or 0)
+
+
+def _torch(session: Session) -> Any:
+    import torch
+
+    kind, index = _place(session.device)
+    return torch.device(kind, index) if kind == "cuda" else torch.device(kind)
+
+
+def _where(array: Any) -> str:
+    return str(getattr(array, "device", "")) if type(array).__module__ == "torch" else "NumPy"
+
+
+def _provider(device: str) -> tuple[str, dict[str, Any]]:
+    kind, index = _place(device)
+    if kind == "cuda":
+        # TF32 keeps ten bits of a product: the specification asks for those of float32.
+        return "CUDAExecutionProvider", {"device_id": index, "use_tf32": 0}
+    return "CPUExecutionProvider", {}
+
+
+@cache
+def cuda_works() -> bool:
+    """Whether a session really runs on CUDA here; that a provider is listed says nothing."""
+    ort = runtime()
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return False
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Exp", ["x"], ["y"])], "probe", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    ort.set_default_logger_severity(4)  # it would print, and this is a question
+    try:
+        session = ort.InferenceSession(
+            model.SerializeToString(), providers=["CUDAExecutionProvider"]
+        )
+        return bool(session.get_providers()[0] == "CUDAExecutionProvider")
+    except Exception:
+        return False
+    finally:
+        ort.set_default_logger_severity(2)
+
+
+def why_no_cuda() -> str:
+    """What to do about it, as far as can be told from here."""
+    if conflict():
+        return conflict()
+    if "onnxruntime-gpu" not in installed():
+        return (
+            "The CPU wheel is installed. Run `pip uninstall -y onnxruntime`, then "
+            '`pip install "dms-spec[onnxruntime-gpu]"`.'
+        )
+    return (
+        "onnxruntime-gpu is installed, but CUDA does not start: check the driver, and CUDA and "
+        "cuDNN of the versions that its release notes name."
+    )

@@ -1,0 +1,59 @@
+"""Which of the two wheels of ONNX Runtime is here, and what goes wrong when both are.
+
+``onnxruntime`` and ``onnxruntime-gpu`` unpack into one folder. The one installed last wins;
+removing either deletes files of the other, and what is left still imports, as an empty package.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from dms_spec.errors import BackendUnavailable
+
+_WHEELS = ("onnxruntime", "onnxruntime-gpu")
+_MEND = (
+    "Run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install one of them: "
+    '`pip install "dms-spec[onnxruntime]"` or `pip install "dms-spec[onnxruntime-gpu]"`.'
+)
+
+
+def installed() -> dict[str, str]:
+    """The wheels that are installed, with their versions."""
+    found = {}
+    for name in _WHEELS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def conflict() -> str:
+    """In words, that both wheels are installed; empty if they are not."""
+    found = installed()
+    if len(found) < len(_WHEELS):
+        return ""
+    both = " and ".join(f"{name} {number}" for name, number in found.items())
+    return f"{both} share one folder: the one installed last is used. {_MEND}"
+
+
+def runtime() -> Any:
+    """The module onnxruntime, which must be a whole one.
+
+    Raises:
+        BackendUnavailable: It cannot be imported, or is what an uninstalled wheel left behind.
+    """
+    try:
+        import onnxruntime
+    except Exception as error:  # a broken native library raises whatever it likes
+        raise BackendUnavailable(
+            "onnxruntime cannot be imported", got=f"{type(error).__name__}: {error}", fix=_MEND
+        ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise BackendUnavailable(
+            "onnxruntime imports, but is empty",
+            got=f"wheels: {', '.join(installed()) or 'none'}; one was removed beside the other",
+            fix=_MEND,
+        )
+    return onnxruntime

@@ -1,0 +1,68 @@
+"""``dms export``: a scheduler as a file for another runtime, verified before it is written."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from dms_spec.cli.common import read_spec
+
+HELP = "write a scheduler for another runtime, such as onnx, and verify it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("format", metavar="FORMAT", help="an exporter's name, such as onnx")
+    parser.add_argument(
+        "spec", metavar="S", help="a preset (with --modalities), a JSON file, or an artifact folder"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder; the file goes to DIR/FORMAT. The artifact's own folder is a good one",
+    )
+    parser.add_argument("--modalities", metavar="A,B,...", help="names for a preset, in order")
+    parser.add_argument("--dtype", help="dtype of the inputs: float32 (default) or float16")
+    parser.add_argument("--opset", type=int, help="opset of the graph, 18 to 26 (default: 21)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    from dms_spec.plugins import get_exporter
+
+    exporter = get_exporter(args.format)
+    artifact = read_spec(args.spec, args.modalities)
+    given = {"dtype": args.dtype, "opset": args.opset}
+    options = {name: value for name, value in given.items() if value is not None}
+    path = exporter.export(artifact, args.output, overwrite=args.overwrite, **options)
+    report = json.loads(path.with_name("verification.json").read_text(encoding="utf-8"))
+    if args.json:
+        print(json.dumps({"output": str(path), **report}, indent=2))
+        return 0
+    print_report(report)
+    print(f"wrote {path}: {report['bytes']} bytes, opset {report['opset']}")
+    return 0
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """What a verification found, for people; `dms verify` prints the same."""
+    from dms_spec.cli.common import table
+
+    for side in ("inputs", "outputs"):
+        values = (f"{v['name']} {v['dtype']} {v['shape']}" for v in report[side])
+        print(f"{side}: {', '.join(values)}".replace("'", ""))
+    runtimes = report["errors"]
+    print(f"\n{report['batches']} batches, worst error in eps of its scale, 8 allowed:")
+    rows = [
+        (name, *(f"{errors[name]:.2f}" for errors in runtimes.values()))
+        for name in next(iter(runtimes.values()))
+    ]
+    print(table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
+    for note in report["notes"]:
+        print(f"note: {note}")
+    print()

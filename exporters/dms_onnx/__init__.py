@@ -1,0 +1,1 @@
+"""The ONNX exporter of dms-spec: trace, check, write."""

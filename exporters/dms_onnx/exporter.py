@@ -1,0 +1,77 @@
+"""The exporter: trace, verify, and only then write."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, final
+
+from dms_onnx.files import check_model, read_model
+from dms_onnx.opsets import TRACED, check_opset
+from dms_onnx.trace import scheduler_inputs, trace_predictor, trace_scheduler
+from dms_onnx.verify import verify
+from dms_spec.artifact import Artifact
+from dms_spec.errors import FileError, SpecError, UnsupportedCapability
+from dms_spec.files import replacing_folder
+from dms_spec.interface import Exporter
+from dms_spec.resolve import resolve
+
+#: The dtypes that inputs may have.
+DTYPES = ("float32", "float16")
+
+
+@final
+class OnnxExporter(Exporter):
+    """One file, ``onnx/model.onnx``, with ``onnx/verification.json`` beside it.
+
+    Its options are ``dtype``, of the inputs: float32 or float16; and ``opset``, 18 to 26.
+    """
+
+    @property
+    def name(self) -> str:
+        return "onnx"
+
+    def export(
+        self, artifact: Artifact, folder: Path, *, overwrite: bool = False, **options: Any
+    ) -> Path:
+        dtype, opset = _checked(**options)
+        folder = Path(folder) / self.name
+        if folder.exists() and not overwrite:
+            raise FileError(
+                f"{folder} exists already",
+                expected="a new folder",
+                fix="Choose another, or replace it: overwrite=True, or --overwrite.",
+            )
+        if any(name.startswith("heads.") for name in artifact.parameters):
+            model, notes = trace_predictor(artifact, dtype, opset)
+        else:
+            inputs = scheduler_inputs(resolve(artifact.spec, artifact.scheduler_parameters))
+            dtypes = {name: "bool" if name == "present" else dtype for name in inputs}
+            model, notes = trace_scheduler(artifact, dtypes, opset)
+        check_model(model, "the exported graph")
+        report = verify(model)
+        report["notes"] = [*notes, *report["notes"]]
+        with replacing_folder(folder) as new:
+            (new / "model.onnx").write_bytes(model.SerializeToString())
+            text = json.dumps(report, indent=2)
+            (new / "verification.json").write_text(text + "\n", encoding="utf-8")
+        return folder / "model.onnx"
+
+    def verify(self, path: Path) -> dict[str, Any]:
+        return verify(read_model(Path(path)))
+
+
+def _checked(*, dtype: str = "float32", opset: int = TRACED, **unknown: Any) -> tuple[str, int]:
+    if unknown:
+        raise SpecError(
+            "the exporter has no such option", expected="dtype, opset", got=", ".join(unknown)
+        )
+    if dtype not in DTYPES:
+        raise UnsupportedCapability(
+            f"no graph is written for {dtype}",
+            capability=f"dtype:{dtype}",
+            expected=" or ".join(DTYPES),
+            got=str(dtype),
+        )
+    check_opset(opset)
+    return dtype, opset

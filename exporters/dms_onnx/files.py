@@ -1,0 +1,108 @@
+"""Reading an ``.onnx`` file that may come from anywhere.
+
+What we write is one file: no data outside it, no functions, no domain but ONNX's own. Anything
+else is refused before a runtime sees it.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+import onnx
+
+from dms_spec.errors import FileError
+
+# Far more than any scheduler; a protobuf cannot be larger than 2 GiB in any case.
+_LARGEST = 1 << 30
+
+
+def read_model(path: Path) -> onnx.ModelProto:
+    """The model of a file.
+
+    Raises:
+        FileError: The file is missing, damaged, not an ONNX model, or not one of ours.
+    """
+    try:
+        size = path.stat().st_size
+        if size > _LARGEST:
+            raise FileError(f"{path} is too large", expected="1 GiB at most", got=f"{size} bytes")
+        model = onnx.load_model(path, load_external_data=False)
+    except FileError:
+        raise
+    except Exception as error:  # protobuf has its own, and not one of them is a ValueError
+        raise FileError(
+            f"cannot read {path}",
+            expected="an ONNX model",
+            got=f"{type(error).__name__}: {error}",
+            fix="The file is missing, damaged or cut short: export it again.",
+        ) from error
+    check_model(model, str(path))
+    return model
+
+
+def check_model(model: onnx.ModelProto, name: str) -> None:
+    """Refuse a model that is not one of ours, before a runtime sees it.
+
+    Raises:
+        FileError: It has what no export has, is damaged, or is no valid ONNX.
+    """
+    _refuse_foreign(name, model)
+    for tensor in model.graph.initializer:
+        _check_tensor(name, tensor)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:
+        raise FileError(
+            f"{name} is not a valid ONNX model", got=str(error).strip(), fix="Export it again."
+        ) from error
+
+
+def _refuse_foreign(path: str, model: onnx.ModelProto) -> None:
+    outside = [
+        tensor.name
+        for tensor in (*model.graph.initializer, *_constants(model.graph))
+        if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
+    ]
+    domains = {node.domain for node in model.graph.node} | {o.domain for o in model.opset_import}
+    parts = {
+        "data in other files": outside,
+        "functions": [function.name for function in model.functions],
+        "operators of other domains": sorted(domains - {"", "ai.onnx"}),
+        "sparse tensors": [str(t.values.name) for t in model.graph.sparse_initializer],
+        "subgraphs": [
+            n.op_type for n in model.graph.node if any(a.HasField("g") for a in n.attribute)
+        ],
+    }
+    for what, names in parts.items():
+        if names:
+            raise FileError(
+                f"{path} has {what}, which no export of dms-spec has",
+                got=", ".join(names[:5]),
+                fix="Nothing of it was read. Export the scheduler again with `dms export onnx`.",
+            )
+
+
+def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    return [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+
+
+def _check_tensor(path: str, tensor: onnx.TensorProto) -> None:
+    """The bytes that a tensor has must be those of its shape: a shape alone costs nothing."""
+    try:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        expected = prod(tensor.dims) * dtype.itemsize
+        got = len(tensor.raw_data)
+        if not tensor.raw_data:  # small ones may be written as numbers
+            got = onnx.numpy_helper.to_array(tensor).nbytes if expected <= _LARGEST else 0
+    except Exception as error:
+        raise FileError(
+            f"{path} has a damaged tensor {tensor.name!r}", got=str(error), fix="Export it again."
+        ) from error
+    if got != expected or min(tensor.dims, default=0) < 0:
+        raise FileError(
+            f"tensor {tensor.name!r} in {path} does not have the size of its shape",
+            expected=f"{expected} bytes for {list(tensor.dims)}",
+            got=f"{got} bytes",
+            fix="The file is damaged or made up: export it again.",
+        )

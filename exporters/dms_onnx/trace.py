@@ -1,0 +1,320 @@
+"""From equations to a graph: the same functions, run on values that are not there yet."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import ndonnx
+import numpy as np
+import onnx
+import onnx_ir
+import spox
+from ndonnx import Array
+from numpy.typing import NDArray
+from onnx_ir.passes import Sequential, common
+
+from dms_onnx.namespace import onnx_namespace
+from dms_onnx.opsets import TRACED, converted
+from dms_spec._version import PACKAGE
+from dms_spec.artifact import Artifact
+from dms_spec.equations.heads import apply_heads, class_probabilities
+from dms_spec.equations.pipeline import compute
+from dms_spec.errors import DMSError, SpecError
+from dms_spec.predictor import Model, head_outputs
+from dms_spec.resolve import Resolved, resolve
+from dms_spec.types import INPUT_NAMES, ModalityBatch
+
+Parameters = Mapping[str, NDArray[Any]]
+
+#: What every key of ours in a model's metadata begins with.
+PREFIX = "dms_spec."
+
+#: What the name of an output that is a term begins with.
+TERMS = "terms."
+
+_AXES = {
+    "features": ("B", "M", "D"),
+    "logits": ("B", "M", "C"),
+    "mc_logits": ("T", "B", "M", "C"),
+    "present": ("B", "M"),
+}
+
+
+@dataclass(kw_only=True)
+class _Inputs:
+    """The arguments of a graph, those of its parameters apart: they become initializers."""
+
+    arrays: dict[str, Array] = field(default_factory=dict)
+    parameters: dict[str, Array] = field(default_factory=dict)
+
+    def array(self, name: str, shape: tuple[str | int, ...], dtype: Any) -> Array:
+        self.arrays[name] = ndonnx.argument(shape=shape, dtype=_dtype(dtype))
+        return self.arrays[name]
+
+    def parameter(self, name: str, value: NDArray[Any]) -> Array:
+        self.parameters[name] = ndonnx.argument(shape=value.shape, dtype=_dtype(value.dtype))
+        return self.parameters[name]
+
+
+def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int, ...]]:
+    """The outputs of a graph by name, each with its axes, as in `input_axes`."""
+    spec = artifact.spec
+    square: tuple[str | int, ...] = ("B", len(spec.modalities))
+    signals = dict.fromkeys(spec.signals, square)
+    if heads:
+        rows: dict[str, tuple[str | int, ...]] = {
+            "probabilities": ("B", len(artifact.model["classes"])),
+            "predicted": ("B",),
+        }
+        return rows | {"weights": square, "active": square} | signals
+    axis = "D" if spec.fusion == "feature" else "C"
+    width = resolve(spec, artifact.scheduler_parameters).sizes.get(axis, axis)
+    plain = dict.fromkeys(("weights", "scores", "active"), square)
+    return plain | {"fused": ("B", width)} | signals
+
+
+def scheduler_inputs(resolved: Resolved) -> tuple[str, ...]:
+    """The arrays that a spec reads, in the specification's order, presence always among them."""
+    read = set(resolved.reasons()) | {"present"}
+    for signal in resolved.signals:
+        read |= set(signal.needs)
+    return tuple(name for name in INPUT_NAMES if name in read)
+
+
+def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int, ...]]:
+    """The inputs of a graph by name, each with its axes: a number where it is fixed, else a name.
+
+    With heads one input for each modality, [B, D_m]; else the arrays of `scheduler_inputs`.
+    """
+    count = len(artifact.spec.modalities)
+    if heads:
+        axes: dict[str, tuple[str | int, ...]] = {
+            name: ("B", len(artifact.parameters[f"heads.{name}.scale.mean"]))
+            for name in artifact.spec.modalities
+        }
+        return axes | {"present": ("B", count)}
+    resolved = resolve(artifact.spec, artifact.scheduler_parameters)
+    return {
+        name: tuple(resolved.sizes.get(axis, axis) for axis in _AXES[name])
+        for name in scheduler_inputs(resolved)
+    }
+
+
+def trace_scheduler(
+    artifact: Artifact,
+    dtypes: Mapping[str, str],
+    opset: int = TRACED,
+    *,
+    one_pass: bool = False,
+    terms: bool = False,
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A scheduler as a graph: a batch in, what ``dms schedule`` writes out.
+
+    Args:
+        artifact: Its heads, if it has any, are left out.
+        dtypes: The dtype of each input of the graph, by name; ``present`` is bool.
+        opset: One of `opsets.IR_VERSIONS`.
+        one_pass: Whether T is 1, which says nothing about variance and is noted; else any.
+        terms: Whether the terms of the scores come out too, each as ``terms.<name>``.
+
+    Returns:
+        The model, and what is weaker than it looks, in words.
+
+    Raises:
+        SpecError: A policy or a signal does what no graph can hold, or the opset is not written.
+    """
+    values = artifact.scheduler_parameters
+    inputs = _Inputs()
+    with _explained(artifact):
+        resolved = resolve(
+            artifact.spec, {name: inputs.parameter(name, v) for name, v in values.items()}
+        )
+        sizes = {**resolved.sizes} | ({"T": 1} if one_pass else {})
+        batch = {
+            name: inputs.array(name, tuple(sizes.get(axis, axis) for axis in _AXES[name]), dtype)
+            for name, dtype in dtypes.items()
+        }
+        schedule = compute(onnx_namespace(), resolved, ModalityBatch(**batch))
+    outputs = schedule.arrays()
+    if terms:
+        outputs |= {f"{TERMS}{name}": term for name, term in schedule.terms.items()}
+    axes = output_axes(artifact, heads=False)
+    return _finished(artifact, inputs, outputs, axes, values, opset), schedule.notes
+
+
+def trace_predictor(
+    artifact: Artifact, dtype: str, opset: int = TRACED
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
+    """A fitted artifact as a graph: embeddings in, what ``dms predict`` writes out.
+
+    One input ``[B, D_m]`` for each modality under its name, and ``present`` [B, M]. The frozen
+    dropout masks are constants of the graph, so that its uncertainty is that of every backend.
+    """
+    spec, model = artifact.spec, Model(artifact)
+    ns, inputs = onnx_namespace(), _Inputs()
+    heads = head_outputs(resolve(spec, artifact.scheduler_parameters), model.passes)
+    with _explained(artifact):
+        embeddings = {
+            name: inputs.array(name, axes, "bool" if name == "present" else dtype)
+            for name, axes in input_axes(artifact, heads=True).items()
+        }
+        present = embeddings.pop("present")
+        parameters = {
+            name: inputs.parameter(name, value) for name, value in artifact.parameters.items()
+        }
+        own = {name: parameters[name] for name in artifact.scheduler_parameters}
+        given = apply_heads(
+            ns,
+            embeddings,
+            present,
+            parameters,
+            modalities=spec.modalities,
+            dropout=model.dropout,
+            outputs=heads,
+        )
+        schedule = compute(ns, resolve(spec, own), ModalityBatch(**given, present=present))
+        probabilities = class_probabilities(
+            ns,
+            schedule.fused,
+            schedule.active,
+            level=spec.fusion,
+            parameters=parameters,
+            prior=ndonnx.asarray(model.prior),
+        )
+        likeliest = ns.xp.argmax(probabilities, axis=-1)
+        outputs = {
+            "probabilities": probabilities,
+            "predicted": ns.xp.take(ndonnx.asarray(model.classes), likeliest, axis=0),
+            "weights": schedule.weights,
+            "active": schedule.active,
+            **schedule.signals,
+        }
+    axes = output_axes(artifact, heads=True)
+    model_ = _finished(artifact, inputs, outputs, axes, artifact.parameters, opset)
+    return model_, schedule.notes
+
+
+def parameters_hash(parameters: Parameters) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(parameters):
+        array = np.ascontiguousarray(parameters[name])
+        digest.update(f"{name} {array.dtype.name} {list(parameters[name].shape)}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def _finished(
+    artifact: Artifact,
+    inputs: _Inputs,
+    outputs: Mapping[str, Array],
+    axes: Mapping[str, tuple[str | int, ...]],
+    values: Parameters,
+    opset: int,
+) -> onnx.ModelProto:
+    """The model of a graph: parameters as initializers, tidied, with its metadata."""
+    arguments = inputs.arrays | inputs.parameters
+    model = spox.build(
+        {name: array.unwrap_spox() for name, array in arguments.items()},
+        {name: array.unwrap_spox() for name, array in outputs.items()},
+    )
+    kept = [value for value in model.graph.input if value.name in inputs.arrays]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    for name in inputs.parameters:
+        model.graph.initializer.append(onnx.numpy_helper.from_array(values[name], name))
+    model = _tidy(model)
+    for value in model.graph.output:
+        # Inference loses a name here and there; a runtime plans memory by them.
+        if value.name in axes:
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, kind, axes[value.name]))
+    model.graph.name = "dms_spec"
+    model.producer_name, model.producer_version = "dms-spec", PACKAGE
+    model = converted(model, opset)
+    onnx.helper.set_model_props(model, _metadata(artifact, values))
+    return model
+
+
+def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without what tracing leaves behind: copies, equal constants, and equal values twice."""
+    graph = onnx_ir.from_proto(model)
+    Sequential(
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+    )(graph)
+    for node in list(graph.graph):
+        if node.op_type == "Identity":
+            _remove_copy(node)
+    return onnx_ir.to_proto(graph)
+
+
+def _remove_copy(node: onnx_ir.Node) -> None:
+    """Take an Identity out, but for the second name of one value.
+
+    onnx-ir has a pass for it, which gives two outputs that are one value the same name.
+    """
+    source, copy = node.inputs[0], node.outputs[0]
+    if source is None or node.graph is None:
+        return
+    named = source.is_graph_output() or source.is_graph_input() or source.is_initializer()
+    if copy.is_graph_output() and named:
+        return
+    name = copy.name if copy.is_graph_output() else source.name
+    source.type, source.shape = copy.type or source.type, copy.shape or source.shape
+    onnx_ir.convenience.replace_all_uses_with(copy, source, replace_graph_outputs=True)
+    source.name = name
+    node.graph.remove(node, safe=True)
+
+
+def _metadata(artifact: Artifact, values: Parameters) -> dict[str, str]:
+    """What a person reads in a viewer, and what a verification starts from."""
+    spec = artifact.spec
+    metadata = {
+        "package": PACKAGE,
+        "edition": spec.edition,
+        "modalities": ",".join(spec.modalities),
+        "present": "True where a modality is there",
+        "spec": json.dumps(spec.to_dict()),
+        "parameters": json.dumps(sorted(values)),
+        "parameters_sha256": parameters_hash(values),
+    }
+    if any(name.startswith("heads.") for name in values):
+        model = {key: artifact.model[key] for key in ("classes", "prior", "dropout", "passes")}
+        metadata["model"] = json.dumps(model)
+    return {f"{PREFIX}{key}": value for key, value in metadata.items()}
+
+
+def _dtype(dtype: Any) -> Any:
+    return ndonnx.from_numpy_dtype(np.dtype(dtype))
+
+
+class _explained:  # noqa: N801 - reads as a statement
+    """Whatever tracing raises, in words: a plugin's function may do what no graph can hold."""
+
+    def __init__(self, artifact: Artifact) -> None:
+        self._spec = artifact.spec
+        self._warnings = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        self._warnings.__enter__()
+        # ndonnx warns about value propagation that it skips; nothing here relies on it.
+        warnings.simplefilter("ignore")
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        self._warnings.__exit__(kind, error, trace)
+        if isinstance(error, Exception) and not isinstance(error, DMSError):
+            spec = self._spec
+            raise SpecError(
+                f"policy {spec.policy!r} with signals {', '.join(spec.signals) or 'none'} "
+                "cannot be traced into a graph",
+                got=f"{type(error).__name__}: {error}",
+                fix="A policy or signal must use the namespace it is given, and look at no value.",
+            ) from error
