@@ -26,7 +26,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 
 # The example backend goes in as a stranger's would: built, then installed.
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
-	$(INSTALL) --editable ".[conformance,demo,torch]" --group test
+	$(INSTALL) --editable ".[conformance,demo,onnxruntime,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 
@@ -35,7 +35,7 @@ $(VENV)/lint: $(VENV)/test
 	@touch $@
 
 $(VENV)/docs: $(VENV)/pip pyproject.toml
-	$(INSTALL) --editable ".[demo,torch]" --group docs
+	$(INSTALL) --editable ".[demo,onnxruntime,torch]" --group docs
 	@touch $@
 
 demo: $(VENV)/demo
@@ -56,6 +56,7 @@ docs: $(VENV)/docs
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_schedule.py
 	$(BIN)/python benchmarks/bench_torch.py
+	$(BIN)/python benchmarks/bench_onnx.py
 
 clauses: $(VENV)/pip
 	$(BIN)/python docs/spec/build_clauses.py

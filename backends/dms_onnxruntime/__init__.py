@@ -1,3 +1,22 @@
-"""The ONNX Runtime backend of dms-spec, and `Session`, which runs one exported file."""
+"""The ONNX Runtime backend of dms-spec, and `Session`, which runs one exported file.
 
-from dms_onnxruntime.session import Session as Session
+Needs ONNX Runtime: ``pip install 'dms-spec[onnxruntime]'``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dms_onnxruntime.session import Session as Session
+
+__all__ = ["Session"]
+
+
+def __getattr__(name: str) -> object:
+    # plugin.py lies in this package, and listing plugins must import neither NumPy nor the rest.
+    if name != "Session":
+        raise AttributeError(f"module 'dms_onnxruntime' has no attribute {name!r}")
+    from dms_onnxruntime.session import Session
+
+    return Session

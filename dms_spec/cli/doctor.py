@@ -14,7 +14,16 @@ from dms_spec.errors import DMSError
 
 HELP = "run a worked example on every backend and device, and compare with the oracle"
 
-_PACKAGES = ("numpy", "pluggy", "array-api-compat", "safetensors")
+_PACKAGES = (
+    "numpy",
+    "pluggy",
+    "array-api-compat",
+    "safetensors",
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
             "platform": platform.platform(),
             "packages": packages,
             "runs": runs,
+            "notes": _notes(),
             "plugins_with_problems": [
                 {"name": r.name, "status": r.status, "reason": r.reason, "fix": r.fix}
                 for r in ailing
@@ -50,11 +60,27 @@ def run(args: argparse.Namespace) -> int:
         header = ("backend", "device", "dtype", "verdict", "worst error (eps of the dtype)")
         rows = [(r["backend"], r["device"], r["dtype"], r["verdict"], r["error"]) for r in runs]
         print(table(header, rows))
+        for name, notes in _notes().items():
+            for note in notes:
+                print(f"\n{name}: {note}")
         for r in ailing:
             print(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n  {r.fix}")
     if any(r["verdict"] == "wrong" for r in runs):
         return OUT_OF_TOLERANCE
     return UNAVAILABLE if ailing or any(r["verdict"] == "failed" for r in runs) else GOOD
+
+
+def _notes() -> dict[str, list[str]]:
+    """What each backend that works says about itself on this machine."""
+    from dms_spec.plugins import available, get_backend
+
+    notes = {}
+    for name in available("backend"):
+        try:
+            notes[name] = list(get_backend(name).capabilities.notes)
+        except DMSError:  # the run of it has failed as well, and says why
+            continue
+    return {name: own for name, own in notes.items() if own}
 
 
 def _version(name: str) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
-from typing import final
+from typing import Any, final
 
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
@@ -46,10 +46,20 @@ class EquationScheduler(Scheduler):
 
 
 def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
-    """`compute`, guarded, a few samples at a time where the namespace asks for it (DMS-W-005)."""
+    """`compute`, guarded, a few samples at a time where the namespace asks for it."""
     with ns.guard():
-        parts = [compute(ns, resolved, part) for part in _blocks(batch, ns.entries_at_once)]
-    return parts[0] if len(parts) == 1 else _joined(ns, parts)
+        return in_blocks(ns.xp, lambda part: compute(ns, resolved, part), batch, ns.entries_at_once)
+
+
+def in_blocks(
+    xp: Any,
+    schedule: Callable[[ModalityBatch], Schedule],
+    batch: ModalityBatch,
+    entries_at_once: int | None,
+) -> Schedule:
+    """A schedule of some samples after the other: no sample sees another (DMS-W-005)."""
+    parts = [schedule(part) for part in _blocks(batch, entries_at_once)]
+    return parts[0] if len(parts) == 1 else _joined(xp, parts)
 
 
 def _blocks(batch: ModalityBatch, budget: int | None) -> Iterator[ModalityBatch]:
@@ -186,11 +196,11 @@ def _first(ns: Namespace, names: tuple[str, ...], mask: Array) -> str:
     return f"sample {sample}, modality {names[modality]!r}"
 
 
-def _joined(ns: Namespace, parts: list[Schedule]) -> Schedule:
+def _joined(xp: Any, parts: list[Schedule]) -> Schedule:
     """Schedules of consecutive samples as one."""
 
     def join(arrays: Iterable[Array]) -> Array:
-        return ns.xp.concat(list(arrays), axis=0)
+        return xp.concat(list(arrays), axis=0)
 
     first = parts[0]
     return Schedule(
