@@ -21,6 +21,32 @@ Vector = list[float]
 Arrays = Mapping[str, NDArray[Any]]
 
 
+#: What this page knows; a plugin's signals and policies it does not.
+SIGNALS = (
+    "confidence",
+    "uncertainty",
+    "mutual_information",
+    "alignment",
+    "anchored_alignment",
+    "agreement",
+    "energy",
+)
+POLICIES = (
+    "static",
+    "linear",
+    "co_attention",
+    "modality_dropout",
+    "learned_linear",
+    "residual_mlp",
+    "monotone",
+)
+
+
+def knows(spec: SchedulerSpec) -> bool:
+    """Whether `schedule` has an answer for a spec."""
+    return spec.policy in POLICIES and set(spec.signals) <= set(SIGNALS)
+
+
 @dataclass
 class Exact:
     """Exact outputs, float64, shaped as in the specification."""

@@ -17,19 +17,22 @@ Axes = Mapping[str, tuple[str | int, ...]]
 #: What stands for an axis without a fixed size; every batch but the first takes the others.
 _SIZES = ({"B": 6, "D": 7, "C": 5, "T": 4}, {"B": 3, "D": 4, "C": 3, "T": 2})
 _ONE = {"B": 1, "D": 1, "C": 1, "T": 1}
+# A plugin's signal may want a second class, or a second feature; one of ours may not.
+_FEW = {"B": 1, "D": 2, "C": 2, "T": 1}
 
 _FILLERS = (np.nan, np.inf, -np.inf, 1e4)
 
 
-def draw(axes: Axes, dtype: str) -> Iterator[tuple[str, Arrays]]:
+def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Arrays]]:
     """Batches with a word about each.
 
     Args:
         axes: The axes of every input of the graph, by name, ``present`` among them.
         dtype: The dtype of the others.
+        ours: Whether nothing but the core computes; then there is a batch of single entries.
     """
     random = np.random.Generator(np.random.Philox(2026))
-    for sizes in (*_SIZES, _ONE):
+    for sizes in (*_SIZES, _ONE if ours else _FEW):
         yield f"all present, {sizes}", _ordinary(axes, dtype, sizes, random)
     hostile: dict[str, Callable[[Arrays, np.random.Generator], None]] = {
         "modalities missing at random": _missing,

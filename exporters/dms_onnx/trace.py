@@ -223,12 +223,13 @@ def _finished(
         {name: array.unwrap_spox() for name, array in arguments.items()},
         {name: array.unwrap_spox() for name, array in outputs.items()},
     )
+    model = _tidy(model)
+    # Only now: tidying would drop a parameter that this spec leaves unread, and merge equal ones.
     kept = [value for value in model.graph.input if value.name in inputs.arrays]
     del model.graph.input[:]
     model.graph.input.extend(kept)
     for name in inputs.parameters:
         model.graph.initializer.append(onnx.numpy_helper.from_array(values[name], name))
-    model = _tidy(model)
     for value in model.graph.output:
         # Inference loses a name here and there; a runtime plans memory by them.
         if value.name in axes:

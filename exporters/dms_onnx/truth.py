@@ -98,11 +98,10 @@ class Truth:
         """The right outputs for one batch."""
         if self._heads:
             return self._measured(arrays, self._predict)
-        parameters = self._artifact.scheduler_parameters
-        try:
-            exact = oracle.schedule(self._spec, arrays, parameters)
-        except NotImplementedError:  # a plugin's policy or signal
+        if not oracle.knows(self._spec):
             return self._measured(arrays, self._schedule)
+        parameters = self._artifact.scheduler_parameters
+        exact = oracle.schedule(self._spec, arrays, parameters)
         scale = scales(self._spec, exact, arrays, parameters, self._context.computing)
         outputs = {name: getattr(exact, name) for name in ("weights", "fused", "scores", "active")}
         return Answer(self._context, outputs | exact.signals, scale)

@@ -25,6 +25,7 @@ from dms_onnx.trace import PREFIX, input_axes, output_axes, parameters_hash
 from dms_onnx.truth import Truth
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
+from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K
 from dms_spec.conformance.registry import ConformanceError
 from dms_spec.errors import DMSError, FileError, VerificationError
@@ -53,7 +54,8 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
     _check_versions(model)
     dtype = _check_interface(model, artifact, heads)
     truth = Truth(artifact, heads=heads, dtype=dtype)
-    drawn = list(batches.draw(input_axes(artifact, heads=heads), dtype))
+    axes, ours = input_axes(artifact, heads=heads), oracle.knows(artifact.spec)
+    drawn = list(batches.draw(axes, dtype, ours=ours))
     digest = hashlib.sha256()
     errors: dict[str, dict[str, float]] = {}
     for what, arrays in drawn:
