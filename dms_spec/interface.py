@@ -7,7 +7,7 @@ could change what it means without anybody noticing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -152,6 +152,21 @@ class ArrayBackend(Backend):
         return EquationScheduler(
             self.namespace(device), resolve(spec, parameters), self.capabilities
         )
+
+
+class Differentiable(ABC):
+    """A backend through which gradients flow, and that claims ``gradients``, is also this."""
+
+    @abstractmethod
+    def gradients(
+        self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """The gradient of a scalar function, by array; zeros where it does not depend on one.
+
+        Args:
+            function: From floating arrays of the backend, by name, to a scalar array.
+            arrays: Where to take the gradient.
+        """
 
 
 class Exporter(ABC):

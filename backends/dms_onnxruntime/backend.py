@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, final
 
 import numpy as np
@@ -96,21 +95,16 @@ class OnnxRuntimeScheduler(Scheduler):
         resolved = resolve(self.spec, self._artifact.parameters)
         check_batch(ns, resolved, self._capabilities, batch)
         at_once = _ENTRIES_AT_ONCE if self._device == "cpu" else None
-        result = in_blocks(ns.xp, partial(self._run, ns.xp), batch, at_once)
+        result = in_blocks(ns.xp, self._run, batch, at_once)
         check_result(ns, self.spec, batch, result)
         return result
 
-    def _run(self, xp: Any, batch: ModalityBatch) -> Schedule:
+    def _run(self, batch: ModalityBatch) -> Schedule:
         arrays = batch.arrays()
         if batch.passes == 0:  # they are optional, and no graph reduces over nothing
             del arrays["mc_logits"]
-        empty = batch.shape[0] == 0
-        if empty:  # ONNX Runtime broadcasts no axis of size 0: one sample of nothing, cut off again
-            arrays = {name: _one_sample(xp, array) for name, array in arrays.items()}
         session, notes = self._graph(arrays, one_pass=batch.passes == 1)
         found = session.run(arrays)
-        if empty:
-            found = {name: array[:0] for name, array in found.items()}
         return Schedule(
             **{name: found.pop(name) for name in _OUTPUTS},
             terms={
@@ -131,11 +125,6 @@ class OnnxRuntimeScheduler(Scheduler):
             model, notes = trace_scheduler(self._artifact, dtypes, one_pass=one_pass, terms=True)
             self._graphs[key] = Session(model.SerializeToString(), self._device), notes
         return self._graphs[key]
-
-
-def _one_sample(xp: Any, array: Array) -> Array:
-    shape = tuple(size or 1 for size in array.shape)
-    return xp.zeros(shape, dtype=array.dtype, device=array.device)
 
 
 def _library(device: str) -> ArrayBackend:

@@ -7,17 +7,29 @@ be neither pickled nor used after a fork; here it is made again from the model.
 from __future__ import annotations
 
 import os
+import re
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakSet
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_onnxruntime.wheels import conflict, installed, runtime
-from dms_spec.errors import BackendUnavailable, DMSError, FileError, MissingInput, unknown
+from dms_spec.errors import (
+    BackendUnavailable,
+    DMSError,
+    DTypeError,
+    FileError,
+    MissingInput,
+    ShapeError,
+    UnsupportedCapability,
+    unknown,
+)
 from dms_spec.types import Array
 
 
@@ -37,7 +49,8 @@ class Session:
     def __init__(self, model: bytes, device: str = "cpu", *, threads: int | None = None) -> None:
         self._model, self._threads = model, threads
         self.device = device
-        self._open()
+        self._own = self._session()
+        _sessions.add(self)
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu", *, threads: int | None = None) -> Self:
@@ -60,9 +73,15 @@ class Session:
         Raises:
             MissingInput: An input is missing.
             UnknownName: The graph has no input of a name.
+            DTypeError: An input is of another dtype than the graph's, or of another library than
+                the others.
+            ShapeError: An input has another rank or size than the graph's, or no features,
+                classes or passes; no samples are fine.
+            DMSError: An input lies elsewhere, or ONNX Runtime fails.
         """
         session = self._live()
-        names = [value.name for value in session.get_inputs()]
+        values = session.get_inputs()
+        names = [value.name for value in values]
         for name in arrays:
             if name not in names:
                 raise unknown("input", name, names)
@@ -74,10 +93,24 @@ class Session:
                 fix="Where a modality is missing give anything of the right shape, and False in "
                 "present.",
             )
+        torch = _library(arrays)
+        sizes = _check(values, arrays)
+        if empty := sizes.get("B") == 0:  # no operator broadcasts an axis of size 0: one sample
+            arrays = {name: _one_sample(array) for name, array in arrays.items()}
+            sizes["B"] = 1
+        try:
+            found = (
+                self._run_in_place(session, arrays, sizes) if torch else self._run(session, arrays)
+            )
+        except DMSError:
+            raise
+        except Exception as error:  # of ONNX Runtime's own, one class for each status
+            raise DMSError("ONNX Runtime fails", got=f"{type(error).__name__}: {error}") from error
+        return {name: array[:0] for name, array in found.items()} if empty else found
+
+    def _run(self, session: Any, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         outputs = [value.name for value in session.get_outputs()]
-        if all(isinstance(array, np.ndarray) for array in arrays.values()):
-            return dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
-        return self._run_in_place(session, arrays)
+        return dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
 
     def placement(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """How many nodes each execution provider really ran, measured in one profiled run."""
@@ -100,29 +133,33 @@ class Session:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
-        self._open()
-
-    def _open(self) -> None:
-        self._own, self._process = self._session(), os.getpid()
+        self._own = self._session()
+        _sessions.add(self)
 
     def _live(self) -> Any:
         """The session; after a fork, a new one: the threads of the old stayed behind."""
-        if os.getpid() != self._process:
-            self._open()
+        if self._own is None:
+            self._own = self._session()
         return self._own
 
     def _session(self, profile: Path | None = None) -> Any:
         ort = runtime()
         options = ort.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 4  # what fails is raised, in full
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         wanted = _provider(self.device)
+        if wanted[0] not in ort.get_available_providers():  # asked for, it only warns
+            raise self._elsewhere(wanted[0], ort.get_available_providers())
         try:
             session = ort.InferenceSession(
-                self._model, options, providers=[wanted], disabled_optimizers=_DISABLED
+                self._model,
+                options,
+                providers=[wanted],
+                disabled_optimizers=_DISABLED,
+                enable_fallback=0,  # it would go on elsewhere, also in the middle of a run
             )
         except Exception as error:  # of ONNX Runtime's own, one class for each status
             raise FileError(
@@ -132,15 +169,20 @@ class Session:
                 fix="Export it in an older opset (--opset 18), or update ONNX Runtime.",
             ) from error
         if session.get_providers()[0] != wanted[0]:
-            raise BackendUnavailable(
-                f"ONNX Runtime does not run on {self.device!r} here",
-                expected=wanted[0],
-                got=", ".join(session.get_providers()),
-                fix=why_no_cuda(),
-            )
+            raise self._elsewhere(wanted[0], session.get_providers())
         return session
 
-    def _run_in_place(self, session: Any, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    def _elsewhere(self, wanted: str, found: list[str]) -> BackendUnavailable:
+        return BackendUnavailable(
+            f"ONNX Runtime does not run on {self.device!r} here",
+            expected=wanted,
+            got=", ".join(found),
+            fix=why_no_cuda(),
+        )
+
+    def _run_in_place(
+        self, session: Any, arrays: Mapping[str, Any], sizes: Mapping[str, int]
+    ) -> dict[str, Any]:
         """With IO binding: ONNX Runtime reads and writes the memory of torch tensors."""
         import torch
 
@@ -152,17 +194,18 @@ class Session:
                 got=", ".join(f"{name}: {_where(arrays[name])}" for name in wrong),
                 fix="Move them first; nothing is copied in silence.",
             )
+        if strings := [v.name for v in session.get_outputs() if v.type not in _NUMPY]:
+            raise UnsupportedCapability(
+                "torch has no strings",
+                capability="output:string",
+                expected="outputs that are numbers",
+                got=", ".join(strings),
+                fix="Give NumPy arrays, on the CPU.",
+            )
         tensors = {name: tensor.detach().contiguous() for name, tensor in arrays.items()}
-        if any(tensor.numel() == 0 for tensor in tensors.values()):  # nothing to point at
-            host = {name: tensor.cpu().numpy() for name, tensor in tensors.items()}
-            outputs = (value.name for value in session.get_outputs())
-            found = dict(zip(outputs, session.run(None, host), strict=True))
-            return {name: torch.from_numpy(a).to(_torch(self)) for name, a in found.items()}
         binding = session.io_binding()
-        sizes: dict[Any, int] = {}
         for value in session.get_inputs():
             tensor = tensors[value.name]
-            sizes |= dict(zip(value.shape, tensor.shape, strict=True))
             dtype = _NUMPY[value.type]
             binding.bind_input(
                 value.name, kind, index, dtype, tuple(tensor.shape), tensor.data_ptr()
@@ -198,9 +241,96 @@ _NUMPY = {
 }
 
 
+def _library(arrays: Mapping[str, Any]) -> bool:
+    """Whether the arrays are torch tensors, all of them; else they are NumPy arrays.
+
+    Raises:
+        DTypeError: They are neither, or of both.
+    """
+    torch = sys.modules.get("torch")  # whoever has a tensor has imported it
+    kinds = {
+        name: "NumPy"
+        if isinstance(array, np.ndarray)
+        else "torch"
+        if torch is not None and isinstance(array, torch.Tensor)
+        else type(array).__name__
+        for name, array in arrays.items()
+    }
+    if (found := set(kinds.values())) not in ({"NumPy"}, {"torch"}):
+        raise DTypeError(
+            "the inputs are not arrays of one library",
+            expected="NumPy arrays, or torch tensors, throughout",
+            got=", ".join(f"{name}: {kind}" for name, kind in kinds.items()),
+            fix="Convert some of them." if found <= {"NumPy", "torch"} else "",
+        )
+    return found == {"torch"}
+
+
+def _check(values: list[Any], arrays: Mapping[str, Any]) -> dict[str, int]:
+    """Hold inputs to the graph; the sizes of its named axes.
+
+    ONNX Runtime would say some of it in its own words, and of a tensor's memory nothing at all:
+    that is read as whatever the graph takes it for.
+    """
+    sizes: dict[str, int] = {}
+    for value in values:
+        array = arrays[value.name]
+        dtype = str(array.dtype).rpartition(".")[2]
+        if dtype != np.dtype(_NUMPY[value.type]).name:
+            raise DTypeError(
+                f"{value.name} has the wrong dtype",
+                expected=np.dtype(_NUMPY[value.type]).name,
+                got=dtype,
+                fix="Cast it, or export the graph for that dtype.",
+            )
+        shape = tuple(array.shape)
+        fits = len(shape) == len(value.shape)
+        for axis, size in zip(value.shape, shape, strict=False):
+            fits &= size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
+            fits &= size > 0 or axis == "B"
+        if not fits:
+            expected = (
+                f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in value.shape
+            )
+            raise ShapeError(
+                f"{value.name} has the wrong shape",
+                expected=f"[{', '.join(map(str, expected))}]",
+                got=str(list(shape)),
+                fix="No axis but B may be empty.",
+            )
+    return sizes
+
+
+def _one_sample(array: Any) -> Any:
+    shape = tuple(size or 1 for size in array.shape)
+    return np.zeros(shape, array.dtype) if isinstance(array, np.ndarray) else array.new_zeros(shape)
+
+
+_sessions: WeakSet[Session] = WeakSet()
+_LEFT_BEHIND: list[Any] = []
+
+
+def _leave_behind() -> None:
+    """In the child of a fork: its sessions are of no use, and to destroy one would wait for ever.
+
+    The destructor joins threads, which stayed with the parent.
+    """
+    for session in _sessions:
+        _LEFT_BEHIND.append(session._own)
+        session._own = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_behind)
+
+
 def _place(device: str) -> tuple[str, int]:
-    kind, _, index = device.partition(":")
-    return kind, int(index or 0)
+    found = re.fullmatch(r"(cpu)|(cuda)(?::([0-9]{1,4}))?", device)
+    if found is None:
+        raise BackendUnavailable(
+            f"ONNX Runtime has no device {device!r} here", expected="cpu, cuda or cuda:N"
+        )
+    return found[1] or found[2], int(found[3] or 0)
 
 
 def _torch(session: Session) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any, final
 
 import array_api_compat.torch as xp
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
-from dms_spec.interface import ArrayBackend
+from dms_spec.interface import ArrayBackend, Differentiable
 from dms_torch import primitives
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -43,7 +44,7 @@ def torch_namespace(kind: str) -> Namespace:
 
 
 @final
-class TorchBackend(ArrayBackend):
+class TorchBackend(ArrayBackend, Differentiable):
     """PyTorch on the CPU, and on every CUDA device that works."""
 
     @property
@@ -74,6 +75,22 @@ class TorchBackend(ArrayBackend):
         if array.dtype == torch.bfloat16:
             return array.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return array.numpy()
+
+    def gradients(
+        self,
+        function: Callable[[dict[str, torch.Tensor]], torch.Tensor],
+        arrays: Mapping[str, torch.Tensor],
+    ) -> dict[str, torch.Tensor]:
+        leaves = {name: array.detach().requires_grad_() for name, array in arrays.items()}
+        with torch.enable_grad():
+            value = function(leaves)
+        if not value.requires_grad:  # nothing of it depends on them
+            return {name: torch.zeros_like(leaf) for name, leaf in leaves.items()}
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        return {
+            name: torch.zeros_like(leaf) if gradient is None else gradient
+            for (name, leaf), gradient in zip(leaves.items(), found, strict=True)
+        }
 
     def namespace(self, device: str) -> Namespace:
         return torch_namespace(torch.device(device).type)

@@ -28,6 +28,8 @@ VERBS = (
     "explain",
     "export",
     "verify",
+    "check",
+    "report",
     "demo",
     "backends",
     "plugins",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dms_spec.cli.export import print_report
 from dms_spec.errors import FileError
+
+# A file may ask for any amount of memory; this much beside its own size is plenty.
+_MEMORY = 2 << 30
 
 HELP = "check an exported model again, on the machine where it is to run"
 
@@ -29,10 +34,40 @@ def run(args: argparse.Namespace) -> int:
             expected=" or ".join(f".{name}" for name in available("exporter")),
             fix="Name the file that was exported, not its folder.",
         )
-    report = get_exporter(kind).verify(args.model)
+    exporter = get_exporter(kind)
+    with _bounded_memory(args.model):
+        report = exporter.verify(args.model)
     if args.json:
         print(json.dumps(report, indent=2))
         return 0
     print_report(report)
     print(f"{args.model} is what it says it is")
     return 0
+
+
+@contextmanager
+def _bounded_memory(path: Path) -> Iterator[None]:
+    """The machine is not at the mercy of a file from anywhere; where the system can see to it."""
+    try:
+        import resource
+
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        kilobytes = int(status.partition("VmData:")[2].split()[0])
+        size = path.stat().st_size
+    except (ImportError, OSError, ValueError, IndexError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = (kilobytes << 10) + 8 * size + _MEMORY
+    lower = [limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([wanted, *lower]), hard))
+    try:
+        yield
+    except MemoryError as error:
+        raise FileError(
+            f"{path} needs more memory than any scheduler",
+            got=str(error),
+            fix="The file is damaged or made up: export it again.",
+        ) from error
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))

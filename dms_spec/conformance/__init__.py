@@ -1,5 +1,27 @@
 """Conformance: the clauses, the oracle, and the checks that hold a backend to them.
 
-Importing this package costs nothing; `checks` needs hypothesis (``pip install
+Importing this package costs nothing; running checks needs hypothesis (``pip install
 'dms-spec[conformance]'``).
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from dms_spec.conformance.pytest_plugin import (
+        parametrize_with_checks as parametrize_with_checks,
+    )
+    from dms_spec.conformance.runner import run_check as run_check
+
+_HOMES = {"run_check": "runner", "parametrize_with_checks": "pytest_plugin"}
+
+__all__ = ["parametrize_with_checks", "run_check"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -29,9 +29,12 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
 }
 
 
-#: Policies that weigh signals; those after the first are learned.
-WEIGHING = ("linear", "learned_linear", "residual_mlp", "monotone")
-POLICIES = ("linear", "linear", *WEIGHING, "static", "co_attention")
+#: Policies that learn.
+LEARNED = ("learned_linear", "residual_mlp", "monotone")
+#: Policies that weigh signals.
+WEIGHING = ("linear", *LEARNED)
+#: What the core level draws; the rule more often than what needs no signal.
+POLICIES = ("linear", "linear", "linear", "static", "co_attention")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +59,7 @@ def specs(
     policy = draw(st.sampled_from(policies or POLICIES))
     chosen = draw(st.lists(st.sampled_from(sorted(SIGNAL_OPTIONS)), unique=True, max_size=4))
     signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
-    if policy in WEIGHING[1:] and not chosen:
+    if policy in LEARNED and not chosen:
         chosen = ["confidence"]
         signals = {"confidence": {}}
     weighed = {name: draw(st.sampled_from([0.0, 0.5, 1.0, 4.0])) for name in chosen}
@@ -153,25 +156,45 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     d = arrays["features"].shape[-1]
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     wide = np.float64 if dtype == "float64" else np.float32
-    parameters: Arrays = {}
+    return Case(
+        spec=spec,
+        arrays=arrays,
+        parameters=parameters(
+            spec, random, width=d, dtype=wide, optional=draw(st.booleans()), own=draw(st.booleans())
+        ),
+    )
+
+
+def parameters(
+    spec: SchedulerSpec,
+    random: np.random.Generator,
+    *,
+    width: int,
+    dtype: Any,
+    optional: bool = False,
+    own: bool = False,
+) -> Arrays:
+    """Parameters that a spec of the core needs, drawn.
+
+    Args:
+        spec: The spec.
+        random: Where they are drawn from.
+        width: D.
+        dtype: Of all of them.
+        optional: Whether to give those that the policy can do without.
+        own: Whether each modality has an anchor of its own, ``[M, D]``.
+    """
+    modalities, count = len(spec.modalities), len(spec.coefficients)
+    shapes: dict[str, tuple[int, ...]] = {}
     if "anchored_alignment" in spec.signals:
-        shape = draw(st.sampled_from([(d,), (modalities, d)]))
-        parameters["signals.anchored_alignment.anchor"] = random.normal(size=shape).astype(wide)
-    if spec.policy == "static" and draw(st.booleans()):
-        parameters["policy.bias"] = random.normal(size=modalities).astype(wide)
-    count = len(spec.coefficients)
-    if spec.policy in WEIGHING[1:]:
-        parameters["policy.theta"] = random.normal(size=count).astype(wide)
-    if spec.policy == "learned_linear":
-        parameters["policy.bias"] = random.normal(size=modalities).astype(wide)
+        shapes["signals.anchored_alignment.anchor"] = (modalities, width) if own else (width,)
+    if spec.policy in LEARNED:
+        shapes["policy.theta"] = (count,)
+    if spec.policy == "learned_linear" or (spec.policy == "static" and optional):
+        shapes["policy.bias"] = (modalities,)
     if spec.policy in ("residual_mlp", "monotone"):
-        for name, size in (
-            ("hidden_weight", (count, 3)),
-            ("hidden_bias", (3,)),
-            ("output_weight", (3,)),
-        ):
-            parameters[f"policy.{name}"] = random.normal(size=size).astype(wide)
-    if spec.policy == "co_attention" and draw(st.booleans()):
-        for name in ("query", "key"):
-            parameters[f"policy.{name}"] = random.normal(size=(d, 3)).astype(wide)
-    return Case(spec=spec, arrays=arrays, parameters=parameters)
+        shapes["policy.hidden_weight"] = (count, 3)
+        shapes["policy.hidden_bias"] = shapes["policy.output_weight"] = (3,)
+    if spec.policy == "co_attention" and optional:
+        shapes["policy.query"] = shapes["policy.key"] = (width, 3)
+    return {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}

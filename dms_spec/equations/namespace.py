@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from dms_spec.equations.weights import masked_softmax, usable
+from dms_spec.equations.weights import device_of, masked_softmax, usable
 from dms_spec.errors import unknown
 from dms_spec.types import Array
 
@@ -47,7 +47,9 @@ def entropy(xp: Any, logits: Array) -> Array:
     finite floor is what keeps 0 * -inf out of values and out of gradients.
     """
     peak = xp.max(logits, axis=-1, keepdims=True)
-    x = xp.maximum(logits - peak, xp.full((), _NO_MASS, dtype=logits.dtype, device=logits.device))
+    x = xp.maximum(
+        logits - peak, xp.full((), _NO_MASS, dtype=logits.dtype, device=device_of(logits))
+    )
     e = xp.exp(x)
     total = xp.sum(e, axis=-1)
     return xp.log(total) - xp.sum(e * x, axis=-1) / total
@@ -70,7 +72,7 @@ def cosine(xp: Any, left: Array, right: Array) -> Array:
     """
     norms = xp.linalg.vector_norm(left, axis=-1) * xp.linalg.vector_norm(right, axis=-1)
     defined = norms > 0
-    zero = xp.zeros((), dtype=norms.dtype, device=norms.device)
+    zero = xp.zeros((), dtype=norms.dtype, device=device_of(norms))
     # Selected before the quotient, whose slope at a zero vector is infinite.
     dot = xp.where(defined, xp.sum(left * right, axis=-1), zero)
     return clip(xp, dot / xp.where(defined, norms, zero + 1.0), -1.0, 1.0)
@@ -83,7 +85,7 @@ def select(xp: Any, mask: Array, values: Array) -> Array:
     """
     if values.ndim > mask.ndim:
         mask = mask[..., None]
-    return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=values.device))
+    return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=device_of(values)))
 
 
 def count(xp: Any, array: Array, axis: int) -> Array:
@@ -91,12 +93,14 @@ def count(xp: Any, array: Array, axis: int) -> Array:
 
     An array of one entry, of the dtype of the other; it broadcasts like a scalar.
     """
-    return xp.full((), array.shape[axis], dtype=array.dtype, device=array.device)
+    return xp.full((), array.shape[axis], dtype=array.dtype, device=device_of(array))
 
 
 def clip(xp: Any, values: Array, low: float, high: float) -> Array:
     """Values held to [low, high]: for round-off at the ends of a range, nothing else."""
-    least, most = (xp.full((), v, dtype=values.dtype, device=values.device) for v in (low, high))
+    least, most = (
+        xp.full((), v, dtype=values.dtype, device=device_of(values)) for v in (low, high)
+    )
     return xp.minimum(xp.maximum(values, least), most)
 
 
@@ -191,10 +195,10 @@ class Namespace:
 
     def constant(self, value: float, like: Array) -> Array:
         """A scalar array of the same dtype and device as another array."""
-        return self.xp.full((), value, dtype=like.dtype, device=like.device)
+        return self.xp.full((), value, dtype=like.dtype, device=device_of(like))
 
     def others(self, array: Array) -> Array:
         """Ones off the diagonal, [M, M]: a matrix product with it sums over the others."""
         m = array.shape[1]
-        eye = self.xp.eye(m, dtype=array.dtype, device=array.device)
+        eye = self.xp.eye(m, dtype=array.dtype, device=device_of(array))
         return self.constant(1.0, array) - eye

@@ -13,6 +13,14 @@ if TYPE_CHECKING:
     from dms_spec.equations.namespace import Namespace
 
 
+def device_of(array: Array) -> Any:
+    """Where an array is, to make another there; None, the default device, if it cannot say.
+
+    JAX hides the device while it traces (https://github.com/jax-ml/jax/issues/26000).
+    """
+    return getattr(array, "device", None)
+
+
 def usable(
     xp: Any,
     *,
@@ -48,7 +56,7 @@ def masked_softmax(xp: Any, scores: Array, active: Array) -> Array:
     row of zeros. Selection comes before the exponential, so a NaN score of an inactive modality
     reaches neither a value nor a gradient.
     """
-    zero = xp.zeros((), dtype=scores.dtype, device=scores.device)
+    zero = xp.zeros((), dtype=scores.dtype, device=device_of(scores))
     peak = xp.max(xp.where(active, scores, zero - float("inf")), axis=-1, keepdims=True)
     # A row with nothing active has no maximum.
     peak = xp.where(xp.any(active, axis=-1, keepdims=True), peak, zero)

@@ -6,6 +6,7 @@ The same on every machine: NumPy's Philox, a fixed seed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ _ONE = {"B": 1, "D": 1, "C": 1, "T": 1}
 # A plugin's signal may want a second class, or a second feature; one of ours may not.
 _FEW = {"B": 1, "D": 2, "C": 2, "T": 1}
 
-_FILLERS = (np.nan, np.inf, -np.inf, 1e4)
+# None leaves what is there: what is absent may look like anything else, and only the mask tells.
+_FILLERS = (None, np.nan, np.inf, -np.inf, 1e4)
 
 
 def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Arrays]]:
@@ -50,6 +52,15 @@ def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Ar
             yield f"{what}, {sizes}", arrays
 
 
+def entries(axes: Axes) -> int:
+    """How many entries the inputs have in the largest of the batches."""
+    largest = _SIZES[0]
+    return sum(
+        prod(largest[axis] if isinstance(axis, str) else axis for axis in own)
+        for own in axes.values()
+    )
+
+
 def _ordinary(
     axes: Axes, dtype: str, sizes: Mapping[str, int], random: np.random.Generator
 ) -> Arrays:
@@ -77,10 +88,10 @@ def _rows(arrays: Arrays, m: int) -> Iterator[NDArray[Any]]:
 
 
 def _fill_absent(arrays: Arrays) -> None:
-    for m in range(arrays["present"].shape[1]):
-        absent = ~arrays["present"][:, m]
-        for rows in _rows(arrays, m):
-            rows[..., absent, :] = _FILLERS[m % len(_FILLERS)]
+    for b, m in np.argwhere(~arrays["present"]):
+        filler = _FILLERS[(b + m) % len(_FILLERS)]
+        for rows in _rows(arrays, m) if filler is not None else ():
+            rows[..., b, :] = filler
 
 
 def _missing(arrays: Arrays, random: np.random.Generator) -> None:

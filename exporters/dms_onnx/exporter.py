@@ -15,6 +15,7 @@ from dms_spec.errors import FileError, SpecError, UnsupportedCapability
 from dms_spec.files import replacing_folder
 from dms_spec.interface import Exporter
 from dms_spec.resolve import resolve
+from dms_spec.types import INPUT_NAMES
 
 #: The dtypes that inputs may have.
 DTYPES = ("float32", "float16")
@@ -42,7 +43,9 @@ class OnnxExporter(Exporter):
                 expected="a new folder",
                 fix="Choose another, or replace it: overwrite=True, or --overwrite.",
             )
-        if any(name.startswith("heads.") for name in artifact.parameters):
+        heads = any(name.startswith("heads.") for name in artifact.parameters)
+        _check_names(artifact, heads=heads)
+        if heads:
             model, notes = trace_predictor(artifact, dtype, opset)
         else:
             inputs = scheduler_inputs(resolve(artifact.spec, artifact.scheduler_parameters))
@@ -59,6 +62,22 @@ class OnnxExporter(Exporter):
 
     def verify(self, path: Path) -> dict[str, Any]:
         return verify(read_model(Path(path)))
+
+
+def _check_names(artifact: Artifact, *, heads: bool) -> None:
+    """Inputs, outputs and parameters of a graph have their names from one space."""
+    spec = artifact.spec
+    own = {"probabilities", "predicted"} if heads else {"fused", "scores", *INPUT_NAMES}
+    own |= {"present", "weights", "active"}
+    names = [*own, *spec.signals, *artifact.parameters, *(spec.modalities if heads else ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"two things in the graph would be called {name!r}",
+                expected="modalities and signals that are called otherwise than inputs, outputs "
+                "and each other",
+                fix="Rename the modality or the signal.",
+            )
 
 
 def _checked(*, dtype: str = "float32", opset: int = TRACED, **unknown: Any) -> tuple[str, int]:

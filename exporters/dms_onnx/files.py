@@ -11,10 +11,14 @@ from pathlib import Path
 
 import onnx
 
+from dms_onnx.opsets import check_versions
 from dms_spec.errors import FileError
 
 # Far more than any scheduler; a protobuf cannot be larger than 2 GiB in any case.
 _LARGEST = 1 << 30
+
+# Entries of one value of a graph whose size stands fixed in the file.
+_LARGEST_VALUE = 1 << 28
 
 
 def read_model(path: Path) -> onnx.ModelProto:
@@ -22,6 +26,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
     Raises:
         FileError: The file is missing, damaged, not an ONNX model, or not one of ours.
+        VerificationError: Its opset or its IR version is not one that we write.
     """
     try:
         size = path.stat().st_size
@@ -46,12 +51,23 @@ def check_model(model: onnx.ModelProto, name: str) -> None:
 
     Raises:
         FileError: It has what no export has, is damaged, or is no valid ONNX.
+        VerificationError: Its opset or its IR version is not one that we write.
     """
+    if not model.HasField("graph") or not model.opset_import:  # such as one of no bytes at all
+        raise FileError(
+            f"{name} is not an ONNX model",
+            expected="a graph, and the opset that it is in",
+            fix="The file is damaged or cut short: export it again.",
+        )
     _refuse_foreign(name, model)
-    for tensor in model.graph.initializer:
+    for tensor in (*model.graph.initializer, *_constants(model.graph)):
         _check_tensor(name, tensor)
+    check_versions(model)
     try:
         onnx.checker.check_model(model, full_check=True)
+        _refuse_bombs(name, model)
+    except FileError:
+        raise
     except Exception as error:
         raise FileError(
             f"{name} is not a valid ONNX model", got=str(error).strip(), fix="Export it again."
@@ -65,14 +81,17 @@ def _refuse_foreign(path: str, model: onnx.ModelProto) -> None:
         if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data
     ]
     domains = {node.domain for node in model.graph.node} | {o.domain for o in model.opset_import}
+    attributes = [(node, a) for node in model.graph.node for a in node.attribute]
     parts = {
         "data in other files": outside,
         "functions": [function.name for function in model.functions],
         "operators of other domains": sorted(domains - {"", "ai.onnx"}),
-        "sparse tensors": [str(t.values.name) for t in model.graph.sparse_initializer],
-        "subgraphs": [
-            n.op_type for n in model.graph.node if any(a.HasField("g") for a in n.attribute)
+        "sparse tensors": [
+            *(tensor.values.name or "one" for tensor in model.graph.sparse_initializer),
+            *(n.op_type for n, a in attributes if a.HasField("sparse_tensor") or a.sparse_tensors),
         ],
+        "subgraphs": [n.op_type for n, a in attributes if a.HasField("g") or a.graphs],
+        "graphs for training": ["training_info" for _ in model.training_info],
     }
     for what, names in parts.items():
         if names:
@@ -84,7 +103,8 @@ def _refuse_foreign(path: str, model: onnx.ModelProto) -> None:
 
 
 def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    return [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    attributes = [a for node in graph.node for a in node.attribute]
+    return [t for a in attributes for t in (*([a.t] if a.HasField("t") else []), *a.tensors)]
 
 
 def _check_tensor(path: str, tensor: onnx.TensorProto) -> None:
@@ -106,3 +126,20 @@ def _check_tensor(path: str, tensor: onnx.TensorProto) -> None:
             got=f"{got} bytes",
             fix="The file is damaged or made up: export it again.",
         )
+
+
+def _refuse_bombs(path: str, model: onnx.ModelProto) -> None:
+    """A few bytes may ask for terabytes, by an Expand. What the file alone fixes is seen here.
+
+    Without propagating data: that would make some of the values itself.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for value in (*inferred.input, *inferred.value_info, *inferred.output):
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.dim_value]
+        if prod(sizes) > _LARGEST_VALUE:
+            raise FileError(
+                f"{path} holds a value that no scheduler needs",
+                expected=f"{_LARGEST_VALUE} entries at most",
+                got=f"{value.name!r} of {' x '.join(map(str, sizes))}",
+                fix="The file is damaged or made up: export it again.",
+            )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import onnx
 from onnx import version_converter
 
-from dms_spec.errors import SpecError
+from dms_spec.errors import SpecError, VerificationError
 
 #: The opset that the tracer writes.
 TRACED = 21
@@ -30,6 +30,36 @@ def check_opset(opset: int) -> None:
             expected=f"{min(IR_VERSIONS)} to {max(IR_VERSIONS)}",
             got=str(opset),
             fix=f"{TRACED} is the default; 18 is read by the oldest runtimes.",
+        )
+
+
+def check_versions(model: onnx.ModelProto) -> None:
+    """Refuse a model that some runtime of its opset may not read.
+
+    Raises:
+        VerificationError: It is not in one opset of the table, or its IR version is newer than
+            there.
+    """
+    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    if len(opsets) != 1:
+        raise VerificationError(
+            "the graph is not in one opset", expected="one", got=", ".join(map(str, opsets))
+        )
+    opset = opsets[0]
+    if opset not in IR_VERSIONS:
+        known = sorted(IR_VERSIONS)
+        raise VerificationError(
+            f"the graph's opset is too {'new' if opset > known[-1] else 'old'}",
+            expected=f"{known[0]} to {known[-1]}, which the runtimes read",
+            got=str(opset),
+            fix="Export it with --opset.",
+        )
+    if model.ir_version > IR_VERSIONS[opset]:
+        raise VerificationError(
+            "the graph's IR version is newer than its opset needs",
+            expected=f"{IR_VERSIONS[opset]} for opset {opset}",
+            got=str(model.ir_version),
+            fix="A runtime that knows the opset may refuse it: export it again.",
         )
 
 

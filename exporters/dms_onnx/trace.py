@@ -219,10 +219,17 @@ def _finished(
 ) -> onnx.ModelProto:
     """The model of a graph: parameters as initializers, tidied, with its metadata."""
     arguments = inputs.arrays | inputs.parameters
-    model = spox.build(
-        {name: array.unwrap_spox() for name, array in arguments.items()},
-        {name: array.unwrap_spox() for name, array in outputs.items()},
-    )
+    try:
+        model = spox.build(
+            {name: array.unwrap_spox() for name, array in arguments.items()},
+            {name: array.unwrap_spox() for name, array in outputs.items()},
+        )
+    except Exception as error:  # spox names values as it likes, such as Add_1_C
+        raise SpecError(
+            "the graph cannot be put together",
+            got=f"{type(error).__name__}: {error}",
+            fix="If a name is taken already, rename the modality or the signal.",
+        ) from error
     model = _tidy(model)
     # Only now: tidying would drop a parameter that this spec leaves unread, and merge equal ones.
     kept = [value for value in model.graph.input if value.name in inputs.arrays]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact
 from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K, scales
-from dms_spec.conformance.registry import ConformanceError, Context
+from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.errors import DMSWarning
 from dms_spec.plugins import get_backend
 from dms_spec.predictor import Predictor
@@ -27,6 +27,8 @@ from dms_spec.tables import Table
 from dms_spec.types import ModalityBatch
 
 Arrays = dict[str, NDArray[Any]]
+
+_CLAUSE = "DMS-X-008"
 
 
 @dataclass
@@ -53,12 +55,14 @@ class Answer:
             )
         self.context.worst = {}
         for name, exact in self.exact.items():
+            shape = found[name].shape
+            self.context.expect(_CLAUSE, shape == exact.shape, f"{name} has shape {list(shape)}")
             if name == "predicted":
                 self._hold_prediction(found[name])
             elif name == "active":
-                self.context.expect(name, found[name] == exact, "active differs")
+                self.context.expect(_CLAUSE, found[name] == exact, "active differs")
             else:
-                self.context.expect_close(name, name, found[name], exact, self.scale[name])
+                self.context.expect_close(_CLAUSE, name, found[name], exact, self.scale[name])
         self.worst = dict(self.context.worst)
 
     def _hold_prediction(self, predicted: NDArray[Any]) -> None:
@@ -67,7 +71,7 @@ class Answer:
         chosen = self.classes == predicted[:, None]
         slack = 2 * K * self.context.unit * self.scale["probabilities"].max(axis=1)
         near = np.where(chosen, p, -np.inf).max(axis=1) >= p.max(axis=1) - slack
-        self.context.expect("predicted", near, "another class is predicted")
+        self.context.expect(_CLAUSE, near, "another class is predicted")
 
 
 class Truth:

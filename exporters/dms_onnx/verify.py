@@ -20,15 +20,17 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from dms_onnx import batches
-from dms_onnx.opsets import IR_VERSIONS
 from dms_onnx.trace import PREFIX, input_axes, output_axes, parameters_hash
-from dms_onnx.truth import Truth
+from dms_onnx.truth import Answer, Truth
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K
-from dms_spec.conformance.registry import ConformanceError
+from dms_spec.conformance.context import ConformanceError
 from dms_spec.errors import DMSError, FileError, VerificationError
+from dms_spec.plugins import available, get_backend
+from dms_spec.predictor import Predictor
+from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -51,18 +53,19 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
         VerificationError: Anything is not as it should be.
     """
     artifact, heads = _described(model)
-    _check_versions(model)
     dtype = _check_interface(model, artifact, heads)
     truth = Truth(artifact, heads=heads, dtype=dtype)
     axes, ours = input_axes(artifact, heads=heads), oracle.knows(artifact.spec)
+    _check_entries("inputs", batches.entries(axes))
     drawn = list(batches.draw(axes, dtype, ours=ours))
+    runtimes = list(_runtimes(model))
     digest = hashlib.sha256()
     errors: dict[str, dict[str, float]] = {}
     for what, arrays in drawn:
         for name in sorted(arrays):
             digest.update(np.ascontiguousarray(arrays[name]).tobytes())
-        answer = truth.answer(arrays)
-        for runtime in _runtimes(model):
+        answer = _answer(truth, what, arrays)
+        for runtime in runtimes:
             found = runtime.run(what, arrays)
             try:
                 answer.hold(found)
@@ -100,7 +103,23 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
     }
 
 
+# Where hundreds are usual. All batches, and an evaluation that keeps what it computes, then still
+# fit a gigabyte.
+_LARGEST_BATCH = 1 << 22
+
 _ORT = ("onnxruntime", "onnxruntime-gpu")
+
+
+def _answer(truth: Truth, what: str, arrays: Arrays) -> Answer:
+    try:
+        return truth.answer(arrays)
+    except DMSError:
+        raise
+    except Exception as error:  # a spec that nobody would write, such as with 1e400 in it
+        raise VerificationError(
+            "what the spec says cannot be computed",
+            got=f"{type(error).__name__}: {error}, on the batch with {what}",
+        ) from error
 
 
 def _notes(artifact: Artifact, errors: Mapping[str, Any]) -> list[str]:
@@ -136,8 +155,11 @@ def _described(model: onnx.ModelProto) -> tuple[Artifact, bool]:
         )
     try:
         spec = SchedulerSpec.from_json(data["spec"])
-        names = list(json.loads(data["parameters"]))
-        about = json.loads(data.get("model", "{}"))
+        names, about = json.loads(data["parameters"]), json.loads(data.get("model", "{}"))
+        if not isinstance(about, dict) or not isinstance(names, list):
+            raise TypeError("parameters are a list, and model is an object")
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError("the names of parameters are strings")
     except DMSError:
         raise
     except Exception as error:
@@ -152,26 +174,41 @@ def _described(model: onnx.ModelProto) -> tuple[Artifact, bool]:
             got=f"{', '.join(lost)} lost" if lost else f"SHA-256 {parameters_hash(parameters)}",
             fix="Export the scheduler again.",
         )
-    return Artifact(spec=spec, parameters=parameters, model=about), bool(about)
+    artifact = Artifact(spec=spec, parameters=parameters, model=about)
+    _check_parts(artifact)
+    return artifact, bool(about)
 
 
-def _check_versions(model: onnx.ModelProto) -> None:
-    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
-    opset = opsets[0] if opsets else 0
-    if opset not in IR_VERSIONS:
-        known = sorted(IR_VERSIONS)
-        raise VerificationError(
-            f"the graph's opset is too {'new' if opset > known[-1] else 'old'}",
-            expected=f"{known[0]} to {known[-1]}, which the runtimes read",
-            got=str(opset),
-            fix="Export it with --opset.",
-        )
-    if model.ir_version > IR_VERSIONS[opset]:
-        raise VerificationError(
-            "the graph's IR version is newer than its opset needs",
-            expected=f"{IR_VERSIONS[opset]} for opset {opset}",
-            got=str(model.ir_version),
-            fix="A runtime that knows the opset may refuse it: export it again.",
+def _check_parts(artifact: Artifact) -> None:
+    """Hold spec, parameters and model to each other before anything is made of their sizes."""
+    for name, array in artifact.parameters.items():
+        good = array.dtype.name in ("float64", "float32", "float16")
+        if not good or not np.isfinite(array).all():
+            raise FileError(
+                f"parameter {name!r} is not usable",
+                expected="finite floating numbers",
+                got="NaN or Inf" if good else array.dtype.name,
+            )
+    _check_entries("pairs of modalities", len(artifact.spec.modalities) ** 2)
+    try:
+        if artifact.model:
+            Predictor(artifact, get_backend("numpy"))
+        else:
+            resolve(artifact.spec, artifact.scheduler_parameters)
+    except DMSError:
+        raise
+    except Exception as error:
+        raise FileError(
+            "the model's metadata is damaged", got=f"{type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_entries(what: str, entries: int) -> None:
+    if entries > _LARGEST_BATCH:
+        raise FileError(
+            f"the {what} are too many to verify",
+            expected=f"{_LARGEST_BATCH} entries in a batch at most",
+            got=str(entries),
         )
 
 
@@ -199,12 +236,15 @@ def _check_interface(model: onnx.ModelProto, artifact: Artifact, heads: bool) ->
             got=_signature(outputs),
             fix=_difference(given, outputs),
         )
-    read = {name for node in model.graph.node for name in node.input}
-    if unread := [name for name in inputs if name not in read]:
+    for values in (model.graph.input, model.graph.output):
+        names = [value.name for value in values]
+        if len(set(names)) < len(names):
+            raise VerificationError("a name stands twice in the interface", got=", ".join(names))
+    if lost := sorted(set(inputs) - _reaching(model)):
         raise VerificationError(
-            "the graph does not read all of its inputs",
+            "the graph does not use all of its inputs",
             expected="every input to reach an output",
-            got=f"nothing reads {', '.join(unread)}",
+            got=f"none depends on {', '.join(lost)}",
             fix="An input was lost when the graph was changed: export it again.",
         )
     dtypes = {value.name: _numpy(value) for value in model.graph.input}
@@ -217,7 +257,37 @@ def _check_interface(model: onnx.ModelProto, artifact: Artifact, heads: bool) ->
         )
     if len(floats) != 1:
         raise VerificationError("the inputs differ in dtype", got=", ".join(sorted(floats)))
-    return str(floats.pop())
+    dtype = str(floats.pop())
+    for value in model.graph.output:
+        wanted = _output_dtype(value.name, artifact, dtype)
+        if _numpy(value) != wanted:
+            raise VerificationError(
+                f"output {value.name!r} has the wrong dtype", expected=wanted, got=_numpy(value)
+            )
+    return dtype
+
+
+def _reaching(model: onnx.ModelProto) -> set[str]:
+    """The values that some output depends on: that a node reads an input says nothing yet."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    left = [value.name for value in model.graph.output]
+    while left:
+        name = left.pop()
+        if name not in found:
+            found.add(name)
+            left += makers[name].input if name in makers else ()
+    return found
+
+
+def _output_dtype(name: str, artifact: Artifact, dtype: str) -> str:
+    """As in NumPy: fused in the inputs' dtype, everything else in the computing one."""
+    if name == "predicted":
+        kind = np.array(artifact.model["classes"]).dtype
+        return "object" if kind.kind == "U" else kind.name
+    if name in ("active", "fused"):
+        return "bool" if name == "active" else dtype
+    return "float64" if dtype == "float64" else "float32"
 
 
 def _shape(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
@@ -229,7 +299,10 @@ def _shape(value: onnx.ValueInfoProto) -> tuple[str | int, ...]:
 
 def _numpy(value: onnx.ValueInfoProto) -> str:
     kind = value.type.tensor_type.elem_type
-    return str(onnx.helper.tensor_dtype_to_np_dtype(kind)) if kind else "none"
+    try:
+        return str(onnx.helper.tensor_dtype_to_np_dtype(kind))
+    except KeyError:
+        return f"type {kind}"
 
 
 def _described_value(value: onnx.ValueInfoProto) -> dict[str, Any]:
@@ -276,11 +349,15 @@ class Runtime:
 
 def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
     """ONNX's own evaluator, and ONNX Runtime where it is installed."""
-    evaluator = ReferenceEvaluator(model)
     names = [value.name for value in model.graph.output]
+    try:
+        evaluator = ReferenceEvaluator(model)
+    except Exception as error:
+        raise VerificationError(
+            "ONNX's reference evaluator does not know the graph",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
     yield Runtime("onnx", lambda a: dict(zip(names, evaluator.run(names, a), strict=True)))
-    from dms_spec.plugins import available
-
     if "onnxruntime" in available("backend"):
         from dms_onnxruntime.session import Session
 

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.conformance import oracle, strategies
-from dms_spec.conformance.registry import ConformanceError, Context, check
+from dms_spec.conformance.context import ConformanceError
+from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import NonFiniteInput, NothingPresent
 from dms_spec.types import Schedule
 
@@ -22,7 +23,7 @@ def _same_bits(one: Schedule, other: Schedule) -> bool:
 def check_absent_gets_exactly_zero(ctx: Context) -> None:
     """Weight, signals and terms of an inactive modality are 0, its score is -inf."""
 
-    @ctx.given(strategies.cases(ctx.dtype))
+    @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
         off = ~result.active
@@ -37,7 +38,7 @@ def check_absent_gets_exactly_zero(ctx: Context) -> None:
 def check_filler_never_matters(ctx: Context) -> None:
     """Whatever fills an absent modality, every output has the same bits."""
 
-    @ctx.given(strategies.cases(ctx.dtype), st.sampled_from(_FILLERS), st.sampled_from(_FILLERS))
+    @ctx.given(ctx.cases(), st.sampled_from(_FILLERS), st.sampled_from(_FILLERS))
     def property_(case: strategies.Case, one: float, other: float) -> None:
         results = []
         for filler in (one, other):
@@ -53,7 +54,7 @@ def check_filler_never_matters(ctx: Context) -> None:
 def check_no_mask_means_all_present(ctx: Context) -> None:
     """No presence mask is the same as one that is true throughout."""
 
-    @ctx.given(strategies.cases(ctx.dtype, all_present=True))
+    @ctx.given(ctx.cases(all_present=True))
     def property_(case: strategies.Case) -> None:
         bare = {name: array for name, array in case.arrays.items() if name != "present"}
         with_mask = ctx.schedule(case.spec, case.arrays, case.parameters)
@@ -66,7 +67,7 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
     """A spoilt modality gives the same bits as one that is marked absent."""
 
     @ctx.given(
-        strategies.cases(ctx.dtype, all_present=True, spoil=False),
+        ctx.cases(all_present=True, spoil=False),
         st.sampled_from(["features", "logits", "mc_logits"]),
         st.sampled_from(["nan", "inf", "-inf", "row of -inf"]),
         st.integers(0, 2**16),
@@ -98,7 +99,7 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
 def check_not_finite_is_refused_on_request(ctx: Context) -> None:
     """With nonfinite="raise": NaN in a present modality raises, in an absent one it does not."""
 
-    @ctx.given(strategies.cases(ctx.dtype))
+    @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
         spec = case.spec.replace(nonfinite="raise")
         exact = oracle.schedule(spec, case.arrays, case.parameters)
@@ -116,7 +117,7 @@ def check_not_finite_is_refused_on_request(ctx: Context) -> None:
 def check_nothing_active(ctx: Context) -> None:
     """A sample with nothing active gives zeros, or is refused with strict=True."""
 
-    @ctx.given(strategies.cases(ctx.dtype), st.sampled_from(_FILLERS))
+    @ctx.given(ctx.cases(), st.sampled_from(_FILLERS))
     def property_(case: strategies.Case, filler: float) -> None:
         arrays = {name: array.copy() for name, array in case.arrays.items()}
         arrays["present"][0] = False

@@ -8,7 +8,8 @@ from functools import partial
 import numpy as np
 
 from dms_spec.conformance import worked_example
-from dms_spec.conformance.registry import ConformanceError, Context, check
+from dms_spec.conformance.context import ConformanceError
+from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import (
     BackendUnavailable,
     DMSError,

@@ -13,7 +13,7 @@ from dms_spec.spec import SchedulerSpec
 def check_any_case_matches_the_oracle(ctx: Context) -> None:
     """Any spec, any batch: every output is close to the oracle's."""
 
-    @ctx.given(strategies.cases(ctx.dtype))
+    @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
         ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
 
@@ -151,7 +151,7 @@ def check_anchored_alignment_counts_with_two(ctx: Context) -> None:
 def check_fused_is_a_mean(ctx: Context) -> None:
     """Fused features lie between the modalities' own; fused probabilities sum to one."""
 
-    @ctx.given(strategies.cases(ctx.dtype, spoil=False))
+    @ctx.given(ctx.cases(spoil=False))
     def property_(case: strategies.Case) -> None:
         spec, arrays = case.spec.replace(fusion="feature"), case.arrays
         result = ctx.schedule(spec, arrays, case.parameters)

@@ -1,0 +1,208 @@
+"""``dms check``: the conformance suite on one backend, with a report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.cli.common import table
+from dms_spec.errors import BackendUnavailable, SpecError
+
+if TYPE_CHECKING:
+    from dms_spec.conformance.context import Context
+    from dms_spec.conformance.report import Report
+    from dms_spec.conformance.runner import Planned
+
+HELP = "run the conformance suite on a backend"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "backend", metavar="BACKEND", nargs="?", help="its name, or mutant:NAME to see one fail"
+    )
+    parser.add_argument("--device", action="append", default=[], help="one of its devices")
+    parser.add_argument("--dtype", action="append", default=[], help="one of its dtypes")
+    parser.add_argument("--level", action="append", default=[], help="core, gradients, learned ...")
+    parser.add_argument("--check", action="append", default=[], help="one check, by its name")
+    parser.add_argument("--clause", action="append", default=[], help="the checks of one clause")
+    parser.add_argument("--list", action="store_true", help="list checks and mutants, run nothing")
+    parser.add_argument(
+        "--examples", type=int, default=100, help="cases that a property tries (default: 100)"
+    )
+    parser.add_argument(
+        "--explore", action="store_true", help="draw new cases instead of the same in every run"
+    )
+    parser.add_argument("--seed", type=int, help="with --explore: where to start")
+    parser.add_argument(
+        "--freeze", metavar="DIR", type=Path, help="write the smallest failing cases as vectors"
+    )
+    parser.add_argument("--expected", metavar="FILE", type=Path, help="TOML: failures with reasons")
+    parser.add_argument(
+        "--report", metavar="FILE", type=Path, help="write the report: .json, .md, .html or .svg"
+    )
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import hypothesis  # noqa: F401 - said here, once, instead of from wherever it is missed
+    except ImportError as error:
+        raise BackendUnavailable(
+            "the conformance suite needs hypothesis",
+            fix='Install it: pip install "dms-spec[conformance]".',
+        ) from error
+    from dms_spec.conformance.expected import read_expected
+    from dms_spec.conformance.registry import checks
+    from dms_spec.conformance.runner import find_backend, known_checks, plan
+    from dms_spec.conformance.runner import run as run_suite
+
+    if args.list:
+        return _list()
+    if not args.backend:
+        raise SpecError("there is nothing to check", expected="the name of a backend")
+    if args.seed is not None and not args.explore:
+        raise SpecError("--seed is for --explore", fix="Without it the cases are always the same.")
+    if args.examples < 1:
+        raise SpecError("no case is tried", expected="--examples 1 or more", got=str(args.examples))
+    if args.report is not None:
+        _check_format(args.report)
+    backend = find_backend(args.backend)
+    some = bool(args.check or args.level or args.clause)
+    selected = checks(args.check, args.level, args.clause) if some else None
+    expected = read_expected(args.expected, known_checks(backend)) if args.expected else []
+    seed = _seed(args.seed) if args.explore else None
+    if seed is not None:
+        print(f"exploring from seed {seed}", file=sys.stderr)
+    found = run_suite(
+        backend,
+        plan(backend, selected, devices=args.device, dtypes=args.dtype),
+        registered=len(plan(backend)),
+        examples=args.examples,
+        seed=seed,
+        expected=expected,
+        failed=_freezer(args.freeze) if args.freeze else None,
+        progress=_progress,
+    )
+    if args.report is not None:
+        _write(args.report, found)
+    if args.json:
+        print(json.dumps(found.to_dict(), indent=2))
+    else:
+        _print(found)
+    return _exit_code(found)
+
+
+def _seed(given: int | None) -> int:
+    import secrets
+
+    return secrets.randbits(32) if given is None else given
+
+
+def _progress(planned: Iterable[Planned]) -> Iterable[Planned]:
+    from tqdm import tqdm
+
+    bar: Iterable[Planned] = tqdm(planned, unit="check", leave=False, disable=None)
+    return bar
+
+
+def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
+    """Writes the smallest case of each check that fails."""
+    from dms_spec.conformance.vectors import freeze, write_vector
+
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(planned: Planned, context: Context) -> None:
+        if context.last is None:
+            return
+        spec, arrays, parameters = context.last
+        clause = planned.check.clauses[0]
+        vector = freeze(
+            spec,
+            arrays,
+            parameters,
+            clause=clause,
+            description=f"found by {planned.check.name}",
+            dtype=planned.dtype,
+        )
+        path = folder / f"{planned.id}.json"
+        write_vector(path, vector)
+        print(f"froze {path}", file=sys.stderr)
+
+    return write
+
+
+def _check_format(path: Path) -> None:
+    from dms_spec.errors import FileError
+
+    if path.suffix not in (".json", ".md", ".html", ".svg"):
+        raise FileError(
+            f"no report is written as {path.suffix or 'a file without suffix'}",
+            expected=".json, .md, .html or .svg",
+            got=str(path),
+        )
+
+
+def _write(path: Path, report: Report) -> None:
+    from dms_spec.conformance.render import badge, html, markdown
+    from dms_spec.conformance.report import write_report
+    from dms_spec.files import replacing
+
+    if path.suffix == ".json":
+        write_report(path, report)
+        return
+    draw = {".md": markdown, ".html": html}.get(path.suffix)
+    text = draw([report]) if draw else badge(report)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _print(report: Report) -> None:
+    for result in report.results:
+        if result.status in ("failed", "error", "xpass", "refusal_missing"):
+            print(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
+            print("\n".join(f"    {line}" for line in result.message.splitlines()))
+            print(f"  reproduce:\n{_indented(result.reproduce)}\n")
+    rows = [
+        (level, f"{count['passed']} of {count['of']}")
+        for level, count in report.levels.items()
+        if count["of"]
+    ]
+    print(table(("level", "passed"), rows, right=(1,)))
+    counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
+    print(f"\n{counts}")
+    worst = [(dtype, max(own.values(), default=0.0)) for dtype, own in report.worst.items()]
+    if worst:
+        shown = ", ".join(f"{dtype} {value:.2f}" for dtype, value in worst)
+        print(f"worst error in eps of its scale, 8 allowed: {shown}")
+    print(f"{report.backend['name']} is {report.verdict} to edition {report.edition}")
+    for reason in report.reasons:
+        print(f"invalid: {reason}")
+    if report.verdict == "partial":
+        print("a selection certifies nothing: run all checks for a verdict")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def _exit_code(report: Report) -> int:
+    from dms_spec.cli import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
+
+    codes: dict[str, Any] = {"non-conformant": NOT_CONFORMANT, "invalid-run": OUT_OF_TOLERANCE}
+    return int(codes.get(report.verdict, GOOD))
+
+
+def _list() -> int:
+    from dms_spec.conformance.mutants import mutants
+    from dms_spec.conformance.registry import checks
+
+    rows = [(c.name, c.level, ", ".join(c.clauses), c.summary) for c in checks()]
+    print(table(("check", "level", "clauses", "what"), rows))
+    print()
+    wrong = [(f"mutant:{m.name}", m.clause, m.summary) for m in mutants()]
+    print(table(("mutant", "breaks", "what is wrong"), wrong))
+    return 0

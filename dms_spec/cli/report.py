@@ -1,0 +1,39 @@
+"""``dms report``: reports of several backends side by side."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from dms_spec.errors import FileError
+
+HELP = "draw reports of dms check side by side, as Markdown, HTML or a badge"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("reports", metavar="JSON", nargs="+", type=Path, help="from dms check")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=Path, required=True, help=".md, .html, or .svg"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from dms_spec.conformance.render import badge, html, markdown
+    from dms_spec.conformance.report import read_reports
+    from dms_spec.files import replacing
+
+    reports = read_reports(args.reports)
+    draw = {".md": markdown, ".html": html}.get(args.output.suffix)
+    if draw is not None:
+        text = draw(reports)
+    elif args.output.suffix == ".svg" and len(reports) == 1:
+        text = badge(reports[0])
+    else:
+        raise FileError(
+            f"{args.output} cannot be drawn from {len(reports)} reports",
+            expected=".md or .html; .svg of one report",
+        )
+    with replacing(args.output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {args.output}")
+    return 0

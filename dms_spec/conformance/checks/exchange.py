@@ -1,0 +1,66 @@
+"""Artifacts: written from one backend's arrays, read into another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from hypothesis import strategies as st
+
+from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.closeness import K, scales
+from dms_spec.conformance.registry import Context, check
+from dms_spec.errors import DMSError
+from dms_spec.interface import Backend
+from dms_spec.plugins import available, get_backend
+
+
+def _partners(ctx: Context) -> list[Backend]:
+    """Every backend that works here and takes the dtype, this one among them."""
+    found = [ctx.backend]
+    for name in available("backend"):
+        try:
+            backend = get_backend(name)
+        except DMSError:  # it is reported by whoever asks for it
+            continue
+        if name != ctx.backend.name and ctx.dtype in backend.capabilities.dtypes:
+            found.append(backend)
+    return found
+
+
+@check("DMS-X-007", "DMS-X-002", level="exchange")
+def check_artifacts_are_exchanged(ctx: Context) -> None:
+    """Saved from this backend's arrays and loaded by each other one, and the other way round."""
+    partners = _partners(ctx)
+
+    @ctx.given(ctx.cases(policies=strategies.POLICIES + strategies.LEARNED), st.data())
+    def property_(case: strategies.Case, data: st.DataObject) -> None:
+        other = data.draw(st.sampled_from(partners))
+        exact = oracle.schedule(case.spec, case.arrays, case.parameters)
+        scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
+        for writer, reader in ((ctx.backend, other), (other, ctx.backend)):
+            own = {
+                name: np.asarray(writer.to_numpy(writer.from_numpy(array, _device(writer))))
+                for name, array in case.parameters.items()
+            }
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / "artifact"
+                save_artifact(path, Artifact(spec=case.spec, parameters=own))
+                loaded = load_artifact(path)
+            ctx.expect("DMS-X-002", loaded.spec == case.spec, "the spec came back changed")
+            for name, array in case.parameters.items():
+                back = loaded.parameters[name]
+                same = back.dtype == array.dtype and np.array_equal(back, array)
+                ctx.expect("DMS-X-002", same, f"parameter {name} came back changed")
+            there = Context(backend=reader, device=_device(reader), dtype=ctx.dtype)
+            weights = there.schedule(loaded.spec, case.arrays, loaded.scheduler_parameters).weights
+            off = np.abs(weights - exact.weights)
+            allowed = K * ctx.eps * scale["weights"]
+            pair = f"{writer.name} to {reader.name}"
+            ctx.expect("DMS-X-007", off <= allowed, f"weights differ on the way from {pair}")
+
+
+def _device(backend: Backend) -> str:
+    return backend.capabilities.devices[0]

@@ -1,0 +1,72 @@
+"""Policies that learn: the laws of the core once more, and their own."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import strategies as st
+
+from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.registry import Context, check
+
+_NEEDS = tuple(f"policy:{name}" for name in strategies.LEARNED)
+
+
+@check("DMS-L-007", "DMS-L-008", "DMS-N-001", level="learned", needs=_NEEDS)
+def check_learned_policies_match_the_oracle(ctx: Context) -> None:
+    """Any learned policy with any parameters: every output is close to the oracle's."""
+
+    @ctx.given(ctx.cases(policies=strategies.LEARNED))
+    def property_(case: strategies.Case) -> None:
+        ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
+
+
+@check("DMS-P-001", "DMS-W-002", "DMS-W-003", level="learned", needs=_NEEDS)
+def check_learned_weights_are_weights(ctx: Context) -> None:
+    """Non-negative, exactly 0 where inactive, exactly 1 for the only one, summing to one."""
+
+    @ctx.given(ctx.cases(policies=strategies.LEARNED))
+    def property_(case: strategies.Case) -> None:
+        exact = oracle.schedule(case.spec, case.arrays, case.parameters)
+        weights = ctx.schedule(case.spec, case.arrays, case.parameters).weights
+        on = exact.active
+        ctx.expect("DMS-P-001", weights[~on] == 0, "an inactive modality has a weight")
+        ctx.expect("DMS-W-001", weights >= 0, "a weight is negative")
+        alone = on.sum(axis=1) == 1
+        ctx.expect("DMS-W-003", weights[alone][on[alone]] == 1, "the only one has less than 1")
+        total = weights[on.any(axis=1)].astype(np.float64).sum(axis=1)
+        allowed = 4 * weights.shape[1] * ctx.eps
+        ctx.expect("DMS-W-002", np.abs(total - 1) <= allowed, f"weights sum to {total}")
+
+
+@check("DMS-L-009", level="learned", needs=("policy:monotone",))
+def check_the_monotone_policy_is_monotone(ctx: Context) -> None:
+    """Whatever was learned, a better signal of its own never lowers a modality's weight."""
+
+    @ctx.given(
+        ctx.cases(policies=("monotone",), tame=True, spoil=False, all_present=True),
+        st.floats(0.0, 1.0),
+    )
+    def property_(case: strategies.Case, amount: float) -> None:
+        spec = case.spec.replace(
+            signals={"energy": {}, "confidence": {}},
+            coefficients={"energy": 1.0, "confidence": 1.0},
+        )
+        parameters = {k: v for k, v in case.parameters.items() if k.startswith("policy.")}
+        for name in ("theta", "hidden_weight"):  # as many rows as there are signals now
+            parameters[f"policy.{name}"] = np.resize(
+                parameters[f"policy.{name}"], (2, *parameters[f"policy.{name}"].shape[1:])
+            )
+        better = {key: array.copy() for key, array in case.arrays.items()}
+        better["logits"][:, 0] += amount  # a larger energy, the same confidence
+        before = ctx.schedule(spec, case.arrays, parameters)
+        after = ctx.schedule(spec, better, parameters)
+        fell = before.weights[:, 0] - after.weights[:, 0]
+        unit = ctx.unit
+        size = (
+            1
+            + np.abs(before.scores).max()
+            + np.abs(case.arrays["logits"][:, 0]).max(
+                initial=0.0, where=np.isfinite(case.arrays["logits"][:, 0])
+            )
+        )
+        ctx.expect("DMS-L-009", fell <= 64 * unit * size, "a better signal, but a lower weight")

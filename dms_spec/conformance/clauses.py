@@ -1,0 +1,42 @@
+"""The clauses of the specification, as data: ``clauses.toml`` read."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+
+@dataclass(frozen=True)
+class Clause:
+    """One clause: its id, its keyword (must, should, may), and its text without markup."""
+
+    id: str
+    keyword: str
+    text: str
+
+
+@cache
+def clauses() -> dict[str, Clause]:
+    """Every clause of the edition, by id."""
+    rows = tomllib.loads(_source())["clause"]
+    return {
+        row["id"]: Clause(row["id"], row["level"], row["text"].replace("**", "")) for row in rows
+    }
+
+
+def edition() -> str:
+    """The edition that the clauses are of."""
+    return str(tomllib.loads(_source())["edition"])
+
+
+def digest() -> str:
+    """SHA-256 of the machine copy: two reports with the same one mean the same clauses."""
+    return hashlib.sha256(_source().encode()).hexdigest()
+
+
+@cache
+def _source() -> str:
+    return files("dms_spec.conformance").joinpath("clauses.toml").read_text(encoding="utf-8")

@@ -1,0 +1,69 @@
+"""Failures that an author expects, with a reason: exact, strict, and never in silence.
+
+::
+
+    [[expect]]
+    check = "check_learned_policies_match_the_oracle"
+    dtype = "bfloat16"       # optional, as is device
+    reason = "no kernel for tanh in bfloat16"
+    link = "https://..."
+
+What is expected and does not fail is a failure, and an entry that matches nothing is an error.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from dms_spec.errors import FileError, SpecError, unknown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """One entry: which check fails, where, and why."""
+
+    check: str
+    reason: str
+    link: str = ""
+    dtype: str = ""
+    device: str = ""
+
+    def matches(self, check: str, device: str, dtype: str) -> bool:
+        """Whether it is about this run of a check."""
+        return self.check == check and self.device in ("", device) and self.dtype in ("", dtype)
+
+
+def read_expected(path: Path, checks: Iterable[str]) -> list[Expectation]:
+    """The entries of a file.
+
+    Raises:
+        FileError: The file cannot be read.
+        SpecError, UnknownName: An entry lacks a reason, or names a check or key that is not there.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"cannot read {path}", expected="TOML", got=str(error)) from error
+    known = [f.name for f in fields(Expectation)]
+    names, found = set(checks), []
+    for key in data:
+        if key != "expect":
+            raise unknown(f"table in {path}", key, ("expect",))
+    for entry in data.get("expect", []):
+        for key in entry:
+            if key not in known:
+                raise unknown(f"key in {path}", key, known)
+        if not entry.get("check") or not str(entry.get("reason", "")).strip():
+            raise SpecError(
+                f"an entry of {path} is incomplete",
+                expected="check and reason",
+                got=", ".join(entry),
+                fix="Say why it fails; a link to where that is discussed helps.",
+            )
+        if entry["check"] not in names:
+            raise unknown(f"check in {path}", entry["check"], names)
+        found.append(Expectation(**{key: str(value) for key, value in entry.items()}))
+    return found

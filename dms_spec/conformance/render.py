@@ -1,0 +1,227 @@
+"""Reports drawn: a matrix of clauses and backends as Markdown or HTML, and a badge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from dms_spec.conformance.clauses import clauses
+from dms_spec.conformance.report import Report, Result
+
+_SIGNS = {
+    "passed": "✓",
+    "refusal_ok": "✓",
+    "failed": "✗",
+    "error": "✗",
+    "refusal_missing": "✗",
+    "xpass": "✗",
+    "xfail": "x",
+    "not_claimed": "-",
+    "not_run": "?",
+}
+_WORDS = {
+    "✓": "passed",
+    "✗": "failed",
+    "x": "expected to fail, with a reason",
+    "-": "not claimed",
+    "?": "not run",
+}
+# What one cell shows when several checks of a clause differ: the first of these that is among them.
+_FIRST = ("✗", "x", "?", "✓", "-")
+
+_COLOURS = {
+    "conformant": "#2e7d32",
+    "conformant-with-declared-gaps": "#a15c00",
+    "partial": "#5f6368",
+    "non-conformant": "#b3261e",
+    "invalid-run": "#5f6368",
+}
+
+
+def markdown(reports: Sequence[Report]) -> str:
+    """A verdict for each report, the matrix of clauses, and the worst errors."""
+    parts = ["# Conformance", "", f"Edition {reports[0].edition}.", ""]
+    parts += _table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
+    parts += ["", "## Clauses", "", f"{_legend()}.", ""]
+    parts += _table(("clause", *_columns(reports)), _matrix(reports))
+    parts += ["", "## Worst error", "", "In eps of its scale; 8 are allowed.", ""]
+    parts += _table(("output", *_columns(reports)), _errors(reports))
+    if reasons := _gaps(reports):
+        parts += ["", "## What did not pass", "", *(f"- {reason}" for reason in reasons)]
+    return "\n".join(parts) + "\n"
+
+
+def html(reports: Sequence[Report]) -> str:
+    """The same as one page without anything outside it; a clause shows its text when pointed at."""
+    body = ["<h1>Conformance</h1>", f"<p>Edition {escape(reports[0].edition)}.</p>"]
+    body += _html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
+    body += ["<h2>Clauses</h2>", f"<p>{escape(_legend())}.</p>"]
+    body += _html_table(("clause", *_columns(reports)), _matrix(reports), titles=True)
+    body += ["<h2>Worst error</h2>", "<p>In eps of its scale; 8 are allowed.</p>"]
+    body += _html_table(("output", *_columns(reports)), _errors(reports))
+    if reasons := _gaps(reports):
+        items = "".join(f"<li><pre>{escape(reason)}</pre></li>" for reason in reasons)
+        body += ["<h2>What did not pass</h2>", f"<ul>{items}</ul>"]
+    return _PAGE.format(body="\n".join(body))
+
+
+def badge(report: Report) -> str:
+    """One line as SVG: the edition, and of each level how much passed of what there is."""
+    label = f"dms-spec {report.edition}"
+    message = badge_message(report)
+    left, right = 7 * len(label) + 12, 7 * len(message) + 12
+    return _BADGE.format(
+        label=escape(label),
+        message=escape(message),
+        width=left + right,
+        left=left,
+        right=right,
+        middle_left=left / 2,
+        middle_right=left + right / 2,
+        colour=_COLOURS[report.verdict],
+    )
+
+
+def badge_message(report: Report) -> str:
+    """What the badge says; the denominators are those of a whole run."""
+    if report.verdict in ("invalid-run", "partial"):
+        return report.verdict
+    parts = [
+        f"{level} {count['passed']}/{count['of']}"
+        for level, count in report.levels.items()
+        if count["passed"]
+    ]
+    expected = report.counts["xfail"]
+    return " · ".join(parts + ([f"{expected} xfail"] if expected else []))
+
+
+# ------------------------------------------------------------------------------------ the tables
+
+
+def _columns(reports: Sequence[Report]) -> list[str]:
+    return [f"{r.backend['name']} {where}" for r in reports for where in _wheres(r)]
+
+
+def _wheres(report: Report) -> list[str]:
+    """Dtypes, with the device where there are several."""
+    devices = dict.fromkeys(r.device for r in report.results)
+    dtypes = dict.fromkeys(r.dtype for r in report.results if not r.check.startswith("refuses_"))
+    return [f"{d} {t}" if len(devices) > 1 else t for d in devices for t in dtypes]
+
+
+def _at(report: Report, where: str) -> list[Result]:
+    device, _, dtype = where.rpartition(" ")
+    return [r for r in report.results if r.dtype == dtype and device in ("", r.device)]
+
+
+def _matrix(reports: Sequence[Report]) -> list[list[str]]:
+    ids = dict.fromkeys(c for report in reports for r in report.results for c in r.clauses)
+    rows = []
+    for clause in sorted(ids):
+        cells = []
+        for report in reports:
+            for where in _wheres(report):
+                signs = {_SIGNS[r.status] for r in _at(report, where) if clause in r.clauses}
+                cells.append(next((sign for sign in _FIRST if sign in signs), ""))
+        rows.append([clause, *cells])
+    return rows
+
+
+def _errors(reports: Sequence[Report]) -> list[list[str]]:
+    columns = [
+        {
+            name: max(r.worst.get(name, 0.0) for r in _at(report, where))
+            for name in {n for r in _at(report, where) for n in r.worst}
+        }
+        for report in reports
+        for where in _wheres(report)
+    ]
+    names = sorted({name for column in columns for name in column})
+    return [
+        [name, *(f"{column[name]:.2f}" if name in column else "" for column in columns)]
+        for name in names
+    ]
+
+
+def _verdicts(reports: Sequence[Report]) -> list[list[str]]:
+    rows = []
+    for report in reports:
+        cells = [
+            f"{report.levels[level]['passed']} of {report.levels[level]['of']}"
+            for level in _level_names(reports)
+        ]
+        rows.append([report.backend["name"], report.verdict, *cells])
+    return rows
+
+
+def _level_names(reports: Sequence[Report]) -> list[str]:
+    return [n for n in reports[0].levels if any(report.levels[n]["of"] for report in reports)]
+
+
+def _gaps(reports: Sequence[Report]) -> list[str]:
+    return [
+        f"{report.backend['name']}, {r.check} [{r.device}, {r.dtype}], {r.status}: {r.message}"
+        for report in reports
+        for r in report.results
+        if _SIGNS[r.status] in "✗x?"
+    ]
+
+
+def _legend() -> str:
+    return ", ".join(f"{sign} {word}" for sign, word in _WORDS.items())
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return [f"| {' | '.join(line)} |" for line in lines]
+
+
+def _html_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: bool = False
+) -> list[str]:
+    lines = ["<div><table><thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in header)]
+    lines.append("</tr></thead><tbody>")
+    for first, *rest in rows:
+        known = clauses().get(first) if titles else None
+        title = f' title="{escape(known.text)}"' if known else ""
+        cells = "".join(f'<td class="{_kind(cell)}">{escape(cell)}</td>' for cell in rest)
+        lines.append(f"<tr><th{title}>{escape(first)}</th>{cells}</tr>")
+    return [*lines, "</tbody></table></div>"]
+
+
+def _kind(cell: str) -> str:
+    return {"✓": "good", "✗": "bad", "x": "gap", "non-conformant": "bad", "conformant": "good"}.get(
+        cell, "plain"
+    )
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>Conformance</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; }}
+div {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #8884; padding: .2rem .7rem; text-align: center; }}
+th:first-child {{ text-align: left; white-space: nowrap; }}
+thead th {{ position: sticky; top: 0; background: Canvas; }}
+.good {{ color: #2e7d32; }} .bad {{ color: #d93025; font-weight: bold; }} .gap {{ color: #a15c00; }}
+pre {{ white-space: pre-wrap; }}
+</style>
+{body}
+</html>
+"""
+
+_BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" \
+aria-label="{label}: {message}">
+<rect width="{width}" height="20" rx="3" fill="{colour}"/>
+<rect width="{left}" height="20" rx="3" fill="#444"/>
+<g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">
+<text x="{middle_left}" y="14">{label}</text>
+<text x="{middle_right}" y="14">{message}</text>
+</g>
+</svg>
+"""

@@ -1,0 +1,224 @@
+"""What a run of the suite found: one object, as JSON, from which everything else is drawn."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from dms_spec.conformance.registry import LEVELS
+from dms_spec.errors import FileError
+from dms_spec.files import replacing
+
+#: Version of the JSON; ``report.schema.json`` describes it.
+REPORT_VERSION = 1
+
+#: What became of one check on one device in one dtype. ``refusal_*`` are calls that need something
+#: that is not claimed: they must raise. ``not_claimed`` was not run because of a claim that is not
+#: made, ``not_run`` for want of a package; neither counts as passed.
+Status = Literal[
+    "passed",
+    "failed",
+    "error",
+    "xfail",
+    "xpass",
+    "refusal_ok",
+    "refusal_missing",
+    "not_claimed",
+    "not_run",
+]
+
+Verdict = Literal[
+    "conformant", "conformant-with-declared-gaps", "non-conformant", "partial", "invalid-run"
+]
+
+_BAD = ("failed", "error", "xpass", "refusal_missing")
+_IDLE = ("not_claimed", "not_run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One check on one device in one dtype.
+
+    Attributes:
+        check: Its name, or ``refuses_<capability>``.
+        clauses: The clauses that it checks.
+        level: What it counts towards.
+        device: Where.
+        dtype: In which dtype.
+        status: What became of it.
+        message: Why, if it did not pass; the smallest failing case among it.
+        reproduce: Python that runs this check alone.
+        seconds: How long it took.
+        worst: The largest error of each output, in eps of its scale.
+    """
+
+    check: str
+    clauses: tuple[str, ...]
+    level: str
+    device: str
+    dtype: str
+    status: Status
+    message: str = ""
+    reproduce: str = ""
+    seconds: float = 0.0
+    worst: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A run of the suite on one backend.
+
+    Attributes:
+        backend: Its name, version and claims.
+        edition: Edition of the specification.
+        clauses_sha256: Of the machine copy of the clauses.
+        suite: Version of the package that the suite came with.
+        seed: None if the cases are the same in every run.
+        examples: Cases that each property tried.
+        registered: How many results a whole run has, for these claims.
+        self_test: For each wrong backend that ran first, whether the suite caught it.
+        environment: Versions and platform, without names of people or machines.
+        results: One for each check, device and dtype.
+    """
+
+    backend: Mapping[str, Any]
+    edition: str
+    clauses_sha256: str
+    suite: str
+    seed: int | None
+    examples: int
+    registered: int
+    self_test: Mapping[str, bool]
+    environment: Mapping[str, Any]
+    results: tuple[Result, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many results of each status; they sum to the number of results."""
+        found = Counter(result.status for result in self.results)
+        return {status: found[status] for status in get_args(Status)}
+
+    @property
+    def executed(self) -> int:
+        """How many checks really ran."""
+        return sum(result.status not in _IDLE for result in self.results)
+
+    @property
+    def levels(self) -> dict[str, dict[str, int]]:
+        """For each level how many results there are, and how many of them passed."""
+        found: dict[str, dict[str, int]] = {}
+        for level in LEVELS:
+            own = [r for r in self.results if r.level == level]
+            good = sum(r.status in ("passed", "refusal_ok") for r in own)
+            found[level] = {"passed": good, "of": len(own)}
+        return found
+
+    @property
+    def worst(self) -> dict[str, dict[str, float]]:
+        """For each dtype the largest error of each output, in eps of its scale."""
+        found: dict[str, dict[str, float]] = {}
+        for result in self.results:
+            for name, value in result.worst.items():
+                own = found.setdefault(result.dtype, {})
+                own[name] = max(own.get(name, 0.0), value)
+        return found
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the run is invalid; empty if it is not."""
+        reasons = []
+        if not self.executed:
+            reasons.append("nothing was executed")
+        if survivors := [name for name, caught in self.self_test.items() if not caught]:
+            reasons.append(f"the suite did not catch {', '.join(survivors)}")
+        if len(self.results) > self.registered:
+            reasons.append("there are more results than checks")
+        return reasons
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the run amounts to."""
+        if self.reasons:
+            return "invalid-run"
+        if any(
+            r.status in _BAD or (r.status == "xfail" and r.level == "core") for r in self.results
+        ):
+            return "non-conformant"
+        if len(self.results) < self.registered:
+            return "partial"  # all good, but a selection certifies nothing
+        if any(r.status == "xfail" for r in self.results):
+            return "conformant-with-declared-gaps"
+        return "conformant"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what follows from the results is written beside them."""
+        return {
+            "report_version": REPORT_VERSION,
+            "verdict": self.verdict,
+            "reasons": self.reasons,
+            "counts": self.counts,
+            "levels": self.levels,
+            "worst": self.worst,
+            **asdict(self),
+            "results": [asdict(r) | {"clauses": list(r.clauses)} for r in self.results],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """A report from plain data, whose sums must be those of its results.
+
+        Raises:
+            FileError: It is of another version, damaged, or its sums do not add up.
+        """
+        try:
+            if data["report_version"] != REPORT_VERSION:
+                raise FileError(
+                    "the report is of another version",
+                    expected=str(REPORT_VERSION),
+                    got=str(data["report_version"]),
+                )
+            results = tuple(Result(**r | {"clauses": tuple(r["clauses"])}) for r in data["results"])
+            names = [name for name in cls.__dataclass_fields__ if name != "results"]
+            report = cls(**{name: data[name] for name in names}, results=results)
+            written = {key: data[key] for key in ("verdict", "counts", "levels")}
+        except FileError:
+            raise
+        except Exception as error:
+            raise FileError(
+                "the report is damaged", got=f"{type(error).__name__}: {error}"
+            ) from error
+        found = {key: getattr(report, key) for key in written}
+        if found != written or any(r.status not in get_args(Status) for r in results):
+            wrong = [key for key in written if found[key] != written[key]]
+            raise FileError(
+                "the report does not add up",
+                expected="sums and verdict that follow from its results",
+                got=f"other {', '.join(wrong) or 'statuses'}",
+            )
+        return report
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write a report as JSON."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+
+
+def read_reports(paths: Sequence[Path]) -> list[Report]:
+    """Reports from files.
+
+    Raises:
+        FileError: A file is missing or damaged, or its sums do not add up.
+    """
+    reports = []
+    for path in paths:
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise FileError(f"cannot read {path}", expected="a report", got=str(error)) from error
+        reports.append(Report.from_dict(data))
+    return reports

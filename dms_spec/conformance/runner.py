@@ -1,0 +1,324 @@
+"""Runs the suite: what is claimed is tested, what is not is refused or does not count."""
+
+from __future__ import annotations
+
+import platform
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+from dms_spec._version import PACKAGE
+from dms_spec.conformance import clauses, strategies
+from dms_spec.conformance.context import ConformanceError, Context
+from dms_spec.conformance.expected import Expectation
+from dms_spec.conformance.registry import Check, checks
+from dms_spec.conformance.report import Report, Result, Status
+from dms_spec.conformance.worked_example import SPEC, arrays
+from dms_spec.errors import DMSWarning, UnsupportedCapability
+from dms_spec.interface import Backend
+from dms_spec.plugins import get_backend
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import ModalityBatch
+
+#: Cases that each property tries when it certifies.
+EXAMPLES = 100
+
+#: The dtypes that a backend may claim.
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+_POLICIES = tuple(dict.fromkeys((*strategies.POLICIES, "modality_dropout", *strategies.LEARNED)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A check on one device in one dtype, or the refusal of something that is not claimed.
+
+    Attributes:
+        check: The check.
+        device: Where.
+        dtype: In which dtype.
+        idle: Why it is not run; empty if it is.
+    """
+
+    check: Check
+    device: str
+    dtype: str
+    idle: str = ""
+
+    @property
+    def id(self) -> str:
+        """Clause, check, device and dtype in one word."""
+        return f"{self.check.clauses[0]}-{self.check.name}-{self.device}-{self.dtype}"
+
+
+def plan(
+    backend: Backend,
+    selected: Sequence[Check] | None = None,
+    *,
+    devices: Iterable[str] = (),
+    dtypes: Iterable[str] = (),
+) -> list[Planned]:
+    """What a run has to do: every check in every dtype on every device that is claimed.
+
+    Args:
+        backend: The backend under test.
+        selected: Checks; None for all of them and the refusals.
+        devices: Some of the claimed devices; none for all of them.
+        dtypes: Some of the claimed dtypes; none for all of them.
+
+    Raises:
+        BackendUnavailable: A device is not claimed.
+        UnsupportedCapability: A dtype is not claimed.
+    """
+    claims = backend.capabilities
+    devices = [backend.check_device(device) for device in devices] or list(claims.devices)
+    dtypes = list(dtypes) or list(claims.dtypes)
+    for dtype in dtypes:
+        if dtype not in claims.dtypes:
+            raise UnsupportedCapability(
+                f"backend {backend.name!r} does not claim {dtype}",
+                capability=f"dtype:{dtype}",
+                expected=" or ".join(claims.dtypes),
+            )
+    planned = []
+    for device in devices:
+        for check in checks() if selected is None else selected:
+            lacking = Context(backend=backend, device=device, dtype="float32").lacks(check.needs)
+            own = [d for d in dtypes if not check.dtypes or d in check.dtypes]
+            if lacking and not own:
+                own = [check.dtypes[0]]  # listed once, as not claimed
+            planned += [
+                Planned(check=check, device=device, dtype=dtype, idle=lacking) for dtype in own
+            ]
+        if selected is None:
+            planned += [
+                Planned(check=refusal, device=device, dtype=dtype)
+                for refusal, dtype in _refusals(backend)
+            ]
+    return planned
+
+
+def run_one(
+    backend: Backend,
+    planned: Planned,
+    *,
+    examples: int = EXAMPLES,
+    seed: int | None = None,
+    expected: Sequence[Expectation] = (),
+    failed: Callable[[Planned, Context], None] | None = None,
+) -> Result:
+    """Run one check.
+
+    Args:
+        backend: The backend under test.
+        planned: What to run.
+        examples: Cases that each property tries.
+        seed: None for the same cases in every run.
+        expected: Failures that are expected.
+        failed: Called with the context of a check that failed, whose ``last`` is the smallest case.
+    """
+    check, device, dtype = planned.check, planned.device, planned.dtype
+    context = Context(backend=backend, device=device, dtype=dtype, examples=examples, seed=seed)
+    status: Status = "refusal_ok" if check.name.startswith(_REFUSES) else "passed"
+    message, start = "", time.perf_counter()
+    if planned.idle:
+        status = "not_run" if planned.idle == "exporter" else "not_claimed"
+        message = f"needs {planned.idle}"
+    else:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DMSWarning)  # specs that cancel, drawn on purpose
+                check.run(context)
+        except Exception as error:
+            own = isinstance(error, ConformanceError)
+            refused = status == "refusal_ok"
+            status = "refusal_missing" if refused else "failed" if own else "error"
+            message = _message(error, own=own)
+            if failed is not None:
+                failed(planned, context)
+    expectation = next((e for e in expected if e.matches(check.name, device, dtype)), None)
+    if expectation is not None and not planned.idle:
+        status = "xfail" if status in ("failed", "error", "refusal_missing") else "xpass"
+        message = f"expected: {expectation.reason} {expectation.link}".strip() + f"\n{message}"
+    where = f"device={device!r}, dtype={dtype!r}" + ("" if seed is None else f", seed={seed}")
+    call = f"run_check({backend.name!r}, {check.name!r}, {where})"
+    return Result(
+        check=check.name,
+        clauses=check.clauses,
+        level=check.level,
+        device=device,
+        dtype=dtype,
+        status=status,
+        message=message.strip(),
+        reproduce=f"from dms_spec.conformance import run_check\n{call}" if message else "",
+        seconds=round(time.perf_counter() - start, 3),
+        worst={name: round(value, 3) for name, value in context.worst.items()},
+    )
+
+
+def run(
+    backend: Backend,
+    planned: Sequence[Planned],
+    *,
+    registered: int,
+    examples: int = EXAMPLES,
+    seed: int | None = None,
+    expected: Sequence[Expectation] = (),
+    failed: Callable[[Planned, Context], None] | None = None,
+    progress: Callable[[Iterable[Planned]], Iterable[Planned]] = iter,
+) -> Report:
+    """Run what was planned, two wrong backends first.
+
+    Args:
+        backend: The backend under test.
+        planned: Some or all of `plan`.
+        registered: How many a whole run has.
+        examples: Cases that each property tries.
+        seed: None for the same cases in every run.
+        expected: Failures that are expected.
+        failed: As in `run_one`.
+        progress: Wraps the loop, to show how far it is.
+    """
+    from dms_spec.conformance.mutants import self_test
+
+    caught = self_test()
+    results = [
+        run_one(backend, one, examples=examples, seed=seed, expected=expected, failed=failed)
+        for one in progress(planned)
+    ]
+    return report(
+        backend, results, registered=registered, examples=examples, seed=seed, self_test=caught
+    )
+
+
+def report(
+    backend: Backend,
+    results: Iterable[Result],
+    *,
+    registered: int,
+    examples: int,
+    seed: int | None,
+    self_test: dict[str, bool],
+) -> Report:
+    """The report of some results."""
+    packages = ("numpy", "hypothesis", "array-api-compat", backend.name)
+    return Report(
+        backend={"name": backend.name, "claims": asdict(backend.capabilities)},
+        edition=clauses.edition(),
+        clauses_sha256=clauses.digest(),
+        suite=PACKAGE,
+        seed=seed,
+        examples=examples,
+        registered=registered,
+        self_test=self_test,
+        environment={
+            "python": platform.python_version(),
+            "system": platform.system(),
+            "machine": platform.machine(),
+            "packages": {name: found for name in packages if (found := _version(name))},
+        },
+        results=tuple(results),
+    )
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of a name; ``mutant:<name>`` is a wrong one.
+
+    Raises:
+        UnknownName, PluginError, BackendUnavailable: As `dms_spec.plugins.get_backend`.
+    """
+    if name.startswith("mutant:"):
+        from dms_spec.conformance.mutants import get_mutant
+
+        return get_mutant(name.removeprefix("mutant:"))
+    return get_backend(name)
+
+
+def run_check(
+    backend: str,
+    check: str,
+    *,
+    device: str | None = None,
+    dtype: str = "float32",
+    seed: int | None = None,
+) -> None:
+    """Run one check alone; what it raises comes through.
+
+    Args:
+        backend: The backend's name.
+        check: The check's name.
+        device: One of its devices; None for its first.
+        dtype: One of its dtypes.
+        seed: The seed of the run that failed; None for certify mode.
+    """
+    found = find_backend(backend)
+    device = found.check_device(device)
+    context = Context(backend=found, device=device, dtype=dtype, examples=EXAMPLES, seed=seed)
+    one = next((r for r, _ in _refusals(found) if r.name == check), None) or checks([check])[0]
+    one.run(context)
+
+
+def known_checks(backend: Backend) -> list[str]:
+    """Names of every check that a run on a backend can have, its refusals among them."""
+    return [c.name for c in checks()] + [c.name for c, _ in _refusals(backend)]
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _message(error: Exception, *, own: bool) -> str:
+    """What was said, with the smallest failing case, and for a crash where it came from."""
+    lines = [f"{error}" if own else f"{type(error).__name__}: {error}"]
+    if not own:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines += [f"in {frame.name}, line {frame.lineno}" for frame in frames[-1:]]
+    lines += getattr(error, "__notes__", [])
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------------------------ the refusals
+
+_REFUSES = "refuses_"
+
+
+def _refusals(backend: Backend) -> Iterator[tuple[Check, str]]:
+    """For everything that is not claimed, a check that it is refused, and a dtype to try it in."""
+    claims = backend.capabilities
+    for dtype in DTYPES:
+        if dtype not in claims.dtypes:
+            yield _refusal(f"dtype:{dtype}", _refuse_dtype), dtype
+    for policy in _POLICIES:
+        if claims.policies is not None and policy not in claims.policies:
+            yield _refusal(f"policy:{policy}", _refuse_policy), claims.dtypes[0]
+
+
+def _refusal(capability: str, function: Callable[[Context, str], None]) -> Check:
+    def run(ctx: Context) -> None:
+        try:
+            function(ctx, capability.partition(":")[2])
+        except UnsupportedCapability as error:
+            named = capability in error.capability
+            ctx.expect("DMS-C-002", named, f"the refusal does not name {capability!r}")
+            return
+        raise ConformanceError(f"DMS-C-002: {capability} is not claimed, and not refused")
+
+    name = f"{_REFUSES}{capability.replace(':', '_')}"
+    return Check(name=name, clauses=("DMS-C-002",), level="core", needs=(), dtypes=(), run=run)
+
+
+def _refuse_dtype(ctx: Context, dtype: str) -> None:
+    backend = ctx.backend
+    moved = {k: backend.from_numpy(v, ctx.device) for k, v in arrays(dtype).items()}
+    backend.scheduler(SPEC, device=ctx.device)(ModalityBatch(**moved))
+
+
+def _refuse_policy(ctx: Context, policy: str) -> None:
+    spec = SchedulerSpec(modalities=SPEC.modalities, policy=policy)
+    ctx.backend.scheduler(spec, device=ctx.device)

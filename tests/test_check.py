@@ -1,0 +1,384 @@
+"""``dms check``, the same suite under pytest, its reports, and expected failures."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dms_spec.capabilities import Capabilities
+from dms_spec.conformance.clauses import clauses
+from dms_spec.conformance.expected import Expectation, read_expected
+from dms_spec.conformance.mutants import get_mutant
+from dms_spec.conformance.mutants.mutant import Mutant, MutantBackend
+from dms_spec.conformance.registry import LEVELS, checks
+from dms_spec.conformance.render import badge, badge_message, html, markdown
+from dms_spec.conformance.report import Report, Result, read_reports, write_report
+from dms_spec.conformance.runner import known_checks, plan, report, run, run_check, run_one
+from dms_spec.errors import FileError, SpecError, UnknownName, UnsupportedCapability
+from dms_spec.plugins import get_backend
+
+Dms = Callable[..., object]
+
+
+@pytest.fixture(scope="module")
+def numpy_report() -> Report:
+    backend = get_backend("numpy")
+    planned = plan(backend, dtypes=["float32"])
+    return run(backend, planned, registered=len(planned), examples=2)
+
+
+# ------------------------------------------------------------------------------------ the registry
+
+
+def test_every_check_names_a_clause_a_level_and_says_what_it_does() -> None:
+    for check in checks():
+        assert check.clauses and set(check.clauses) <= set(clauses())
+        assert check.level in LEVELS and check.summary
+
+
+def test_every_level_has_a_check() -> None:
+    assert {check.level for check in checks()} == set(LEVELS)
+
+
+@pytest.mark.parametrize("kind", ["names", "levels", "clauses"])
+def test_a_selection_of_what_is_not_there_is_refused(kind: str) -> None:
+    with pytest.raises(SpecError, match="to run"):
+        checks(**{kind: ["nothing_of_that_name"]})
+
+
+def test_the_plan_holds_every_claimed_dtype_and_refuses_the_others() -> None:
+    planned = plan(get_backend("numpy"))
+    assert {one.dtype for one in planned} == {"float64", "float32", "float16", "bfloat16"}
+    assert [p.check.name for p in planned if p.dtype == "bfloat16"] == ["refuses_dtype_bfloat16"]
+    with pytest.raises(UnsupportedCapability, match="does not claim bfloat16"):
+        plan(get_backend("numpy"), dtypes=["bfloat16"])
+
+
+# ------------------------------------------------------------------------------------ verdicts
+
+
+def test_numpy_is_conformant_and_gradients_are_not_counted_as_passed(numpy_report: Report) -> None:
+    assert numpy_report.verdict == "conformant" and not numpy_report.reasons
+    assert numpy_report.levels["gradients"]["passed"] == 0
+    assert numpy_report.counts["not_claimed"] == numpy_report.levels["gradients"]["of"] > 0
+    assert sum(numpy_report.counts.values()) == len(numpy_report.results)
+
+
+def _with(report_: Report, *changed: Result, **fields: object) -> Report:
+    names = {r.check for r in changed}
+    kept = tuple(r for r in report_.results if r.check not in names)
+    return replace(report_, results=kept + changed, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("status", "level", "verdict"),
+    [
+        ("failed", "core", "non-conformant"),
+        ("error", "gradients", "non-conformant"),
+        ("xpass", "learned", "non-conformant"),
+        ("refusal_missing", "core", "non-conformant"),
+        ("xfail", "core", "non-conformant"),
+        ("xfail", "gradients", "conformant-with-declared-gaps"),
+        ("not_claimed", "gradients", "conformant"),
+    ],
+)
+def test_what_each_status_makes_of_the_verdict(
+    numpy_report: Report, status: str, level: str, verdict: str
+) -> None:
+    one = replace(numpy_report.results[0], status=status, level=level)  # type: ignore[arg-type]
+    assert _with(numpy_report, one).verdict == verdict
+
+
+def test_a_selection_certifies_nothing_and_an_empty_one_is_invalid(numpy_report: Report) -> None:
+    some = replace(numpy_report, results=numpy_report.results[:3])
+    assert some.verdict == "partial"
+    none = replace(numpy_report, results=())
+    assert none.verdict == "invalid-run" and none.reasons == ["nothing was executed"]
+
+
+def test_a_suite_that_catches_nothing_is_invalid(numpy_report: Report) -> None:
+    blind = replace(numpy_report, self_test={"uniform": False})
+    assert blind.verdict == "invalid-run" and "uniform" in blind.reasons[0]
+
+
+def test_an_unclaimed_policy_that_runs_is_a_missing_refusal() -> None:
+    """What a backend does not claim it has to refuse: silence would be a fall-back."""
+    fewer = Mutant(
+        name="modest",
+        summary="claims one policy",
+        clause="DMS-C-002",
+        claims=lambda c: replace(c, policies=("linear", "static")),
+    )
+    backend = MutantBackend(fewer)
+    planned = [p for p in plan(backend, dtypes=["float32"]) if p.check.name.startswith("refuses_")]
+    statuses = {p.check.name: run_one(backend, p).status for p in planned}
+    assert statuses["refuses_policy_co_attention"] == "refusal_ok"
+
+    class Careless(type(get_backend("numpy"))):  # type: ignore[misc]
+        capabilities = Capabilities(dtypes=("float32",))
+
+    # It computes float64 although it does not claim it: NumPy underneath would.
+    careless = Careless()
+    result = [
+        run_one(careless, p) for p in plan(careless) if p.check.name == "refuses_dtype_bfloat16"
+    ]
+    assert [r.status for r in result] == ["refusal_ok"]
+
+
+# ------------------------------------------------------------------------------------ messages
+
+
+def test_a_failure_quotes_the_clause_and_reproduces_itself(dms: Dms) -> None:
+    check = "check_any_case_matches_the_oracle"
+    (one,) = plan(get_mutant("uniform"), checks([check]), dtypes=["float32"])
+    result = run_one(get_mutant("uniform"), one, examples=20)
+    assert result.status == "failed"
+    assert clauses()["DMS-N-001"].text in result.message
+    assert "Failing test case" in result.message and "arrays" in result.message
+    assert len(result.reproduce.splitlines()) <= 3
+    scope: dict[str, object] = {}
+    with pytest.raises(AssertionError, match="DMS-N-001"):
+        exec(result.reproduce, scope)
+    run_check("numpy", check, dtype="float32")
+
+
+def test_certify_mode_repeats_exactly_and_explore_mode_does_not() -> None:
+    backend = get_mutant("uniform")
+    (one,) = plan(backend, checks(["check_any_case_matches_the_oracle"]), dtypes=["float32"])
+
+    def found(seed: int | None) -> str:
+        return run_one(backend, one, examples=5, seed=seed).message
+
+    assert found(None) == found(None)
+    assert found(1) == found(1)
+    worst = [run_one(get_backend("numpy"), one, examples=30, seed=seed).worst for seed in (1, 2)]
+    assert worst[0] != worst[1]
+
+
+# ------------------------------------------------------------------------------------ reports
+
+
+def test_a_report_survives_its_file_and_a_changed_one_is_refused(
+    numpy_report: Report, tmp_path: Path
+) -> None:
+    path = tmp_path / "report.json"
+    write_report(path, numpy_report)
+    data = json.loads(path.read_text())
+    assert json.loads(json.dumps(read_reports([path])[0].to_dict())) == data
+    assert data == json.loads(json.dumps(numpy_report.to_dict()))
+    for change in (
+        {"verdict": "non-conformant"},
+        {"counts": data["counts"] | {"passed": 1}},
+        {"report_version": 2},
+        {"results": data["results"][1:]},
+    ):
+        path.write_text(json.dumps(data | change))
+        with pytest.raises(FileError):
+            read_reports([path])
+    path.write_text("[]")
+    with pytest.raises(FileError, match="damaged"):
+        read_reports([path])
+
+
+def test_a_report_follows_the_schema_that_ships(numpy_report: Report) -> None:
+    """By hand: required keys, no others, and the words of each enumeration."""
+    from importlib.resources import files
+
+    text = files("dms_spec.conformance").joinpath("report.schema.json").read_text(encoding="utf-8")
+    schema, data = json.loads(text), numpy_report.to_dict()
+    assert set(data) == set(schema["required"]) == set(schema["properties"])
+    own = schema["$defs"]["result"]
+    for result in data["results"]:
+        assert set(result) == set(own["required"])
+        assert result["status"] in schema["$defs"]["status"]["enum"]
+        assert result["level"] in schema["$defs"]["level"]["enum"]
+        assert all(re.match(r"DMS-[A-Z]-\d{3}$", clause) for clause in result["clauses"])
+    assert set(schema["$defs"]["level"]["enum"]) == set(LEVELS)
+    assert set(schema["$defs"]["status"]["enum"]) == set(data["counts"])
+    assert data["verdict"] in schema["properties"]["verdict"]["enum"]
+
+
+def test_a_report_names_no_person_machine_or_path(numpy_report: Report) -> None:
+    import getpass
+    import platform
+
+    text = json.dumps(numpy_report.to_dict())
+    for private in (str(Path.home()), platform.node(), sys.prefix):
+        assert private not in text
+    assert f'"{getpass.getuser()}"' not in text
+
+
+def test_pictures_of_a_report_say_the_same(numpy_report: Report) -> None:
+    bad = replace(numpy_report.results[0], status="failed", message="<b>wrong</b>")
+    both = [numpy_report, _with(numpy_report, bad)]
+    page, text = html(both), markdown(both)
+    for drawn in (page, text):
+        assert "non-conformant" in drawn and bad.clauses[0] in drawn and "✗" in drawn
+    assert "<b>wrong</b>" not in page and "&lt;b&gt;wrong" in page
+    assert "http" not in page.replace("http-equiv", "")
+    core = numpy_report.levels["core"]
+    assert f"core {core['passed']}/{core['of']}" in badge_message(numpy_report)
+    assert badge_message(numpy_report) in badge(numpy_report)
+    assert badge_message(replace(numpy_report, results=())) == "invalid-run"
+
+
+# ------------------------------------------------------------------------------------ expectations
+
+
+def _expected(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "expected.toml"
+    path.write_text(text)
+    return path
+
+
+def test_expected_failures_are_exact_and_strict(tmp_path: Path) -> None:
+    backend = get_mutant("uniform")
+    name = "check_any_case_matches_the_oracle"
+    path = _expected(tmp_path, f'[[expect]]\ncheck = "{name}"\nreason = "it is a mutant"\n')
+    expected = read_expected(path, known_checks(backend))
+    (one,) = plan(backend, checks([name]), dtypes=["float32"])
+    assert run_one(backend, one, examples=10, expected=expected).status == "xfail"
+    (good,) = plan(get_backend("numpy"), checks([name]), dtypes=["float32"])
+    assert run_one(get_backend("numpy"), good, examples=2, expected=expected).status == "xpass"
+    elsewhere = [Expectation(check=name, reason="r", dtype="float64")]
+    assert run_one(backend, one, examples=10, expected=elsewhere).status == "failed"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ('[[expect]]\ncheck = "check_any_case"\nreason = "r"\n', UnknownName),
+        ('[[expect]]\ncheck = "check_worked_example"\n', SpecError),
+        ('[[expect]]\ncheck = "check_worked_example"\nreason = " "\n', SpecError),
+        (
+            '[[expect]]\ncheck = "check_worked_example"\nreason = "r"\ndevices = "cpu"\n',
+            UnknownName,
+        ),
+        ("[[expected]]\n", UnknownName),
+        ("not toml", FileError),
+    ],
+)
+def test_an_entry_that_matches_nothing_is_an_error(
+    text: str, error: type[Exception], tmp_path: Path
+) -> None:
+    with pytest.raises(error):
+        read_expected(_expected(tmp_path, text), known_checks(get_backend("numpy")))
+
+
+# ------------------------------------------------------------------------------------ front ends
+
+
+def test_dms_check_says_it_and_exits_accordingly(dms: Dms, tmp_path: Path) -> None:
+    name = "check_worked_example"
+    good = dms("check", "numpy", "--check", name, "--dtype", "float32")
+    assert good.code == 0 and "partial" in good.out
+    bad = dms("check", "mutant:uniform", "--check", name, "--dtype", "float32")
+    assert bad.code == 1 and "DMS-A-007" in bad.out and "run_check('mutant:uniform'" in bad.out
+    path = tmp_path / "report.json"
+    args = ("--check", name, "--dtype", "float32", "--report", path, "--json")
+    done = dms("check", "numpy", *args)
+    assert json.loads(done.out) == json.loads(path.read_text())
+    for suffix in ("md", "html", "svg"):
+        drawn = tmp_path / f"report.{suffix}"
+        assert dms("report", path, "-o", drawn).code == 0
+        assert drawn.stat().st_size > 100
+    listed = dms("check", "--list").succeeded()
+    assert name in listed and "mutant:uniform" in listed
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        (),
+        ("numpy", "--seed", "3"),
+        ("numpy", "--examples", "0"),
+        ("numpy", "--level", "kore"),
+        ("numpy", "--check", "check_everything"),
+        ("numpy", "--dtype", "bfloat16"),
+        ("nympy",),
+        ("mutant:none",),
+        ("numpy", "--report", "report.pdf"),
+        ("numpy", "--expected", "not-there.toml"),
+    ],
+)
+def test_bad_usage_of_dms_check_is_refused(dms: Dms, args: tuple[str, ...]) -> None:
+    dms("check", *args).refused()
+
+
+def test_a_device_that_is_not_there_is_unavailable(dms: Dms) -> None:
+    dms("check", "numpy", "--device", "cuda").refused(4)
+
+
+def test_exploring_finds_a_case_and_freezes_it(dms: Dms, tmp_path: Path) -> None:
+    from dms_spec.conformance.vectors import hold, read_vectors
+
+    done = dms(
+        "check", "mutant:uniform", "--check", "check_any_case_matches_the_oracle",
+        "--dtype", "float32", "--explore", "--seed", "5", "--examples", "20", "--freeze", tmp_path,
+    )  # fmt: skip
+    assert done.code == 1 and "seed 5" in done.err
+    (vector,) = read_vectors(tmp_path)
+    result = get_backend("numpy").scheduler(vector.spec, vector.parameters)
+    from dms_spec.types import ModalityBatch
+
+    hold(vector, result(ModalityBatch(**vector.arrays)).arrays())
+
+
+_OWN = """
+from dms_spec.conformance import parametrize_with_checks
+
+@parametrize_with_checks("numpy", levels=("learned",), examples=1)
+def test_dms(check):
+    check()
+"""
+
+
+def test_an_author_runs_the_checks_in_their_own_tests(spawn: Dms, tmp_path: Path) -> None:
+    (tmp_path / "test_own.py").write_text(_OWN)
+    done = spawn("-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path)
+    assert done.code == 0 and re.search(r"\b9 passed", done.out), done.out
+
+
+def test_the_suite_runs_from_the_installed_package(spawn: Dms, tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    base = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "dms_spec.conformance")
+    own = ("--dms-backend", "numpy", "--dms-dtype", "float32", "--dms-examples", "1")
+    one = spawn(*base, *own, "-k", "check_worked_example", "--dms-report", path, cwd=tmp_path)
+    assert one.code == 0 and "numpy is partial" in one.out, one.out
+    assert read_reports([path])[0].executed == 1
+    none = spawn(*base, *own, "-k", "nothing_at_all", cwd=tmp_path)
+    assert none.code == 3 and "nothing was executed" in none.out
+    bare = spawn(*base, cwd=tmp_path)
+    assert bare.code != 0 and "needs to know what to check: --dms-backend" in bare.out
+
+
+def test_the_pytest_plugin_imports_nothing_but_pytest(spawn: Dms) -> None:
+    """It is loaded in every session of everybody who has dms-spec installed."""
+    code = (
+        "import sys, pytest; before = set(sys.modules); "
+        "import dms_spec.conformance.pytest_plugin; new = set(sys.modules) - before; "
+        "bad = {m.partition('.')[0] for m in new} & {'numpy', 'hypothesis', 'torch', 'onnx'}; "
+        "assert not bad, bad; assert len(new) < 20, sorted(new)"
+    )
+    done = spawn("-c", code)
+    assert done.code == 0, done.err
+
+
+def test_report_counts_every_planned_check(numpy_report: Report) -> None:
+    backend = get_backend("numpy")
+    planned = plan(backend, dtypes=["float32"])
+    again = report(
+        backend,
+        [replace(r) for r in numpy_report.results],
+        registered=len(planned),
+        examples=2,
+        seed=None,
+        self_test={},
+    )
+    assert len(again.results) == len(planned)
