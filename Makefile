@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test lint docs bench clauses clean
+.PHONY: help demo test test-runtimes lint docs try bench clauses clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
+	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make lint     formatting, lint and types"
 	@echo "make docs     the documentation, into docs/_build/html"
+	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make bench    speed, as ratios to named baselines"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
 
@@ -30,6 +32,14 @@ $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml e
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 
+$(VENV)/runtimes: $(VENV)/test
+	$(INSTALL) --group runtimes
+	@touch $@
+
+tests/runtimes/node_modules: tests/runtimes/package.json
+	cd tests/runtimes && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	@touch $@
+
 $(VENV)/lint: $(VENV)/test
 	$(INSTALL) --group lint
 	@touch $@
@@ -38,11 +48,23 @@ $(VENV)/docs: $(VENV)/pip pyproject.toml
 	$(INSTALL) --editable ".[demo,onnxruntime,torch]" --group docs
 	@touch $@
 
+$(VENV)/try: $(VENV)/pip pyproject.toml
+	$(INSTALL) --editable ".[demo,onnxruntime,torch]"
+	@touch $@
+
+docs/try/node_modules: docs/try/package.json
+	cd docs/try && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+	@touch $@
+
 demo: $(VENV)/demo
 	$(BIN)/dms demo -o demo-out
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto
+
+# With MEASURED=docs/reference/runtimes.csv it writes the table of that page.
+test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
+	$(BIN)/python -m pytest tests/runtimes
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .
@@ -52,6 +74,10 @@ lint: $(VENV)/lint
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
 	@echo "open docs/_build/html/index.html"
+
+try: $(VENV)/try docs/try/node_modules
+	$(BIN)/python docs/try/build.py -o docs/_build/html/try
+	@echo "serve docs/_build/html (python -m http.server), and open try/ there"
 
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_schedule.py

@@ -91,7 +91,8 @@ class ModalityBatch:
     def shape(self) -> tuple[int, int]:
         """B and M."""
         array = self.features if self.features is not None else self.logits
-        return int(array.shape[0]), int(array.shape[1])
+        # As they are: int() would freeze a size that an exporter keeps symbolic.
+        return array.shape[0], array.shape[1]
 
     @property
     def passes(self) -> int | None:

@@ -33,7 +33,8 @@ autodoc_typehints_description_target = "documented"
 napoleon_use_ivar = True
 default_role = "code"
 
-exclude_patterns = ["_build"]
+# try: the page of `make try`, and what npm puts there.
+exclude_patterns = ["_build", "try"]
 html_theme = "furo"
 html_title = f"dms-spec {PACKAGE}"
 html_show_sourcelink = False

@@ -39,7 +39,7 @@ class Session:
     Args:
         model: The bytes of an ``.onnx`` file.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        threads: Threads within an operator; None for ONNX Runtime's own choice.
+        threads: Threads within an operator; None for as many cores as this process may use.
 
     Raises:
         BackendUnavailable: ONNX Runtime is not whole, or does not run on the device.
@@ -146,8 +146,8 @@ class Session:
         ort = runtime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, in full
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
+        # ONNX Runtime's own choice is one thread for each core, also for a process that may use few.
+        options.intra_op_num_threads = self._threads or _cores()
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         wanted = _provider(self.device)
@@ -322,6 +322,10 @@ def _leave_behind() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_behind)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
 def _place(device: str) -> tuple[str, int]:

@@ -38,6 +38,7 @@ def torch_namespace(kind: str) -> Namespace:
         log_softmax=lambda x, axis=-1: torch.log_softmax(x, dim=axis),
         logsumexp=lambda x, axis=-1: torch.logsumexp(x, dim=axis),
         select=primitives.select,
+        usable=primitives.usable,
         variance_over_passes=primitives.variance_over_passes,
         stop_gradient=torch.Tensor.detach,
     )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
+import array_api_compat.torch as xp
 import torch
 from torch import Tensor
+
+from dms_spec.equations import weights
 
 # Entries of mc_logits at a time; measured: the best of 2^17 to 2^21.
 _BLOCK = 1 << 19
@@ -17,6 +22,27 @@ def select(mask: Tensor, values: Tensor) -> Tensor:
     if not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all()):
         return values
     return torch.where(mask[..., None] if values.ndim > mask.ndim else mask, values, 0.0)
+
+
+def usable(
+    *,
+    features: Tensor | None = None,
+    logits: Tensor | None = None,
+    mc_logits: Tensor | None = None,
+) -> Tensor:
+    """The plain form; in a graph by comparisons alone.
+
+    An exported graph runs where a maximum may skip NaN: ONNX Runtime's does.
+    """
+    if not torch.compiler.is_compiling():
+        plain: Tensor = weights.usable(xp, features=features, logits=logits, mc_logits=mc_logits)
+        return plain
+    verdicts = [] if features is None else [torch.isfinite(features).all(dim=-1)]
+    for given in (logits, mc_logits):
+        if given is not None:
+            row = (given < torch.inf).all(dim=-1) & (given > -torch.inf).any(dim=-1)
+            verdicts.append(row if given.ndim == 3 else row.all(dim=0))
+    return functools.reduce(torch.logical_and, verdicts)
 
 
 def variance_over_passes(mc_logits: Tensor) -> Tensor:

@@ -104,6 +104,13 @@ def clip(xp: Any, values: Array, low: float, high: float) -> Array:
     return xp.minimum(xp.maximum(values, least), most)
 
 
+def others(xp: Any, array: Array) -> Array:
+    """Ones off the diagonal, [M, M]: a matrix product with it sums over the others."""
+    # Not eye: the array API's is filled in place for torch, which no exporter follows.
+    m = xp.arange(array.shape[1], device=device_of(array))
+    return xp.astype(m[:, None] != m, array.dtype)
+
+
 def _no_gradient(values: Array) -> Array:
     return values
 
@@ -138,6 +145,7 @@ class Namespace:
     select: Callable[[Array, Array], Array]
     clip: Callable[[Array, float, float], Array]
     count: Callable[[Array, int], Array]
+    others: Callable[[Array], Array]
     stop_gradient: Callable[[Array], Array]
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
@@ -179,6 +187,7 @@ class Namespace:
                 select,
                 clip,
                 count,
+                others,
             )
         }
         known["stop_gradient"] = _no_gradient
@@ -196,9 +205,3 @@ class Namespace:
     def constant(self, value: float, like: Array) -> Array:
         """A scalar array of the same dtype and device as another array."""
         return self.xp.full((), value, dtype=like.dtype, device=device_of(like))
-
-    def others(self, array: Array) -> Array:
-        """Ones off the diagonal, [M, M]: a matrix product with it sums over the others."""
-        m = array.shape[1]
-        eye = self.xp.eye(m, dtype=array.dtype, device=device_of(array))
-        return self.constant(1.0, array) - eye

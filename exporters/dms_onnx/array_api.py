@@ -112,11 +112,6 @@ def isfinite(x: Array, /) -> Array:
     return wrap(op.less(op.abs(var(x)), var(np.inf, x)))
 
 
-def eye(size: int, /, *, dtype: Any, device: Any = None) -> Array:
-    del device
-    return wrap(_constant(np.eye(size, dtype=dtype.unwrap_numpy())))
-
-
 def zeros(shape: tuple[int, ...], *, dtype: Any, device: Any = None) -> Array:
     return full(shape, 0, dtype=dtype, device=device)
 

@@ -30,6 +30,7 @@ def onnx_namespace() -> Namespace:
         masked_softmax=masked_softmax,
         cosine=cosine,
         clip=clip,
+        others=others,
         usable=graph.usable,
         count=graph.count,
         select=graph.select,
@@ -84,6 +85,11 @@ def variance_over_passes(mc_logits: Array) -> Array:
     square = op.reduce_mean(own, integers(-1), keepdims=0)
     variance = op.sub(square, op.reduce_mean(gram, integers(-2, -1), keepdims=0))
     return array_api.maximum(wrap(variance), 0.0)
+
+
+def others(array: Array) -> Array:
+    """A constant: M is known."""
+    return wrap(var(1.0 - np.eye(array.shape[1] or 0), array))
 
 
 class _Graph:
@@ -144,13 +150,17 @@ class _Graph:
     def _spread(self, logits: Array) -> spox.Var:
         """The sum over classes, scaled, less the maximum: [..., C] -> [..., 1].
 
-        As a matrix product, which reads the passes once and writes nothing of their size.
+        As a matrix product, which reads the passes once and writes nothing of their size. Some
+        runtimes begin a maximum at the lowest finite number, and give that for nothing but -Inf:
+        it is pushed to -Inf, unless the sum says that there is no -Inf.
         """
         # expand, not constant_of_shape: onnx cannot take that back to opset 18.
         column = op.expand(var([_SCALE], logits), self._size(logits, -1))
-        ones = op.unsqueeze(column, integers(-1))
+        total = op.matmul(var(logits), op.unsqueeze(column, integers(-1)))
         peak = op.reduce_max(var(logits), integers(-1), keepdims=1)
-        return op.sub(op.matmul(var(logits), ones), peak)
+        above_one = 1.0 + float(np.finfo(logits.dtype.unwrap_numpy()).eps)
+        peak = op.max([op.mul(peak, var(above_one, logits)), total])
+        return op.sub(total, peak)
 
     def select(self, mask: Array, values: Array) -> Array:
         there = var(mask)
