@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 Run = Callable[..., Any]
 
 FRAMEWORKS = ("torch", "jax", "tensorflow", "onnx", "onnxruntime", "array_api_strict", "sklearn")
+# The folders that hold packages beside the core.
+PARTS = ("backends", "exporters")
 TOOLS = ("pytest", "_pytest", "hypothesis", "matplotlib", "tqdm", "scipy")
 
 
@@ -46,15 +48,17 @@ def test_the_wheel_is_pure_and_of_this_version(wheel: Path) -> None:
 
 
 def test_packages_are_at_the_top(members: set[str]) -> None:
-    """Core and backends side by side, wherever their folders are; nothing else."""
+    """Core, backends and exporters side by side, wherever their folders are; nothing else."""
     info = f"dms_spec-{PACKAGE}.dist-info"
-    assert {name.split("/")[0] for name in members} == {"dms_spec", "dms_numpy", "dms_torch", info}
+    ours = {path.name for folder in PARTS for path in (ROOT / folder).iterdir()}
+    assert ours == {"dms_numpy", "dms_onnx", "dms_onnxruntime", "dms_torch"}
+    assert {name.split("/")[0] for name in members} == {"dms_spec", *ours, info}
     for name in ("dms_spec/__init__.py", "dms_spec/__main__.py", "dms_numpy/plugin.py"):
         assert name in members
 
 
 def test_every_module_of_the_tree_is_shipped(members: set[str]) -> None:
-    for package in (ROOT / "dms_spec", *(ROOT / "backends").iterdir()):
+    for package in (ROOT / "dms_spec", *(p for part in PARTS for p in (ROOT / part).iterdir())):
         for path in package.rglob("*.py"):
             assert path.relative_to(package.parent).as_posix() in members
 
