@@ -74,7 +74,7 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
                     f"the graph computes something else in {runtime.name}",
                     expected="what its spec says",
                     got=f"{error}, on the batch with {what}",
-                    fix="Nothing was written. If the file was not changed by hand, report it.",
+                    fix="The file is not to be used. If nobody changed it by hand, report it.",
                 ) from error
             worst = errors.setdefault(runtime.name, {})
             for name, value in answer.worst.items():
