@@ -111,6 +111,7 @@ class Context:
                 derandomize=self.seed is None,
                 database=None,
                 deadline=None,
+                report_multiple_bugs=False,  # one message, which names the clause
                 phases=[Phase.explicit, Phase.generate, Phase.shrink],
             )(test)()
 

@@ -190,9 +190,9 @@ def _expected(
 
 
 def _short(scale: Floats) -> Floats:
-    """Scales rounded up to 12 bits: more of them decide nothing, and fill the files."""
+    """Scales rounded up to 9 bits: more of them decide nothing, and fill the files."""
     mantissa, exponent = np.frexp(scale)
-    return np.ldexp(np.ceil(mantissa * 2.0**12) / 2.0**12, exponent)
+    return np.asarray(np.ldexp(np.ceil(mantissa * 2.0**9) / 2.0**9, exponent))
 
 
 def _allowance(name: str, spec: SchedulerSpec, arrays: Arrays, values: Floats) -> Floats:
@@ -365,17 +365,14 @@ def _hex(number: float) -> str:
 
 
 def _lines(value: Any, indent: str) -> str:
-    """JSON with what holds no object on one line, so that a difference is read at a glance."""
+    """JSON with each array and each spec on one line, so that a difference is read at a glance."""
     inner = indent + " "
-    if isinstance(value, dict) and any(isinstance(x, dict | list) for x in value.values()):
-        if not {"values", "normalize"} & set(value):
-            rows = [f"{inner}{json.dumps(k)}: {_lines(v, inner)}" for k, v in value.items()]
-            return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        return (
-            "[\n" + ",\n".join(f"{inner}{_lines(x, inner)}" for x in value) + f"\n{indent}]"
-        )
-    return json.dumps(value, allow_nan=False)
+    if isinstance(value, dict) and value and not {"values", "policy"} & set(value):
+        rows = [f"{inner}{json.dumps(k)}: {_lines(v, inner)}" for k, v in value.items()]
+        return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(x, dict) for x in value):
+        return "[\n" + ",\n".join(f"{inner}{_lines(x, inner)}" for x in value) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False, separators=(",", ":"))
 
 
 def write_vector(path: Path, vector: Vector) -> None:
@@ -447,7 +444,14 @@ def from_json(text: str, *, source: str = "the text") -> list[Vector]:
     except FileError:
         raise
     # Wrong kinds, missing keys, numbers out of range, specs that are refused, nesting without end.
-    except (ArithmeticError, AttributeError, ImportError, LookupError, TypeError, ValueError) as bad:
+    except (
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        TypeError,
+        ValueError,
+    ) as bad:
         raise _unreadable(source, f"{type(bad).__name__}: {bad}") from bad
     except RecursionError as bad:
         raise _unreadable(source, "nesting without end") from bad

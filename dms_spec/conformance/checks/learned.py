@@ -11,13 +11,19 @@ from dms_spec.conformance.registry import Context, check
 _NEEDS = tuple(f"policy:{name}" for name in strategies.LEARNED)
 
 
-@check("DMS-L-007", "DMS-L-008", "DMS-N-001", level="learned", needs=_NEEDS)
+@check("DMS-L-007", "DMS-L-008", "DMS-L-009", "DMS-N-001", level="learned", needs=_NEEDS)
 def check_learned_policies_match_the_oracle(ctx: Context) -> None:
     """Any learned policy with any parameters: every output is close to the oracle's."""
+    clauses = {
+        "learned_linear": "DMS-L-007",
+        "residual_mlp": "DMS-L-008",
+        "monotone": "DMS-L-009",
+    }
+    for policy, clause in clauses.items():
 
-    @ctx.given(ctx.cases(policies=strategies.LEARNED))
-    def property_(case: strategies.Case) -> None:
-        ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
+        @ctx.given(ctx.cases(policies=(policy,)))
+        def property_(case: strategies.Case, clause: str = clause) -> None:
+            ctx.expect_exact(clause, case.spec, case.arrays, case.parameters)
 
 
 @check("DMS-P-001", "DMS-W-002", "DMS-W-003", level="learned", needs=_NEEDS)

@@ -35,12 +35,17 @@ def check_consistency_loss(ctx: Context) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec.preset("static", strategies.names(m))
         weights = ctx.schedule(spec, arrays).weights
-        features = arrays["features"].astype(ctx.computing)
+        heard = weights[..., None] > 0
+        features = np.where(heard, arrays["features"], 0).astype(ctx.computing)
         got = _loss(ctx, features, weights, "none")
         exact = oracle.consistency_loss(features, weights)
-        clean = np.where(weights[..., None] > 0, features, 0).astype(np.float64)
-        scale = 4 * loss_scale(clean, weights.astype(np.float64)) + np.finfo(ctx.computing).tiny
+        wide = features.astype(np.float64), weights.astype(np.float64)
+        scale = 4 * loss_scale(*wide) + np.finfo(ctx.computing).tiny
         ctx.expect_close("DMS-O-001", "consistency_loss", got, exact, scale)
+        for filler in (np.nan, np.inf, 1e4):
+            filled = np.where(heard, features, filler).astype(ctx.computing)
+            same = _loss(ctx, filled, weights, "none") == got
+            ctx.expect("DMS-O-004", same, f"{filler} where the weight is 0 changes the loss")
         some = (weights > 0).any(axis=1)
         mean = float(_loss(ctx, features, weights, "mean"))
         wanted = float(exact[some].mean()) if some.any() else 0.0

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dms_spec.conformance import worked_example
 from dms_spec.conformance.context import ConformanceError
@@ -20,6 +22,7 @@ from dms_spec.errors import (
     UnsupportedCapability,
 )
 from dms_spec.spec import SchedulerSpec
+from dms_spec.types import ModalityBatch
 
 
 def _expect(
@@ -137,6 +140,45 @@ def check_devices_are_refused(ctx: Context) -> None:
         "a device that does not exist",
         lambda: ctx.backend.scheduler(worked_example.SPEC, device="abacus"),
     )
+
+
+@check("DMS-C-003")
+def check_devices_are_those_asked_for(ctx: Context) -> None:
+    """Arrays for another device lie elsewhere, and the result lies where they do."""
+    arrays = worked_example.arrays(ctx.dtype)
+    ctx.schedule(worked_example.SPEC, arrays)
+    for device in ctx.backend.capabilities.devices:
+        # "cuda" and "cuda:0" may be one and the same; "cpu" and "cuda" may not.
+        if device.partition(":")[0] == ctx.device.partition(":")[0]:
+            continue
+        here, there = (
+            str(getattr(ctx.backend.from_numpy(arrays["features"], each), "device", each))
+            for each in (ctx.device, device)
+        )
+        ctx.expect("DMS-C-003", here != there, f"arrays for {device} lie on {there}")
+
+
+class _Foreign:
+    """An array of a library that nobody knows, which NumPy could convert."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array, self.shape, self.dtype = array, array.shape, array.dtype
+        self.ndim = array.ndim
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self._array, dtype=dtype)
+
+
+@check("DMS-C-006")
+def check_foreign_arrays_are_refused(ctx: Context) -> None:
+    """An array of another library is refused, even if it could be converted."""
+    good = worked_example.arrays(ctx.dtype)
+    moved = {name: ctx.backend.from_numpy(array, ctx.device) for name, array in good.items()}
+    scheduler = ctx.backend.scheduler(worked_example.SPEC, device=ctx.device)
+    for name, array in good.items():
+        batch = ModalityBatch(**(moved | {name: _Foreign(array)}))
+        what = f"{name} of another library"
+        _expect("DMS-C-006", DTypeError, TypeError, what, partial(scheduler, batch))
 
 
 @check("DMS-W-008")

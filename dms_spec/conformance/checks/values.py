@@ -45,7 +45,19 @@ def check_offset_logits(ctx: Context) -> None:
         moved = {**arrays}
         for name in ("logits", "mc_logits"):
             moved[name] = (arrays[name].astype(np.float64) + 1e4).astype(ctx.dtype)
-        spec = SchedulerSpec.preset("paper", strategies.names(m))
+        # Nothing is weighed: a signal that overflows is found here, and not refused as a score.
+        spec = SchedulerSpec(
+            modalities=strategies.names(m),
+            policy="static",
+            signals={
+                "confidence": {},
+                "uncertainty": {},
+                "mutual_information": {},
+                "agreement": {},
+                "energy": {"temperature": 0.5},
+            },
+            fusion="probability",
+        )
         ctx.expect_exact("DMS-N-002", spec, moved, {})
 
 

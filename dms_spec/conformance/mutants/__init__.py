@@ -7,19 +7,36 @@ two of them before anything else. An author who wants to see the suite bite runs
 
 from __future__ import annotations
 
+from dms_spec.conformance.mutants.mutant import EquationsMutantBackend as EquationsMutantBackend
 from dms_spec.conformance.mutants.mutant import Mutant as Mutant
-from dms_spec.conformance.mutants.mutant import MutantBackend
+from dms_spec.conformance.mutants.mutant import MutantBackend as MutantBackend
 from dms_spec.errors import unknown
 
 
 def mutants() -> tuple[Mutant, ...]:
-    """Every mutant."""
-    from dms_spec.conformance.mutants import presence, values, weights
+    """Every mutant; those of gradients where torch is installed."""
+    from dms_spec.conformance.mutants import (
+        arrays,
+        gradients,
+        learned,
+        presence,
+        signals,
+        values,
+        weights,
+    )
 
-    return (*presence.MUTANTS, *weights.MUTANTS, *values.MUTANTS)
+    return (
+        *presence.MUTANTS,
+        *weights.MUTANTS,
+        *signals.MUTANTS,
+        *values.MUTANTS,
+        *learned.MUTANTS,
+        *arrays.MUTANTS,
+        *gradients.MUTANTS,
+    )
 
 
-def get_mutant(name: str) -> MutantBackend:
+def get_mutant(name: str) -> MutantBackend | EquationsMutantBackend:
     """The backend of a mutant.
 
     Raises:
@@ -28,7 +45,8 @@ def get_mutant(name: str) -> MutantBackend:
     found = {mutant.name: mutant for mutant in mutants()}
     if name not in found:
         raise unknown("mutant", name, found)
-    return MutantBackend(found[name])
+    mutant = found[name]
+    return EquationsMutantBackend(mutant) if mutant.equations else MutantBackend(mutant)
 
 
 #: What every run is tested with first: cheap, and wrong in different ways.
@@ -40,13 +58,18 @@ def self_test() -> dict[str, bool]:
     return {name: caught(get_mutant(name), examples=20) for name in _FIRST}
 
 
-def caught(backend: MutantBackend, *, examples: int) -> bool:
-    """Whether a check of the clause that a mutant breaks fails on it."""
+def caught(backend: MutantBackend | EquationsMutantBackend, *, examples: int) -> bool:
+    """Whether a check of the clause that a mutant breaks fails on it, and names the clause."""
     from dms_spec.conformance.registry import checks
     from dms_spec.conformance.runner import plan, run_one
 
-    own = checks(clauses=[backend.mutant.clause])
+    clause, dtype = backend.mutant.clause, backend.mutant.dtype
     return any(
-        run_one(backend, one, examples=examples).status in ("failed", "error")
-        for one in plan(backend, own, dtypes=[backend.mutant.dtype])
+        names(run_one(backend, one, examples=examples).message, clause)
+        for one in plan(backend, checks(clauses=[clause]), dtypes=[dtype])
     )
+
+
+def names(message: str, clause: str) -> bool:
+    """Whether the message of a result is that of a clause that was broken."""
+    return message.startswith(f"{clause}: ")

@@ -1,9 +1,9 @@
-"""A mutant: the NumPy backend with one thing wrong."""
+"""A mutant: a right backend with one thing wrong."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 import numpy as np
@@ -12,13 +12,30 @@ from numpy.typing import NDArray
 from dms_spec.capabilities import Capabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.scheduler import EquationScheduler
-from dms_spec.interface import ArrayBackend, Backend, Scheduler
+from dms_spec.interface import ArrayBackend, Backend, Differentiable, Scheduler
 from dms_spec.plugins import get_backend
-from dms_spec.resolve import resolve
+from dms_spec.resolve import Resolved, resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One call of a scheduler, for a mutant that changes what happens around it.
+
+    Attributes:
+        schedule: The right scheduler.
+        batch: What it was called with.
+        spec: Its spec.
+        state: What the backend remembers from call to call.
+    """
+
+    schedule: Callable[[ModalityBatch], Schedule]
+    batch: ModalityBatch
+    spec: SchedulerSpec
+    state: dict[Any, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,37 +45,69 @@ class Mutant:
     Attributes:
         name: In a word or two.
         summary: What somebody did wrong.
-        clause: The clause that this breaks: a check of it must fail.
+        clause: The clause that this breaks: a check of it must fail, and name it.
         dtype: A dtype in which it shows.
+        base: The right backend that it is made from.
+        equations: It is an `ArrayBackend` like its base, so that losses and gradients can be
+            checked; then only its namespace, its claims and its arrays can be wrong.
         batch: What it does to the inputs.
         namespace: What it does to the namespace that equations are computed in.
+        resolved: What it does to the functions and parameters behind the names of a spec.
         spec: What it makes of the spec.
+        around: What it does instead of a plain call.
         result: What it does to the result, given the inputs.
-        claims: What it claims; by default what NumPy does.
-        convert: What it does to an array on its way in.
+        claims: What it claims; by default what its base does.
+        convert: What it does to an array on its way to a device.
     """
 
     name: str
     summary: str
     clause: str
     dtype: str = "float32"
+    base: str = "numpy"
+    equations: bool = False
     batch: Callable[[Arrays], Arrays] | None = None
     namespace: Callable[[Namespace], Namespace] | None = None
+    resolved: Callable[[Resolved], Resolved] | None = None
     spec: Callable[[SchedulerSpec], SchedulerSpec] | None = None
+    around: Callable[[Call], Schedule] | None = None
     result: Callable[[Schedule, ModalityBatch, SchedulerSpec], Schedule] | None = None
     claims: Callable[[Capabilities], Capabilities] | None = None
-    convert: Callable[[NDArray[Any]], NDArray[Any]] | None = None
+    convert: Callable[[Array, str], Array] | None = None
 
 
-@final
+@dataclass
+class _Shared:
+    """What both kinds of mutant backends do in the same way."""
+
+    mutant: Mutant
+    right: ArrayBackend = field(init=False)
+    state: dict[Any, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        found = get_backend(self.mutant.base)
+        assert isinstance(found, ArrayBackend)  # noqa: S101 - it is ours
+        self.right = found
+
+    def capabilities(self) -> Capabilities:
+        claims = self.right.capabilities
+        return self.mutant.claims(claims) if self.mutant.claims else claims
+
+    def from_numpy(self, array: NDArray[Any], device: str) -> Array:
+        moved = self.right.from_numpy(array, device)
+        return self.mutant.convert(moved, device) if self.mutant.convert else moved
+
+    def namespace(self, device: str) -> Namespace:
+        ns = self.right.namespace(device)
+        return self.mutant.namespace(ns) if self.mutant.namespace else ns
+
+
 class MutantBackend(Backend):
     """The backend of a mutant."""
 
     def __init__(self, mutant: Mutant) -> None:
         self.mutant = mutant
-        numpy = get_backend("numpy")
-        assert isinstance(numpy, ArrayBackend)  # noqa: S101 - it is ours
-        self._numpy = numpy
+        self._shared = _Shared(mutant)
 
     @property
     def name(self) -> str:
@@ -66,47 +115,141 @@ class MutantBackend(Backend):
 
     @property
     def capabilities(self) -> Capabilities:
-        claims = self._numpy.capabilities
-        return self.mutant.claims(claims) if self.mutant.claims else claims
+        return self._shared.capabilities()
 
-    def from_numpy(self, array: NDArray[Any], device: str) -> NDArray[Any]:
-        del device
-        return self.mutant.convert(array) if self.mutant.convert else array
+    def from_numpy(self, array: NDArray[Any], device: str) -> Array:
+        return self._shared.from_numpy(array, device)
 
-    def to_numpy(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return np.asarray(self._shared.right.to_numpy(array))
 
     def _scheduler(
         self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
     ) -> Scheduler:
-        ns = self._numpy.namespace(device)
-        if self.mutant.namespace:
-            ns = self.mutant.namespace(ns)
-        own = self.mutant.spec(spec) if self.mutant.spec else spec
-        scheduler = EquationScheduler(ns, resolve(own, parameters), self._numpy.capabilities)
-        return _MutantScheduler(self.mutant, spec, scheduler)
+        own = resolve(self.mutant.spec(spec) if self.mutant.spec else spec, parameters)
+        if self.mutant.resolved:
+            own = self.mutant.resolved(own)
+        right = EquationScheduler(
+            self._shared.namespace(device), own, self._shared.right.capabilities
+        )
+        return _MutantScheduler(self.mutant, spec, right, self._shared.state)
+
+
+@final
+class EquationsMutantBackend(ArrayBackend, Differentiable):
+    """The backend of a mutant that is an array library: losses and gradients go through it."""
+
+    def __init__(self, mutant: Mutant) -> None:
+        self.mutant = mutant
+        self._shared = _Shared(mutant)
+
+    @property
+    def name(self) -> str:
+        return f"mutant:{self.mutant.name}"
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._shared.capabilities()
+
+    def from_numpy(self, array: NDArray[Any], device: str) -> Array:
+        return self._shared.from_numpy(array, device)
+
+    def to_numpy(self, array: Array) -> NDArray[Any]:
+        return self._shared.right.to_numpy(array)
+
+    def namespace(self, device: str) -> Namespace:
+        return self._shared.namespace(device)
+
+    def gradients(
+        self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        assert isinstance(self._shared.right, Differentiable)  # noqa: S101 - what is claimed
+        return self._shared.right.gradients(function, arrays)
 
 
 @final
 class _MutantScheduler(Scheduler):
-    def __init__(self, mutant: Mutant, spec: SchedulerSpec, right: Scheduler) -> None:
-        self._mutant, self._spec, self._right = mutant, spec, right
+    def __init__(
+        self, mutant: Mutant, spec: SchedulerSpec, right: Scheduler, state: dict[Any, Any]
+    ) -> None:
+        self._mutant, self._spec, self._right, self._state = mutant, spec, right, state
 
     @property
     def spec(self) -> SchedulerSpec:
         return self._spec
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        if self._mutant.batch:
-            copies = {name: np.array(array) for name, array in batch.arrays().items()}
-            batch = ModalityBatch(**self._mutant.batch(copies))
-        result = self._right(batch)
-        if self._mutant.result:
-            result = self._mutant.result(result, batch, self._spec)
+        with np.errstate(all="ignore"):  # it is wrong enough without being loud
+            if self._mutant.batch:
+                copies = {name: np.array(array) for name, array in batch.arrays().items()}
+                batch = ModalityBatch(**self._mutant.batch(copies))
+            if self._mutant.around:
+                result = self._mutant.around(
+                    Call(schedule=self._right, batch=batch, spec=self._spec, state=self._state)
+                )
+            else:
+                result = self._right(batch)
+            if self._mutant.result:
+                result = self._mutant.result(result, batch, self._spec)
         return result
 
 
-def primitive(name: str, function: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
-    """A namespace with one primitive replaced."""
-    changes: dict[str, Any] = {name: function}
-    return lambda ns: replace(ns, **changes)
+# ------------------------------------------------------------------------- ways of being wrong
+
+
+def primitives(**functions: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
+    """A namespace with some primitives replaced."""
+    return lambda ns: replace(ns, **functions)  # type: ignore[arg-type]
+
+
+class _Patched:
+    """An array-API module with some functions replaced."""
+
+    def __init__(self, module: Any, functions: Mapping[str, Callable[..., Array]]) -> None:
+        self._module, self._functions = module, functions
+
+    def __getattr__(self, name: str) -> Any:
+        return self._functions.get(name) or getattr(self._module, name)
+
+
+def library(**functions: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
+    """A namespace whose array library has some functions replaced."""
+    return lambda ns: replace(ns, xp=_Patched(ns.xp, functions))
+
+
+def signal(
+    name: str, function: Callable[..., Array] | None = None, **changes: Any
+) -> Callable[[Resolved], Resolved]:
+    """One signal with another function, or something else about it changed."""
+    own = changes | ({} if function is None else {"function": function})
+    return lambda resolved: replace(
+        resolved,
+        signals=tuple(replace(s, **own) if s.name == name else s for s in resolved.signals),
+    )
+
+
+def policy(name: str, function: Callable[..., Mapping[str, Array]]) -> Callable[..., Resolved]:
+    """One policy with another function."""
+
+    def change(resolved: Resolved) -> Resolved:
+        if resolved.policy.name != name:
+            return resolved
+        return replace(resolved, policy=replace(resolved.policy, function=function))
+
+    return change
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """A right one, for mutants that are wrong elsewhere."""
+    e = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def fused(result: Schedule, rows: NDArray[Any]) -> Schedule:
+    """The result with another fused value: the weighted sum of some rows ``[B, M, *]``.
+
+    What is not active is selected away; a mutant is wrong in one way only.
+    """
+    clean = np.where(result.active[..., None], rows, 0)
+    value = np.einsum("bm,bmk->bk", result.weights, clean)
+    return replace(result, fused=value.astype(result.fused.dtype))
