@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes lint docs try bench clauses clean
+.PHONY: help demo test test-runtimes lint docs try bench reports clauses vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -15,7 +15,9 @@ help:
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make bench    speed, as ratios to named baselines"
+	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
+	@echo "make vectors  refresh the golden vectors that ship with the package"
 
 $(VENV)/pip: constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -84,8 +86,18 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_torch.py
 	$(BIN)/python benchmarks/bench_onnx.py
 
+# Every backend that is installed; the page is drawn from the reports.
+reports: $(VENV)/test
+	for name in numpy torch onnxruntime strict; do \
+		$(BIN)/dms check $$name --report benchmarks/results/conformance/$$name.json || exit 1; \
+	done
+	$(BIN)/dms report benchmarks/results/conformance/*.json -o docs/reference/matrix.md
+
 clauses: $(VENV)/pip
 	$(BIN)/python docs/spec/build_clauses.py
+
+vectors: $(VENV)/test
+	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
 	rm -rf $(VENV) docs/_build demo-out dist

@@ -323,6 +323,7 @@ def test_exploring_finds_a_case_and_freezes_it(dms: Dms, tmp_path: Path) -> None
         "--dtype", "float32", "--explore", "--seed", "5", "--examples", "20", "--freeze", tmp_path,
     )  # fmt: skip
     assert done.code == 1 and "seed 5" in done.err
+    assert "--explore --seed 5 --examples 20 --freeze found" in done.out
     (vector,) = read_vectors(tmp_path)
     result = get_backend("numpy").scheduler(vector.spec, vector.parameters)
     from dms_spec.types import ModalityBatch

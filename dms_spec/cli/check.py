@@ -165,7 +165,15 @@ def _print(report: Report) -> None:
         if result.status in ("failed", "error", "xpass", "refusal_missing"):
             print(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
             print("\n".join(f"    {line}" for line in result.message.splitlines()))
-            print(f"  reproduce:\n{_indented(result.reproduce)}\n")
+            print(f"  reproduce:\n{_indented(result.reproduce)}")
+            if report.seed is not None:
+                again = f"--check {result.check} --dtype {result.dtype} --explore"
+                print(
+                    "  keep the case as a vector:\n"
+                    f"    dms check {report.backend['name']} {again} --seed {report.seed} "
+                    f"--examples {report.examples} --freeze found"
+                )
+            print()
     rows = [
         (level, f"{count['passed']} of {count['of']}")
         for level, count in report.levels.items()
