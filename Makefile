@@ -5,12 +5,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes lint docs try bench reports clauses vectors clean
+.PHONY: help demo test test-runtimes test-jax lint docs try bench reports clauses vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
+	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (minutes)"
 	@echo "make lint     formatting, lint and types"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
@@ -42,6 +43,12 @@ tests/runtimes/node_modules: tests/runtimes/package.json
 	cd tests/runtimes && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
 	@touch $@
 
+# JAX is not pinned: a stranger's backend has to do with the one that there is.
+$(VENV)/jax: $(VENV)/test $(wildcard examples/dms-jax/*.toml examples/dms-jax/*/*.py)
+	$(INSTALL) "jax>=0.8"
+	$(INSTALL) --no-deps --force-reinstall ./examples/dms-jax
+	@touch $@
+
 $(VENV)/lint: $(VENV)/test
 	$(INSTALL) --group lint
 	@touch $@
@@ -67,6 +74,11 @@ test: $(VENV)/test
 # With MEASURED=docs/reference/runtimes.csv it writes the table of that page.
 test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
 	$(BIN)/python -m pytest tests/runtimes
+
+# Ten cases for each property: JAX compiles for every new shape.
+test-jax: $(VENV)/jax
+	$(BIN)/python -m pytest tests/test_jax.py
+	JAX_ENABLE_X64=1 $(BIN)/dms check jax --examples 10
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .

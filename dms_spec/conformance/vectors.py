@@ -26,7 +26,14 @@ from dms_spec._version import EDITION
 from dms_spec.conformance import closeness, oracle
 from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.context import ConformanceError
-from dms_spec.errors import FileError, SpecError, unknown
+from dms_spec.errors import (
+    DTypeError,
+    FileError,
+    MissingInput,
+    ShapeError,
+    SpecError,
+    unknown,
+)
 from dms_spec.files import replacing
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import INPUT_NAMES, ModalityBatch
@@ -40,6 +47,14 @@ FORMAT_VERSION = 1
 
 _DTYPES = ("float64", "float32", "float16", "bfloat16")
 _NUMBER = re.compile(r"-?(0x[01](\.[0-9a-f]+)?p[+-][0-9]+|inf)|nan")
+# What the signals of the core read; passes may be missing (DMS-Q-004).
+_NEEDS = {
+    "confidence": "logits",
+    "agreement": "logits",
+    "energy": "logits",
+    "alignment": "features",
+    "anchored_alignment": "features",
+}
 # The errors that a vector may ask for.
 _REFUSALS = ("NonFiniteInput", "NothingPresent")
 
@@ -135,6 +150,8 @@ def freeze(
         SpecError: The oracle does not know a policy or a signal of the spec, which has no exact
             answer then; or the dtype is none of the four.
         UnknownName: There is no such clause.
+        ShapeError, DTypeError, MissingInput: The arrays are no batch of the spec, such as those of
+            a check that they are refused.
     """
     ids = tuple(clause.split())
     for name in ids:
@@ -153,6 +170,7 @@ def freeze(
             got=", ".join((spec.policy, *spec.signals)),
             fix="A policy or signal of a plugin has no golden vectors.",
         )
+    _check_batch(spec, arrays, parameters)
     exact = oracle.schedule(spec, arrays, parameters)
     refusal = _refusal(spec, arrays, exact)
     return Vector(
@@ -166,6 +184,28 @@ def freeze(
         expected={} if refusal else _expected(spec, arrays, parameters, exact),
         refusal=refusal,
     )
+
+
+def _check_batch(spec: SchedulerSpec, arrays: Arrays, parameters: Arrays) -> None:
+    """Refuse what has no answer: the oracle looks at numbers alone."""
+    modalities = ModalityBatch(**arrays).shape[1]
+    if modalities != len(spec.modalities):
+        raise ShapeError(
+            "the batch has another number of modalities than the spec",
+            expected=f"M = {len(spec.modalities)}",
+            got=f"M = {modalities}",
+        )
+    for name, array in (*arrays.items(), *parameters.items()):
+        allowed = ("bool",) if name == "present" else _DTYPES
+        if array.dtype.name not in allowed:
+            raise DTypeError(
+                f"{name} has the wrong dtype", expected=" or ".join(allowed), got=array.dtype.name
+            )
+    needed = {"features" if spec.fusion == "feature" else "logits"}
+    needed |= {"features"} if spec.policy == "co_attention" else set()
+    needed |= {_NEEDS[name] for name in spec.signals if name in _NEEDS}
+    if missing := sorted(needed - set(arrays)):
+        raise MissingInput("the batch lacks what the spec reads", expected=", ".join(missing))
 
 
 def _expected(
@@ -257,27 +297,19 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
             exact = values[off] == expected.values[off]
             _expect(vector, clause, exact, f"{name} of what is not active is not exact")
         if name == "weights":
-            _hold_weights(vector, values)
-        with np.errstate(invalid="ignore"):  # infinity less infinity, compared above
+            right = values[vector.active & (vector.active.sum(axis=1, keepdims=True) == 1)] == 1
+            _expect(vector, "DMS-W-003", right, "the only active modality has another weight")
+        with np.errstate(invalid="ignore", over="ignore"):
             error = np.where(infinite, 0.0, np.abs(values - expected.values))
-        # 0 times an infinite scale would be NaN, and a huge k eps scale is no error.
-        with np.errstate(over="ignore"):
             allowed = vector.k * vector.eps * expected.scale + expected.allowance
         worst = np.max(error / np.maximum(allowed, np.finfo(np.float64).tiny), initial=0.0)
-        _expect(
-            vector, own, error <= allowed, f"{name} is off by {worst:.3g} times what is allowed"
-        )
-
-
-def _hold_weights(vector: Vector, weights: Floats) -> None:
-    """The laws of weights that are sharper than closeness."""
-    active = vector.active
-    alone = active & (active.sum(axis=1, keepdims=True) == 1)
-    _expect(vector, "DMS-W-003", weights[alone] == 1, "the only active modality has another weight")
-    _expect(vector, "DMS-W-001", weights >= 0, "a weight is negative")
-    total = weights[active.any(axis=1)].sum(axis=1)
-    allowed = 4 * active.shape[1] * vector.eps
-    _expect(vector, "DMS-W-002", np.abs(total - 1) <= allowed, f"weights sum to {total}")
+        what = f"{name} is off by {worst:.3g} times what is allowed"
+        _expect(vector, own, error <= allowed, what)
+        if name == "weights":  # the laws that are sharper than closeness
+            _expect(vector, "DMS-W-001", values >= 0, "a weight is negative")
+            total = values[some].sum(axis=1)
+            close = np.abs(total - 1) <= 4 * values.shape[1] * vector.eps
+            _expect(vector, "DMS-W-002", close, f"weights sum to {total}")
 
 
 def _output(
