@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dms_spec.cli.common import table
-from dms_spec.errors import BackendUnavailable, SpecError
+from dms_spec.errors import BackendUnavailable, DMSError, SpecError
 
 if TYPE_CHECKING:
     from dms_spec.conformance.context import Context
@@ -120,14 +120,18 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
             return
         spec, arrays, parameters = context.last
         clause = planned.check.clauses[0]
-        vector = freeze(
-            spec,
-            arrays,
-            parameters,
-            clause=clause,
-            description=f"found by {planned.check.name}",
-            dtype=planned.dtype,
-        )
+        try:
+            vector = freeze(
+                spec,
+                arrays,
+                parameters,
+                clause=clause,
+                description=f"found by {planned.check.name}",
+                dtype=planned.dtype,
+            )
+        except DMSError as error:  # what has to be refused has no answer to freeze
+            print(f"nothing to freeze of {planned.check.name}: {error}", file=sys.stderr)
+            return
         path = folder / f"{planned.id}.json"
         write_vector(path, vector)
         print(f"froze {path}", file=sys.stderr)

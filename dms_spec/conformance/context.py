@@ -166,7 +166,7 @@ class Context:
         self.expect(clause, got[infinite] == exact[infinite], f"{name} has the wrong infinity")
         error = np.abs(got[finite].astype(np.float64) - exact[finite])
         allowance = np.zeros_like(error)
-        if got.dtype.itemsize == 2:  # fused alone comes out in half precision
+        if got.dtype.itemsize < np.dtype(self.computing).itemsize:  # fused alone is narrowed
             info = closeness.finfo(got.dtype)
             allowance = np.abs(exact[finite]) * float(info.eps) / 2 + float(info.smallest_subnormal)
         units = np.maximum(error - allowance, 0.0) / (self.eps * scale[finite])

@@ -279,8 +279,8 @@ def _terms(
     if spec.policy == "modality_dropout":
         return {}
     if spec.policy == "co_attention":
-        received = attention(members, h, parameters)
-        return {"attention": over(lambda m: log(received[m]) if received[m] > 0 else -inf)}
+        received = log_attention(members, h, parameters)
+        return {"attention": over(lambda m: received[m])}
     raise NotImplementedError(f"the oracle does not know policy {spec.policy!r}")
 
 
@@ -302,8 +302,14 @@ def network(policy: str, x: Vector, parameters: Arrays) -> float:
     return fsum(total)
 
 
-def attention(members: list[int], h: list[Vector], parameters: Arrays) -> dict[int, float]:
-    """The attention that each active modality receives, averaged over active queries."""
+def log_sum_exp(values: Vector) -> float:
+    """The log of a sum of exponentials, which may all be too small for a number."""
+    top = max(values)
+    return top + log(fsum(exp(x - top) for x in values))
+
+
+def log_attention(members: list[int], h: list[Vector], parameters: Arrays) -> dict[int, float]:
+    """The log of the attention that each active modality receives, averaged over queries."""
 
     def project(row: Vector, matrix: NDArray[Any] | None) -> Vector:
         if matrix is None:
@@ -312,14 +318,16 @@ def attention(members: list[int], h: list[Vector], parameters: Arrays) -> dict[i
 
     q = {m: project(h[m], parameters.get("policy.query")) for m in members}
     k = {m: project(h[m], parameters.get("policy.key")) for m in members}
-    received = dict.fromkeys(members, 0.0)
+    shares: dict[int, Vector] = {n: [] for n in members}
     for m in members:
-        similar = [
-            fsum(a * b for a, b in zip(q[m], k[n], strict=True)) / sqrt(len(q[m])) for n in members
-        ]
-        for n, share in zip(members, softmax(similar), strict=True):
-            received[n] += share / len(members)
-    return received
+        similar = {
+            n: fsum(a * b for a, b in zip(q[m], k[n], strict=True)) / sqrt(len(q[m]))
+            for n in members
+        }
+        total = log_sum_exp(list(similar.values()))
+        for n in members:
+            shares[n].append(similar[n] - total)
+    return {n: log_sum_exp(own) - log(len(members)) for n, own in shares.items()}
 
 
 def consistency_loss(features: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:

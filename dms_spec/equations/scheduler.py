@@ -179,11 +179,11 @@ def check_result(
                 fix="Leave the sample out, or set strict=False for a row of zeros.",
             )
     scores = result.scores
-    if where := _first(ns, names, result.active & (xp.isnan(scores) | (scores == float("inf")))):
+    if where := _first(ns, names, result.active & ~xp.isfinite(scores)):
         raise NonFiniteInput(
             f"policy {spec.policy!r} gave a score that is not a number to rank by",
             expected="finite scores",
-            got=f"NaN or +Inf in {where}",
+            got=f"NaN or Inf in {where}",
             fix="Some signal or its coefficient overflows: scale the inputs.",
         )
 
