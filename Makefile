@@ -5,19 +5,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes test-jax lint docs try bench reports clauses vectors clean
+.PHONY: help demo test test-runtimes test-jax lint docs try bench reports clauses mutants vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
-	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (minutes)"
+	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make lint     formatting, lint and types"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make bench    speed, as ratios to named baselines"
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
+	@echo "make mutants  run the suite on every wrong backend, and refresh that page"
 	@echo "make vectors  refresh the golden vectors that ship with the package"
 
 $(VENV)/pip: constraints.txt
@@ -45,7 +46,7 @@ tests/runtimes/node_modules: tests/runtimes/package.json
 
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
 $(VENV)/jax: $(VENV)/test $(wildcard examples/dms-jax/*.toml examples/dms-jax/*/*.py)
-	$(INSTALL) "jax>=0.8"
+	$(INSTALL) "jax>=0.10"
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-jax
 	@touch $@
 
@@ -107,6 +108,9 @@ reports: $(VENV)/test
 
 clauses: $(VENV)/pip
 	$(BIN)/python docs/spec/build_clauses.py
+
+mutants: $(VENV)/test
+	$(BIN)/python docs/spec/build_mutants.py
 
 vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py

@@ -37,6 +37,7 @@ class Context:
         dtype: Name of one of its dtypes; inputs are drawn in it.
         examples: How many cases each property tries.
         seed: None to draw the same cases in every run; else where new ones start.
+        shrink: Whether what fails is shrunk to a smallest case.
         worst: The largest error seen so far of each output, in eps times scale.
         last: The spec, arrays and parameters that were scheduled last: after a failure, the
             smallest case that fails.
@@ -47,6 +48,7 @@ class Context:
     dtype: str
     examples: int = 100
     seed: int | None = None
+    shrink: bool = True
     worst: dict[str, float] = field(default_factory=dict)
     last: tuple[SchedulerSpec, Arrays, Arrays] | None = None
 
@@ -100,7 +102,7 @@ class Context:
 
     def given(self, *strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
         """Run a property at once, on drawn cases; what fails is shrunk to a smallest one."""
-        from hypothesis import Phase, given, seed, settings
+        from hypothesis import HealthCheck, Phase, given, seed, settings
 
         def run(property_: Callable[..., None]) -> None:
             test = given(*strategies)(property_)
@@ -112,7 +114,8 @@ class Context:
                 database=None,
                 deadline=None,
                 report_multiple_bugs=False,  # one message, which names the clause
-                phases=[Phase.explicit, Phase.generate, Phase.shrink],
+                phases=[Phase.generate, *([Phase.shrink] if self.shrink else [])],
+                suppress_health_check=[HealthCheck.too_slow],  # a busy machine breaks no clause
             )(test)()
 
         return run

@@ -2,28 +2,54 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.context import Arrays
 from dms_spec.conformance.registry import Context, check
+from dms_spec.spec import SchedulerSpec
 
+_CLAUSES = {
+    "learned_linear": "DMS-L-007",
+    "residual_mlp": "DMS-L-008",
+    "monotone": "DMS-L-009",
+}
 _NEEDS = tuple(f"policy:{name}" for name in strategies.LEARNED)
 
 
 @check("DMS-L-007", "DMS-L-008", "DMS-L-009", "DMS-N-001", level="learned", needs=_NEEDS)
 def check_learned_policies_match_the_oracle(ctx: Context) -> None:
     """Any learned policy with any parameters: every output is close to the oracle's."""
-    clauses = {
-        "learned_linear": "DMS-L-007",
-        "residual_mlp": "DMS-L-008",
-        "monotone": "DMS-L-009",
-    }
-    for policy, clause in clauses.items():
 
-        @ctx.given(ctx.cases(policies=(policy,)))
-        def property_(case: strategies.Case, clause: str = clause) -> None:
-            ctx.expect_exact(clause, case.spec, case.arrays, case.parameters)
+    def property_(case: strategies.Case) -> None:
+        ctx.expect_exact(_CLAUSES[case.spec.policy], case.spec, case.arrays, case.parameters)
+
+    for policy in _CLAUSES:
+        ctx.given(ctx.cases(policies=(policy,)))(property_)
+
+
+@check("DMS-L-007", "DMS-L-008", "DMS-L-009", level="learned", needs=_NEEDS)
+def check_learned_policies_weigh_every_signal(ctx: Context) -> None:
+    """With every signal at once, on ordinary numbers, where none of them is 0."""
+    for seed, (policy, clause) in itertools.product(range(3), _CLAUSES.items()):
+        random = np.random.Generator(np.random.Philox(seed))
+        arrays: Arrays = {
+            "features": random.normal(size=(2, 3, 5)).astype(ctx.dtype),
+            "logits": random.normal(size=(2, 3, 4)).astype(ctx.dtype),
+            "mc_logits": random.normal(size=(3, 2, 3, 4)).astype(ctx.dtype),
+            "present": np.ones((2, 3), dtype=bool),
+        }
+        spec = SchedulerSpec(
+            modalities=strategies.names(3),
+            policy=policy,
+            signals={name: {} for name in strategies.SIGNAL_OPTIONS},
+            coefficients=dict.fromkeys(reversed(strategies.SIGNAL_OPTIONS), 1.0),
+        )
+        parameters = strategies.parameters(spec, random, width=5, dtype=ctx.computing)
+        ctx.expect_exact(clause, spec, arrays, parameters)
 
 
 @check("DMS-P-001", "DMS-W-002", "DMS-W-003", level="learned", needs=_NEEDS)

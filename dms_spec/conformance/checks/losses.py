@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.checks.policies import far_apart
 from dms_spec.conformance.closeness import loss_scale
 from dms_spec.conformance.context import Arrays
 from dms_spec.conformance.registry import Context, check
@@ -30,11 +32,11 @@ def _loss(
 def check_consistency_loss(ctx: Context) -> None:
     """The loss of each sample is the oracle's, and its mean leaves empty samples out."""
 
-    @ctx.given(strategies.batches(ctx.dtype, tame=True))
-    def property_(arrays: Arrays) -> None:
+    @ctx.given(strategies.batches(ctx.dtype, tame=True), st.integers(0, 99))
+    def property_(arrays: Arrays, seed: int) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec.preset("static", strategies.names(m))
-        weights = ctx.schedule(spec, arrays).weights
+        weights = ctx.schedule(spec, arrays, far_apart(ctx, m, seed)).weights
         heard = weights[..., None] > 0
         features = np.where(heard, arrays["features"], 0).astype(ctx.computing)
         got = _loss(ctx, features, weights, "none")

@@ -129,7 +129,7 @@ def check_few_passes(ctx: Context) -> None:
                 ctx.expect("DMS-Q-004", told, f"no note says that {name} is 0")
 
 
-@check("DMS-Q-003")
+@check("DMS-Q-003", "DMS-Q-005")
 def check_equal_passes_have_no_variance(ctx: Context) -> None:
     """Passes that agree tell nothing: uncertainty and mutual information vanish."""
 
@@ -141,8 +141,11 @@ def check_equal_passes_have_no_variance(ctx: Context) -> None:
             policy="static",
             signals={"uncertainty": {"reduction": "sum"}, "mutual_information": {}},
         )
-        same = np.repeat(arrays["logits"][None], 4, axis=0)
-        ctx.expect_exact("DMS-Q-003", spec, arrays | {"mc_logits": same}, {})
+        # Three, because a mean of four equal numbers has nothing to round.
+        same = np.repeat(arrays["logits"][None], 3, axis=0)
+        result = ctx.expect_exact("DMS-Q-003", spec, arrays | {"mc_logits": same}, {})
+        told = result.signals["mutual_information"]
+        ctx.expect("DMS-Q-005", told >= 0, "mutual information is below 0")
 
 
 @check("DMS-Q-008")

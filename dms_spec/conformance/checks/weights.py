@@ -139,10 +139,11 @@ def check_equal_scores_give_equal_weights(ctx: Context) -> None:
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         preset = SchedulerSpec.preset("static", strategies.names(m))
+        active = oracle.schedule(preset, arrays).active
+        count = active.sum(axis=1, keepdims=True)
+        share = np.where(active, 1 / np.maximum(count, 1), 0)
         for clause, policy in (("DMS-W-007", "static"), ("DMS-L-006", "modality_dropout")):
             result = ctx.schedule(preset.replace(policy=policy), arrays)
-            count = result.active.sum(axis=1, keepdims=True)
-            share = np.where(result.active, 1 / np.maximum(count, 1), 0)
             off = np.abs(result.weights - share)
             ctx.expect(clause, off <= ctx.eps, "equal scores give unequal weights")
 

@@ -65,8 +65,9 @@ def _attention(axis: int = -1, *, everyone: bool = False, itself: bool = True) -
         s = q @ np.swapaxes(k, 1, 2) / q.dtype.type(np.sqrt(q.shape[-1]))
         there = np.ones_like(active) if everyone else active
         allowed = there[:, None, :] & there[:, :, None]
-        if not itself and s.shape[1] > 1:
-            allowed = allowed & ~np.eye(s.shape[1], dtype=bool)
+        if not itself:  # but for the only one
+            alone = active.sum(axis=1)[:, None, None] < 2
+            allowed = allowed & (alone | ~np.eye(s.shape[1], dtype=bool))
         s = np.where(allowed, s, -np.inf)
         peak = s.max(axis=axis, keepdims=True)
         e = np.exp(s - np.where(np.isfinite(peak), peak, 0))

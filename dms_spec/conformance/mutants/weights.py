@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from threading import current_thread, main_thread
 from time import sleep
 from typing import Any
 
@@ -37,7 +38,8 @@ def _shifted(scores: _Values, active: _Values, axis: int | None = -1) -> _Values
     """The exponential of the scores less the largest of them along an axis, or of all."""
     masked = np.where(active, scores, -np.inf).astype(scores.dtype)
     peak = masked.max(axis=axis, keepdims=True, initial=-np.inf)
-    return np.exp(masked - np.where(np.isfinite(peak), peak, 0).astype(scores.dtype))
+    peak = np.where(np.isfinite(peak), peak, 0).astype(scores.dtype)
+    return np.asarray(np.exp(masked - peak))
 
 
 def _unshifted(scores: _Values, active: _Values) -> _Values:
@@ -132,7 +134,8 @@ def _own_buffer(call: Call) -> Schedule:
 
 def _shared_batch(call: Call) -> Schedule:
     call.state["batch"] = call.batch
-    sleep(1e-3)  # another thread has its turn
+    if current_thread() is not main_thread():
+        sleep(0.05)  # another thread has its turn
     return call.schedule(call.state["batch"])
 
 

@@ -1,0 +1,182 @@
+"""Wrong about gradients and losses: equations in a library, with a primitive of its own.
+
+Those that need gradients are made from the torch backend, and listed where torch is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from dms_spec.conformance.mutants.mutant import Mutant, library, primitives
+from dms_spec.equations.namespace import Namespace
+from dms_spec.plugins import available
+from dms_spec.types import Array
+
+
+def _times_mask(mask: Array, values: Array) -> Array:
+    mask = mask[..., None] if values.ndim > mask.ndim else mask
+    return values * mask.astype(values.dtype)
+
+
+def _square_of_deviation(ns: Namespace) -> Namespace:
+    """The root of a variance of 0 has an infinite slope, and 0 times that is NaN."""
+
+    def variance(passes: Array) -> Array:
+        xp, p = ns.xp, ns.softmax(passes)
+        deviation = p - xp.mean(p, axis=0, keepdims=True)
+        root = xp.sqrt(xp.mean(deviation * deviation, axis=0))
+        return xp.sum(root * root, axis=-1)
+
+    return replace(ns, variance_over_passes=variance)
+
+
+def _every_sample(ns: Namespace) -> Namespace:
+    """Wrong in the loss alone, which asks for each sample whether anything was heard."""
+
+    def some(mask: Array, **how: Any) -> Array:
+        return ns.xp.any(mask, **how) | (how == {"axis": -1})
+
+    return library(any=some)(ns)
+
+
+def _from_plain_mean(ns: Namespace) -> Namespace:
+    """Wrong in the loss alone: what the loss takes for fused is the mean of what is there."""
+    xp = ns.xp
+
+    def matmul(left: Array, right: Array) -> Array:
+        if left.ndim == 3 and left.shape[1] == 1:
+            some = xp.astype(left > 0, left.dtype)
+            count = xp.sum(some, axis=-1, keepdims=True)
+            left = some / xp.where(count > 0, count, xp.ones_like(count))
+        return xp.matmul(left, right)
+
+    return library(matmul=matmul)(ns)
+
+
+def _unguarded_cosine(ns: Namespace) -> Namespace:
+    def cosine(left: Array, right: Array) -> Array:
+        xp = ns.xp
+        norms = xp.sqrt(xp.sum(left * left, axis=-1)) * xp.sqrt(xp.sum(right * right, axis=-1))
+        value = xp.sum(left * right, axis=-1) / norms
+        return xp.where(norms > 0, value, xp.zeros_like(value))
+
+    return replace(ns, cosine=cosine)
+
+
+def _plain_entropy(ns: Namespace) -> Namespace:
+    def entropy(logits: Array) -> Array:
+        xp, p = ns.xp, ns.softmax(logits)
+        return -xp.sum(xp.where(p > 0, p * xp.log(p), xp.zeros_like(p)), axis=-1)
+
+    return replace(ns, entropy=entropy)
+
+
+def _detached(name: str) -> Any:
+    """A primitive through which nothing flows: a gradient that is missing, not wrong in sign."""
+
+    def change(ns: Namespace) -> Namespace:
+        right = getattr(ns, name)
+        return primitives(**{name: lambda *arrays: right(*(a.detach() for a in arrays))})(ns)
+
+    return change
+
+
+def _constant_norms(ns: Namespace) -> Namespace:
+    """Norms as constants: the gradient along a vector is no longer 0."""
+
+    def cosine(left: Array, right: Array) -> Array:
+        xp = ns.xp
+        norms = xp.linalg.vector_norm(left, axis=-1) * xp.linalg.vector_norm(right, axis=-1)
+        some = xp.where(norms > 0, norms, xp.ones_like(norms)).detach()
+        return xp.sum(left * right, axis=-1) / some
+
+    return replace(ns, cosine=cosine)
+
+
+_LOSSES = (
+    Mutant(
+        name="loss_nan_times_zero",
+        summary="multiplies features by a weight of 0 in the loss: NaN x 0 is NaN",
+        clause="DMS-O-004",
+        equations=True,
+        namespace=primitives(select=_times_mask),
+    ),
+    Mutant(
+        name="loss_from_plain_mean",
+        summary="takes deviations from the plain mean in the loss",
+        clause="DMS-O-001",
+        equations=True,
+        namespace=_from_plain_mean,
+    ),
+    Mutant(
+        name="empty_in_mean",
+        summary="counts samples with nothing there in the mean of the loss",
+        clause="DMS-O-002",
+        equations=True,
+        namespace=_every_sample,
+    ),
+)
+
+_TORCH = (
+    Mutant(
+        name="never_detached",
+        summary="lets gradients through the signals, whatever the spec says",
+        clause="DMS-G-001",
+        base="torch",
+        equations=True,
+        namespace=primitives(stop_gradient=lambda values: values),
+    ),
+    Mutant(
+        name="always_detached",
+        summary="stops gradients at the entropy, whatever the spec says",
+        clause="DMS-G-001",
+        base="torch",
+        equations=True,
+        namespace=_detached("entropy"),
+    ),
+    Mutant(
+        name="norm_of_zero",
+        summary="selects after dividing by a norm of 0: the value is right, its gradient NaN",
+        clause="DMS-G-002",
+        base="torch",
+        equations=True,
+        namespace=_unguarded_cosine,
+    ),
+    Mutant(
+        name="log_of_zero",
+        summary="selects after the log of 0: the value is right, its gradient NaN",
+        clause="DMS-G-002",
+        base="torch",
+        equations=True,
+        namespace=_plain_entropy,
+    ),
+    Mutant(
+        name="root_of_zero",
+        summary="squares a standard deviation of 0: the value is right, its gradient NaN",
+        clause="DMS-G-002",
+        base="torch",
+        equations=True,
+        namespace=_square_of_deviation,
+    ),
+    Mutant(
+        name="weights_detached",
+        summary="treats weights as constants",
+        clause="DMS-G-003",
+        dtype="float64",
+        base="torch",
+        equations=True,
+        namespace=_detached("masked_softmax"),
+    ),
+    Mutant(
+        name="norms_detached",
+        summary="treats the norms in a cosine as constants",
+        clause="DMS-G-003",
+        dtype="float64",
+        base="torch",
+        equations=True,
+        namespace=_constant_norms,
+    ),
+)
+
+MUTANTS = (*_LOSSES, *(_TORCH if "torch" in available("backend") else ()))

@@ -1,0 +1,1 @@
+"""A dms-spec backend on JAX."""
