@@ -384,15 +384,14 @@ def test_every_stranger_is_judged_here(listing: list[dict[str, str]]) -> None:
     good = {"acme", "strict", "numpy", "torch"}
     if all(find_spec(name) for name in ("ndonnx", "onnx", "onnxruntime", "onnx_ir", "spox")):
         good |= {"onnxruntime"}
+    distributions = {*STRANGERS, "dms-spec", "dms-strict"}
+    if find_spec("dms_jax"):
+        good, distributions = good | {"jax"}, distributions | {"dms-jax"}
     fine = {row["name"] for row in listing if row["kind"] == "backend" and row["status"] == "ok"}
     assert fine == good | lazy
     unfit = {(row["plugin"], row["name"]) for row in listing if row["status"] != "ok"}
     assert unfit == {(plugin, name) for plugin, name, _, _ in BAD} | {("ideas", "ideas")}
-    assert {row["distribution"].split()[0] for row in listing} == {
-        *STRANGERS,
-        "dms-spec",
-        "dms-strict",
-    }
+    assert {row["distribution"].split()[0] for row in listing} == distributions
 
 
 @pytest.mark.clause("DMS-H-001", "DMS-I-004")

@@ -146,7 +146,7 @@ class Session:
         ort = runtime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, in full
-        # ONNX Runtime's own choice is one thread for each core, also for a process that may use few.
+        # Its own choice is a thread for each core, also in a process that may use few of them.
         options.intra_op_num_threads = self._threads or _cores()
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)

@@ -20,12 +20,13 @@ class StrictBackend(ArrayBackend):
         return Namespace.of(xp, _Array, guard=lambda: np.errstate(over="ignore", invalid="ignore"))
 
     def from_numpy(self, array, device):
-        if array.dtype == np.float16:  # the standard has no half precision
+        name = array.dtype.name
+        if name in ("float16", "bfloat16"):  # the standard has no half precision
             raise UnsupportedCapability(
-                "array-api-strict has no float16",
-                capability="dtype:float16",
+                f"array-api-strict has no {name}",
+                capability=f"dtype:{name}",
                 expected=" or ".join(_DTYPES),
-                got="float16",
+                got=name,
                 fix="Cast the array to float32.",
             )
         return xp.asarray(array)
