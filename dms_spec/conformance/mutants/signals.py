@@ -1,4 +1,4 @@
-"""Wrong about signals."""
+"""Wrong about signals of one modality: confidence, the passes, energy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from dms_spec.conformance.mutants.mutant import Mutant, primitives, signal, soft
 from dms_spec.equations import signals as right
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.signals import Evidence
-from dms_spec.resolve import Resolved
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 
@@ -108,109 +107,6 @@ def _without_notes(result: Schedule, batch: ModalityBatch, spec: SchedulerSpec) 
     return replace(result, notes=())
 
 
-# --------------------------------------------------------------------------------------- cosines
-
-
-def _cosine(left: _Values, right_: _Values, least: float = 0.0) -> _Values:
-    norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right_, axis=-1)
-    dot = (left * right_).sum(axis=-1)
-    if least:
-        return np.asarray(dot / np.maximum(norms, norms.dtype.type(least)))
-    return np.asarray(np.where(norms > 0, dot / np.where(norms > 0, norms, 1), 0))
-
-
-def _scaled(features: _Values) -> _Values:
-    """Of a size whose squares fit; each sample by one number, so that directions stay."""
-    peak = np.abs(features).max(axis=(1, 2), keepdims=True)
-    return np.asarray(features / np.where(peak > 0, peak, 1))
-
-
-def _including_self(ns: Namespace, evidence: Evidence) -> Array:
-    h = _scaled(evidence.features)
-    return _cosine(h, h.sum(axis=1, keepdims=True))
-
-
-def _sum_less_self(ns: Namespace, evidence: Evidence) -> Array:
-    h = _scaled(evidence.features)
-    return np.clip(_cosine(h, h.sum(axis=1, keepdims=True) - h), -1, 1)
-
-
-def _mean_of_directions(ns: Namespace, evidence: Evidence) -> Array:
-    norms = np.linalg.norm(_scaled(evidence.features), axis=-1, keepdims=True)
-    unit = _scaled(evidence.features) / np.where(norms > 0, norms, 1)
-    return _cosine(unit, unit.sum(axis=1, keepdims=True) - unit)
-
-
-def _mean_of_cosines(ns: Namespace, evidence: Evidence) -> Array:
-    h = evidence.features
-    pairs = right.cosine(ns, h[:, :, None], h[:, None])
-    others = ~np.eye(h.shape[1], dtype=bool) & evidence.active[:, None]
-    total = np.where(others, pairs, 0).sum(axis=-1)
-    return total / np.maximum(others.sum(axis=-1), 1).astype(h.dtype)
-
-
-def _torch_like(ns: Namespace, evidence: Evidence) -> Array:
-    h = evidence.features
-    return _cosine(h, np.matmul(ns.others(h), h), least=1e-8)
-
-
-def _unguarded_cosine(left: _Values, right_: _Values) -> _Values:
-    norms = np.linalg.norm(left, axis=-1) * np.linalg.norm(right_, axis=-1)
-    return np.asarray((left * right_).sum(axis=-1) / norms)
-
-
-def _distance(ns: Namespace, evidence: Evidence) -> Array:
-    return 1 - right.alignment(ns, evidence)
-
-
-def _dot_product(ns: Namespace, evidence: Evidence) -> Array:
-    return (evidence.features * evidence.parameters["anchor"]).sum(axis=-1)
-
-
-def _first_anchor(ns: Namespace, evidence: Evidence) -> Array:
-    anchor = evidence.parameters["anchor"]
-    own = {"anchor": anchor if anchor.ndim == 1 else anchor[0]}
-    return right.anchored_alignment(ns, replace(evidence, parameters=own))
-
-
-# -------------------------------------------------------------------------------------- agreement
-
-
-def _prediction_and_others(evidence: Evidence, *, absent: bool = False) -> tuple[_Values, _Values]:
-    p = softmax(evidence.logits)
-    if not absent:
-        p = np.where(evidence.active[..., None], p, 0)
-    others = 1 - np.eye(p.shape[1], dtype=p.dtype)
-    count = p.shape[1] - 1 if absent else (evidence.active @ others)[..., None]
-    return p, np.matmul(others, p) / np.maximum(count, 1)
-
-
-def _kl(p: _Values, q: _Values) -> _Values:
-    there = (p > 0) & (q > 0)
-    ratio = np.where(there, p, 1) / np.where(there, q, 1)
-    return np.asarray((p * np.log(ratio)).sum(axis=-1))
-
-
-def _js(p: _Values, q: _Values) -> _Values:
-    return np.asarray((_kl(p, (p + q) / 2) + _kl(q, (p + q) / 2)) / 2)
-
-
-def _agreement(divergence: Callable[[_Values, _Values], _Values], *, absent: bool = False) -> Any:
-    def function(ns: Namespace, evidence: Evidence) -> Array:
-        p, q = _prediction_and_others(evidence, absent=absent)
-        alone = evidence.active.sum(axis=-1, keepdims=True) < 2
-        value = np.where(alone, 0, np.clip(1 - divergence(p, q), 0, 1))
-        return np.asarray(value, dtype=evidence.logits.dtype)
-
-    return function
-
-
-def _lone_agrees(ns: Namespace, evidence: Evidence) -> Array:
-    value = right.agreement(ns, evidence)
-    alone = evidence.active.sum(axis=-1, keepdims=True) < 2
-    return np.where(alone, value.dtype.type(1), value)
-
-
 # ----------------------------------------------------------------------------------------- energy
 
 
@@ -220,13 +116,6 @@ def _energy(function: Callable[[Namespace, _Values, float], Array]) -> Any:
 
     return wrong
 
-
-def _silent_about_two(resolved: Resolved) -> Resolved:
-    signals = [replace(s, cancels_with_two=False) for s in resolved.signals]
-    return replace(resolved, signals=tuple(signals))
-
-
-_LOG_2 = float(np.log(2))
 
 MUTANTS = (
     Mutant(
@@ -331,91 +220,6 @@ MUTANTS = (
         summary="takes the entropy of the mean prediction for mutual information",
         clause="DMS-Q-005",
         resolved=signal("mutual_information", _total_entropy),
-    ),
-    Mutant(
-        name="self_included",
-        summary="aligns with the mean of all instead of the others",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _including_self),
-    ),
-    Mutant(
-        name="sum_less_self",
-        summary="takes the sum of all less itself, which cancels beside a large one",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _sum_less_self),
-    ),
-    Mutant(
-        name="mean_of_directions",
-        summary="scales features to length one before the mean",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _mean_of_directions),
-    ),
-    Mutant(
-        name="mean_of_cosines",
-        summary="averages cosines instead of taking the cosine with the average",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _mean_of_cosines),
-    ),
-    Mutant(
-        name="clamped_norms",
-        summary="clamps norms at 1e-8, which is too large for small features",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _torch_like),
-    ),
-    Mutant(
-        name="zero_vector",
-        summary="divides by the norm of a zero vector",
-        clause="DMS-Q-006",
-        namespace=primitives(cosine=_unguarded_cosine),
-    ),
-    Mutant(
-        name="cosine_distance",
-        summary="takes the cosine distance for the cosine",
-        clause="DMS-Q-006",
-        resolved=signal("alignment", _distance),
-    ),
-    Mutant(
-        name="silent_about_two",
-        summary="does not say that alignment of two modalities cancels",
-        clause="DMS-Q-007",
-        resolved=_silent_about_two,
-        result=_without_notes,
-    ),
-    Mutant(
-        name="dot_product",
-        summary="takes the dot product with the anchor",
-        clause="DMS-Q-008",
-        resolved=signal("anchored_alignment", _dot_product),
-    ),
-    Mutant(
-        name="first_anchor",
-        summary="takes the first modality's anchor for all",
-        clause="DMS-Q-008",
-        resolved=signal("anchored_alignment", _first_anchor),
-    ),
-    Mutant(
-        name="relative_entropy",
-        summary="takes the Kullback-Leibler divergence for the Jensen-Shannon one",
-        clause="DMS-Q-009",
-        resolved=signal("agreement", _agreement(lambda p, q: _kl(p, q) / _LOG_2)),
-    ),
-    Mutant(
-        name="agreement_in_nats",
-        summary="does not divide the divergence by log 2",
-        clause="DMS-Q-009",
-        resolved=signal("agreement", _agreement(_js)),
-    ),
-    Mutant(
-        name="absent_in_mean",
-        summary="counts absent modalities in the mean prediction of the others",
-        clause="DMS-Q-009",
-        resolved=signal("agreement", _agreement(lambda p, q: _js(p, q) / _LOG_2, absent=True)),
-    ),
-    Mutant(
-        name="lone_agrees",
-        summary="lets a lone modality agree with itself",
-        clause="DMS-Q-009",
-        resolved=signal("agreement", _lone_agrees),
     ),
     Mutant(
         name="temperature_ignored",
