@@ -73,6 +73,20 @@ def specs(
 
 
 @st.composite
+def masks(draw: st.DrawFn, samples: int, modalities: int) -> NDArray[np.bool_]:
+    """Presence, bool ``[B, M]``: all there, none, one in each sample, none in some, at random."""
+    kind = draw(st.sampled_from(["all", "none", "one", "gaps", "random", "random", "most"]))
+    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    if kind == "one":
+        return np.equal(np.arange(modalities), random.integers(modalities, size=(samples, 1)))
+    density = {"all": 1.0, "none": 0.0, "gaps": 0.8, "random": 0.5, "most": 0.8}[kind]
+    mask = random.random((samples, modalities)) < density
+    if kind == "gaps":
+        mask &= random.random((samples, 1)) < 0.5
+    return mask
+
+
+@st.composite
 def batches(
     draw: st.DrawFn,
     dtype: str,
@@ -96,7 +110,7 @@ def batches(
     b = draw(st.integers(1, 4))
     m = modalities or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
     d, c = draw(st.sampled_from([1, 2, 5, 16])), draw(st.sampled_from([1, 2, 3, 10]))
-    t = draw(st.sampled_from([0, 1, 2, 5]))
+    t = draw(st.sampled_from([0, 1, 2, 3, 5]))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     powers = [0] if tame else [-4, 0, 4] if half else [-30, -20, -6, 0, 6, 18]
     power = draw(st.lists(st.sampled_from(powers), min_size=1, max_size=2))
@@ -112,7 +126,7 @@ def batches(
     logits = random.normal(size=(b, m, c)) * spread + offset
     if not tame and not half and draw(st.integers(0, 9)) == 0:
         logits = random.normal(size=(b, m, c)) * 1e18
-    noise = draw(st.sampled_from([0.0, 1e-3, 1.0, 10.0]))
+    noise = draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 10.0]))
     mc_logits = logits + random.normal(size=(t, b, m, c)) * noise
     if draw(st.booleans()) and c > 1:  # classes that are ruled out, never all of them
         logits[random.random(logits.shape) < 0.3] = -np.inf
@@ -125,8 +139,7 @@ def batches(
             "logits": logits.astype(dtype),
             "mc_logits": mc_logits.astype(dtype),
         }
-    density = 1.0 if all_present else draw(st.sampled_from([0.0, 0.5, 0.5, 0.8, 1.0]))
-    arrays["present"] = random.random((b, m)) < density
+    arrays["present"] = np.ones((b, m), dtype=bool) if all_present else draw(masks(b, m))
     fill_absent(arrays, draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf, 1e4])))
     if spoil and draw(st.integers(0, 4)) == 0:
         spoilt = random.random((b, m)) < 0.3

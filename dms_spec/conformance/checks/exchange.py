@@ -15,6 +15,7 @@ from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import DMSError
 from dms_spec.interface import Backend
 from dms_spec.plugins import available, get_backend
+from dms_spec.spec import SchedulerSpec
 
 
 def _partners(ctx: Context) -> list[Backend]:
@@ -34,32 +35,52 @@ def _partners(ctx: Context) -> list[Backend]:
 def check_artifacts_are_exchanged(ctx: Context) -> None:
     """Saved from this backend's arrays and loaded by each other one, and the other way round."""
     partners = _partners(ctx)
+    matrices = _with_matrices(ctx)
+    if not ctx.lacks((f"policy:{matrices.spec.policy}",)):
+        for other in partners:
+            _exchange(ctx, matrices, other)
 
     @ctx.given(ctx.cases(policies=strategies.POLICIES + strategies.LEARNED), st.data())
     def property_(case: strategies.Case, data: st.DataObject) -> None:
-        other = data.draw(st.sampled_from(partners))
-        exact = oracle.schedule(case.spec, case.arrays, case.parameters)
-        scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
-        for writer, reader in ((ctx.backend, other), (other, ctx.backend)):
-            own = {
-                name: np.asarray(writer.to_numpy(writer.from_numpy(array, _device(writer))))
-                for name, array in case.parameters.items()
-            }
-            with TemporaryDirectory() as folder:
-                path = Path(folder) / "artifact"
-                save_artifact(path, Artifact(spec=case.spec, parameters=own))
-                loaded = load_artifact(path)
-            ctx.expect("DMS-X-002", loaded.spec == case.spec, "the spec came back changed")
-            for name, array in case.parameters.items():
-                back = loaded.parameters[name]
-                same = back.dtype == array.dtype and np.array_equal(back, array)
-                ctx.expect("DMS-X-002", same, f"parameter {name} came back changed")
-            there = Context(backend=reader, device=_device(reader), dtype=ctx.dtype)
-            weights = there.schedule(loaded.spec, case.arrays, loaded.scheduler_parameters).weights
-            off = np.abs(weights - exact.weights)
-            allowed = K * ctx.eps * scale["weights"]
-            pair = f"{writer.name} to {reader.name}"
-            ctx.expect("DMS-X-007", off <= allowed, f"weights differ on the way from {pair}")
+        _exchange(ctx, case, data.draw(st.sampled_from(partners)))
+
+
+def _with_matrices(ctx: Context) -> strategies.Case:
+    """Parameters that are matrices, and not square: read the wrong way round they weigh otherwise."""
+    random = np.random.Generator(np.random.Philox(11))
+    spec = SchedulerSpec(modalities=strategies.names(3), policy="co_attention")
+    arrays = {"features": random.normal(size=(4, 3, 5)).astype(ctx.dtype)}
+    return strategies.Case(
+        spec=spec,
+        arrays=arrays | {"present": np.ones((4, 3), dtype=bool)},
+        parameters=strategies.parameters(spec, random, width=5, dtype=ctx.computing, optional=True),
+    )
+
+
+def _exchange(ctx: Context, case: strategies.Case, other: Backend) -> None:
+    """Both ways between the backend under test and another."""
+    exact = oracle.schedule(case.spec, case.arrays, case.parameters)
+    scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
+    for writer, reader in ((ctx.backend, other), (other, ctx.backend)):
+        own = {
+            name: np.asarray(writer.to_numpy(writer.from_numpy(array, _device(writer))))
+            for name, array in case.parameters.items()
+        }
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "artifact"
+            save_artifact(path, Artifact(spec=case.spec, parameters=own))
+            loaded = load_artifact(path)
+        ctx.expect("DMS-X-002", loaded.spec == case.spec, "the spec came back changed")
+        for name, array in case.parameters.items():
+            back = loaded.parameters[name]
+            same = back.dtype == array.dtype and np.array_equal(back, array)
+            ctx.expect("DMS-X-002", same, f"parameter {name} came back changed")
+        there = Context(backend=reader, device=_device(reader), dtype=ctx.dtype)
+        weights = there.schedule(loaded.spec, case.arrays, loaded.scheduler_parameters).weights
+        off = np.abs(weights - exact.weights)
+        allowed = K * ctx.eps * scale["weights"]
+        pair = f"{writer.name} to {reader.name}"
+        ctx.expect("DMS-X-007", off <= allowed, f"weights differ on the way from {pair}")
 
 
 def _device(backend: Backend) -> str:
