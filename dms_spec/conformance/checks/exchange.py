@@ -46,7 +46,7 @@ def check_artifacts_are_exchanged(ctx: Context) -> None:
 
 
 def _with_matrices(ctx: Context) -> strategies.Case:
-    """Parameters that are matrices, and not square: read the wrong way round they weigh otherwise."""
+    """Matrices of parameters, not square: read the wrong way round they weigh otherwise."""
     random = np.random.Generator(np.random.Philox(11))
     spec = SchedulerSpec(modalities=strategies.names(3), policy="co_attention")
     arrays = {"features": random.normal(size=(4, 3, 5)).astype(ctx.dtype)}
