@@ -40,7 +40,7 @@ _COLOURS = {
 
 def markdown(reports: Sequence[Report]) -> str:
     """A verdict for each report, the matrix of clauses, and the worst errors."""
-    parts = ["# Conformance", "", f"Edition {reports[0].edition}.", ""]
+    parts = ["# Conformance, measured", "", _about(reports), ""]
     parts += _table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
     parts += ["", "## Clauses", "", f"{_legend()}.", ""]
     parts += _table(("clause", *_columns(reports)), _matrix(reports))
@@ -53,7 +53,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 def html(reports: Sequence[Report]) -> str:
     """The same as one page without anything outside it; a clause shows its text when pointed at."""
-    body = ["<h1>Conformance</h1>", f"<p>Edition {escape(reports[0].edition)}.</p>"]
+    body = ["<h1>Conformance, measured</h1>", f"<p>{escape(_about(reports))}</p>"]
     body += _html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
     body += ["<h2>Clauses</h2>", f"<p>{escape(_legend())}.</p>"]
     body += _html_table(("clause", *_columns(reports)), _matrix(reports), titles=True)
@@ -96,6 +96,19 @@ def badge_message(report: Report) -> str:
 
 
 # ------------------------------------------------------------------------------------ the tables
+
+
+def _about(reports: Sequence[Report]) -> str:
+    """Editions and suites, which are the same for all or worth knowing."""
+    editions = " and ".join(dict.fromkeys(r.edition for r in reports))
+    suites = " and ".join(dict.fromkeys(r.suite for r in reports))
+    cases = " or ".join(dict.fromkeys(str(r.examples) for r in reports))
+    same = len({r.clauses_sha256 for r in reports}) == 1
+    return (
+        f"Edition {editions}, suite {suites}, {cases} cases for each property"
+        f"{'' if same else ', clauses of different texts'}. "
+        "Drawn by dms report from the reports of dms check."
+    )
 
 
 def _columns(reports: Sequence[Report]) -> list[str]:
