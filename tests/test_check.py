@@ -343,7 +343,8 @@ def test_dms(check):
 def test_an_author_runs_the_checks_in_their_own_tests(spawn: Dms, tmp_path: Path) -> None:
     (tmp_path / "test_own.py").write_text(_OWN)
     done = spawn("-m", "pytest", "-q", "-p", "no:cacheprovider", tmp_path, cwd=tmp_path)
-    assert done.code == 0 and re.search(r"\b9 passed", done.out), done.out
+    count = sum(check.level == "learned" for check in checks()) * 3  # dtypes of NumPy
+    assert done.code == 0 and f"{count} passed" in done.out, done.out
 
 
 def test_the_suite_runs_from_the_installed_package(spawn: Dms, tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.calibration import fit_temperature
 from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
-from dms_spec.equations.weights import masked_softmax
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.predictor import class_indices, evaluate, head_outputs
@@ -338,7 +337,7 @@ class _Run:
             shared = class_scores(self.ns, heads["features"], parameters)
             total = total + _unimodal(shared, part)
             level = torch.zeros(part.present.shape, dtype=shared.dtype, device=shared.device)
-            uniform = masked_softmax(self.ns, level, part.present)
+            uniform = self.ns.masked_softmax(level, part.present)
             mwcl = consistency_loss(heads["features"], uniform)
             total = total + self.settings.consistency * mwcl
         return total

@@ -27,11 +27,12 @@ LEVELS: tuple[Level, ...] = (
     "determinism",
 )
 
+# What tells most comes first.
 FAMILIES = (
+    "values",
     "shapes",
     "presence",
     "weights",
-    "values",
     "signals",
     "policies",
     "fusion",

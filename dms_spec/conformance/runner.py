@@ -129,9 +129,7 @@ def run_one(
         message = f"needs {planned.idle}"
     else:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DMSWarning)  # specs that cancel, drawn on purpose
-                check.run(context)
+            _quietly(check, context)
         except Exception as error:
             own = isinstance(error, ConformanceError)
             refused = status == "refusal_ok"
@@ -258,12 +256,18 @@ def run_check(
     device = found.check_device(device)
     context = Context(backend=found, device=device, dtype=dtype, examples=EXAMPLES, seed=seed)
     one = next((r for r, _ in _refusals(found) if r.name == check), None) or checks([check])[0]
-    one.run(context)
+    _quietly(one, context)
 
 
 def known_checks(backend: Backend) -> list[str]:
     """Names of every check that a run on a backend can have, its refusals among them."""
     return [c.name for c in checks()] + [c.name for c, _ in _refusals(backend)]
+
+
+def _quietly(check: Check, context: Context) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DMSWarning)  # specs that cancel, drawn on purpose
+        check.run(context)
 
 
 def _version(name: str) -> str:
