@@ -24,8 +24,9 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 
 DTYPES = ("float32", "float16", "float64")
 
-# So that what lies between two operators stays in a cache; measured as for NumPy.
-_ENTRIES_AT_ONCE = 1 << 20
+# So that what lies between two operators stays in a cache. Measured from 2^17 to 2^23: 2^20 and
+# 2^21 are best, and this one leaves a batch of 32 in one piece.
+_ENTRIES_AT_ONCE = 1 << 21
 
 # What else a graph gives; everything that is not here is a signal or a term.
 _OUTPUTS = ("weights", "fused", "scores", "active")
