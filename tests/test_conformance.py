@@ -9,7 +9,7 @@ from dms_spec.plugins import available, get_backend
 
 # A graph is traced for every new spec, and JAX compiles every new shape: fewer cases in each run of
 # the tests than where equations are simply called. `dms check` tries a hundred everywhere.
-EXAMPLES = {"onnxruntime": 20, "jax": 10}
+EXAMPLES = {"onnxruntime": 10, "jax": 10}
 
 
 def _cases() -> list[object]:
