@@ -44,6 +44,11 @@ class Artifact:
     model: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def has_heads(self) -> bool:
+        """Whether embeddings go in, and not a batch."""
+        return any(name.startswith("heads.") for name in self.parameters)
+
+    @property
     def scheduler_parameters(self) -> dict[str, NDArray[Any]]:
         """The parameters without those of the heads: what `Backend.scheduler` takes.
 

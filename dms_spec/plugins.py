@@ -16,9 +16,9 @@ from importlib.metadata import (
     Distribution,
     EntryPoint,
     PackageNotFoundError,
-    distribution,
     distributions,
     entry_points,
+    version,
 )
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -52,7 +52,8 @@ class Descriptor:
         summary: One line for listings.
         editions: Editions of the specification that it follows.
         abi: The plugin contract that it was written for, `dms_spec._version.PLUGIN_ABI`.
-        requires: Distributions that must be installed, such as ``"torch"``.
+        requires: Distributions that must be installed, such as ``"torch"``; of several that do the
+            same, separated by ``|``, one.
         extra: What to give to pip when they are not.
     """
 
@@ -290,13 +291,13 @@ def _judge(item: object, hook: str, kind: Kind, base: PluginRecord, fix: str) ->
             f"supported here: {', '.join(SUPPORTED_EDITIONS)}",
             fix="Update the older of the two.",
         )
-    missing = [name for name in item.requires if not _installed(name)]
+    missing = [name for name in item.requires if not any(map(installed_version, name.split("|")))]
     if missing:
         return replace(
             base,
             status="unavailable",
-            reason=f"needs {', '.join(missing)}, which is not installed",
-            fix=f"pip install '{item.extra or ' '.join(missing)}'",
+            reason=f"needs {', '.join(missing).replace('|', ' or ')}, which is not installed",
+            fix=f"pip install '{item.extra or ' '.join(n.partition('|')[0] for n in missing)}'",
         )
     return base
 
@@ -318,18 +319,18 @@ def _descriptor_problem(item: Descriptor, kind: Kind) -> str:
         value = getattr(item, key)
         if not isinstance(value, tuple | list) or not all(isinstance(v, str) for v in value):
             return f"{key} is {value!r}, not a tuple of strings"
-    for name in item.requires:
+    for name in (name for either in item.requires for name in either.split("|")):
         if not re.fullmatch(r"[A-Za-z0-9]([\w.-]*[A-Za-z0-9])?", name):
             return f"requires {name!r}, which is not the bare name of a distribution"
     return ""
 
 
-def _installed(name: str) -> bool:
+def installed_version(name: str) -> str:
+    """The version of a distribution that is installed; empty if it is not."""
     try:
-        distribution(name)
+        return version(name)
     except PackageNotFoundError:
-        return False
-    return True
+        return ""
 
 
 def _without_duplicates(records: list[PluginRecord]) -> tuple[PluginRecord, ...]:

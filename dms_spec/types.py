@@ -14,7 +14,8 @@ from dms_spec.errors import MissingInput, ShapeError
 #: An array of whichever library the backend computes in.
 Array = Any
 
-_AXES = {
+#: The axes of each array of a batch.
+AXES: Mapping[str, tuple[str, ...]] = {
     "features": ("B", "M", "D"),
     "logits": ("B", "M", "C"),
     "mc_logits": ("T", "B", "M", "C"),
@@ -22,7 +23,7 @@ _AXES = {
 }
 
 #: The arrays of a batch, in the order of the specification.
-INPUT_NAMES: tuple[str, ...] = tuple(_AXES)
+INPUT_NAMES: tuple[str, ...] = tuple(AXES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class ModalityBatch:
             )
         sizes: dict[str, tuple[int, str]] = {}
         for name, array in self.arrays().items():
-            axes = _AXES[name]
+            axes = AXES[name]
             shape = tuple(getattr(array, "shape", ()))
             if len(shape) != len(axes):
                 raise ShapeError(

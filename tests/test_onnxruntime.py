@@ -9,13 +9,13 @@ import sys
 import types
 import warnings
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 
+from dms_spec import plugins
 from dms_spec.conformance.strategies import Case, cases
 from dms_spec.errors import (
     BackendUnavailable,
@@ -482,12 +482,33 @@ def test_classes_that_are_strings_come_out_as_strings_or_are_refused(library: st
 
 
 def _installed(*names: str) -> Callable[[str], str]:
-    def version(name: str) -> str:
-        if name not in names:
-            raise PackageNotFoundError(name)
-        return "1.99.0"
+    return lambda name: "1.99.0" if name in names else ""
 
-    return version
+
+@pytest.mark.parametrize(
+    ("there", "status"),
+    [("onnxruntime", "ok"), ("onnxruntime-gpu", "ok"), ("neither", "unavailable")],
+)
+def test_either_wheel_makes_the_backend_available(
+    monkeypatch: pytest.MonkeyPatch, there: str, status: str
+) -> None:
+    """They are two distributions of one package; asking for one by name would refuse the other."""
+    right = plugins.installed_version
+
+    def version(name: str) -> str:
+        return right(name) if not name.startswith("onnxruntime") else "1.99" * (name == there)
+
+    monkeypatch.setattr(plugins, "installed_version", version)
+    plugins.refresh()
+    try:
+        (record,) = [r for r in plugins.discover() if r.name == "onnxruntime"]
+    finally:
+        monkeypatch.undo()
+        plugins.refresh()
+    assert record.status == status
+    if status == "unavailable":
+        assert "onnxruntime or onnxruntime-gpu" in record.reason
+        assert record.fix == "pip install 'dms-spec[onnxruntime]'"
 
 
 @pytest.mark.parametrize(
@@ -506,7 +527,7 @@ def _installed(*names: str) -> Callable[[str], str]:
 def test_two_wheels_in_one_folder_are_explained(
     monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...], words: list[str]
 ) -> None:
-    monkeypatch.setattr(wheels, "version", _installed(*names))
+    monkeypatch.setattr(wheels, "installed_version", _installed(*names))
     assert wheels.installed() == dict.fromkeys(names, "1.99.0")
     text = wheels.conflict()
     assert bool(text) == bool(words)

@@ -20,7 +20,7 @@ def dms_register_backends() -> list[Descriptor]:
             name="onnxruntime",
             load=_load,
             summary="ONNX Runtime: runs the exported graph, on the CPU and on CUDA",
-            requires=("onnxruntime", "onnx", "onnx_ir", "ndonnx", "spox"),
+            requires=("onnxruntime|onnxruntime-gpu", "onnx", "onnx_ir", "ndonnx", "spox"),
             extra="dms-spec[onnxruntime]",
         )
     ]

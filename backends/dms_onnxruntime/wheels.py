@@ -6,10 +6,10 @@ removing either deletes files of the other, and what is left still imports, as a
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dms_spec.errors import BackendUnavailable
+from dms_spec.plugins import installed_version
 
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _MEND = (
@@ -20,13 +20,7 @@ _MEND = (
 
 def installed() -> dict[str, str]:
     """The wheels that are installed, with their versions."""
-    found = {}
-    for name in _WHEELS:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in _WHEELS if (found := installed_version(name))}
 
 
 def conflict() -> str:

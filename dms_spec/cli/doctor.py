@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from dms_spec._version import EDITION, PACKAGE
@@ -32,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dms_spec.cli import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
-    from dms_spec.plugins import discover
+    from dms_spec.plugins import discover, installed_version
 
-    packages = {name: _version(name) for name in _PACKAGES}
+    packages = {name: installed_version(name) or "not installed" for name in _PACKAGES}
     runs = examine()
     ailing = [r for r in discover() if r.status not in ("ok", "unavailable", "disabled")]
     if args.json:
@@ -81,13 +80,6 @@ def _notes() -> dict[str, list[str]]:
         except DMSError:  # the run of it has failed as well, and says why
             continue
     return {name: own for name, own in notes.items() if own}
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 def examine() -> list[dict[str, Any]]:

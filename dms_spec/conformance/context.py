@@ -27,6 +27,12 @@ class ConformanceError(DMSError, AssertionError):
     """A backend broke a clause."""
 
 
+def same_bits(one: Schedule, other: Schedule) -> bool:
+    """Whether two results are equal throughout; NaN equals NaN."""
+    pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
+    return all(np.array_equal(a, b, equal_nan=a.dtype != bool) for a, b in pairs)
+
+
 @dataclass(kw_only=True)
 class Context:
     """What a check may use: a backend on one device, in one dtype.

@@ -8,7 +8,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from dms_spec._version import PACKAGE
 from dms_spec.conformance import clauses, strategies
@@ -19,7 +18,7 @@ from dms_spec.conformance.report import Report, Result, Status
 from dms_spec.conformance.worked_example import SPEC, arrays
 from dms_spec.errors import DMSWarning, UnsupportedCapability
 from dms_spec.interface import Backend
-from dms_spec.plugins import get_backend
+from dms_spec.plugins import get_backend, installed_version
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 
@@ -216,7 +215,7 @@ def report(
             "python": platform.python_version(),
             "system": platform.system(),
             "machine": platform.machine(),
-            "packages": {name: found for name in packages if (found := _version(name))},
+            "packages": {name: found for name in packages if (found := installed_version(name))},
         },
         results=tuple(results),
     )
@@ -268,13 +267,6 @@ def _quietly(check: Check, context: Context) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DMSWarning)  # specs that cancel, drawn on purpose
         check.run(context)
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return ""
 
 
 def _message(error: Exception, *, own: bool) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.weights import device_of
 from dms_spec.errors import MissingInput, ShapeError, SpecError, closest, unknown
 from dms_spec.types import Array
 
@@ -268,7 +269,7 @@ def dropout_variance(
     p = ns.softmax(logits)
     zero = ns.constant(0.0, p)
     top = xp.argmax(logits, axis=-1)
-    is_top = top[:, None] == xp.arange(logits.shape[1], device=logits.device)
+    is_top = top[:, None] == xp.arange(logits.shape[1], device=device_of(logits))
     rest = xp.where(is_top, zero, p)
 
     def at_top(values: Array) -> Array:

@@ -8,13 +8,12 @@ from typing import Any, final
 
 from dms_onnx.files import check_model, read_model
 from dms_onnx.opsets import TRACED, check_opset
-from dms_onnx.trace import scheduler_inputs, trace_predictor, trace_scheduler
+from dms_onnx.trace import input_axes, trace_predictor, trace_scheduler
 from dms_onnx.verify import verify
 from dms_spec.artifact import Artifact
 from dms_spec.errors import FileError, SpecError, UnsupportedCapability
 from dms_spec.files import replacing_folder
 from dms_spec.interface import Exporter
-from dms_spec.resolve import resolve
 from dms_spec.types import INPUT_NAMES
 
 #: The dtypes that inputs may have.
@@ -43,12 +42,11 @@ class OnnxExporter(Exporter):
                 expected="a new folder",
                 fix="Choose another, or replace it: overwrite=True, or --overwrite.",
             )
-        heads = any(name.startswith("heads.") for name in artifact.parameters)
-        _check_names(artifact, heads=heads)
-        if heads:
+        _check_names(artifact)
+        if artifact.has_heads:
             model, notes = trace_predictor(artifact, dtype, opset)
         else:
-            inputs = scheduler_inputs(resolve(artifact.spec, artifact.scheduler_parameters))
+            inputs = input_axes(artifact, heads=False)
             dtypes = {name: "bool" if name == "present" else dtype for name in inputs}
             model, notes = trace_scheduler(artifact, dtypes, opset)
         check_model(model, "the exported graph")
@@ -64,9 +62,9 @@ class OnnxExporter(Exporter):
         return verify(read_model(Path(path)))
 
 
-def _check_names(artifact: Artifact, *, heads: bool) -> None:
+def _check_names(artifact: Artifact) -> None:
     """Inputs, outputs and parameters of a graph have their names from one space."""
-    spec = artifact.spec
+    spec, heads = artifact.spec, artifact.has_heads
     own = {"probabilities", "predicted"} if heads else {"fused", "scores", *INPUT_NAMES}
     own |= {"present", "weights", "active"}
     names = [*own, *spec.signals, *artifact.parameters, *(spec.modalities if heads else ())]

@@ -106,12 +106,13 @@ class _Graph:
         size = array.shape[axis]
         if size is not None:
             return integers(size)
-        name = str((var(array).unwrap_tensor().shape or {axis: ""})[axis] or "")
-        found = self._sizes.get(name)
-        if found is None:
-            found = op.shape(var(array), start=axis, end=axis + 1)
-            if name:
-                self._sizes[name] = found
+        axes = var(array).unwrap_tensor().shape
+        name = axes[axis] if axes else None
+        if isinstance(name, str) and name in self._sizes:
+            return self._sizes[name]
+        found = op.shape(var(array), start=axis, end=axis + 1)
+        if isinstance(name, str):
+            self._sizes[name] = found
         return found
 
     def count(self, array: Array, axis: int) -> Array:

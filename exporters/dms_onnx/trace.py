@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,8 @@ from dms_spec.equations.pipeline import compute
 from dms_spec.errors import DMSError, SpecError
 from dms_spec.predictor import Model, head_outputs
 from dms_spec.resolve import Resolved, resolve
-from dms_spec.types import INPUT_NAMES, ModalityBatch
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import AXES, INPUT_NAMES, ModalityBatch
 
 Parameters = Mapping[str, NDArray[Any]]
 
@@ -36,13 +38,6 @@ PREFIX = "dms_spec."
 
 #: What the name of an output that is a term begins with.
 TERMS = "terms."
-
-_AXES = {
-    "features": ("B", "M", "D"),
-    "logits": ("B", "M", "C"),
-    "mc_logits": ("T", "B", "M", "C"),
-    "present": ("B", "M"),
-}
 
 
 @dataclass(kw_only=True)
@@ -100,7 +95,7 @@ def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int,
         return axes | {"present": ("B", count)}
     resolved = resolve(artifact.spec, artifact.scheduler_parameters)
     return {
-        name: tuple(resolved.sizes.get(axis, axis) for axis in _AXES[name])
+        name: tuple(resolved.sizes.get(axis, axis) for axis in AXES[name])
         for name in scheduler_inputs(resolved)
     }
 
@@ -130,13 +125,13 @@ def trace_scheduler(
     """
     values = artifact.scheduler_parameters
     inputs = _Inputs()
-    with _explained(artifact):
+    with _explained(artifact.spec):
         resolved = resolve(
             artifact.spec, {name: inputs.parameter(name, v) for name, v in values.items()}
         )
         sizes = {**resolved.sizes} | ({"T": 1} if one_pass else {})
         batch = {
-            name: inputs.array(name, tuple(sizes.get(axis, axis) for axis in _AXES[name]), dtype)
+            name: inputs.array(name, tuple(sizes.get(axis, axis) for axis in AXES[name]), dtype)
             for name, dtype in dtypes.items()
         }
         schedule = compute(onnx_namespace(), resolved, ModalityBatch(**batch))
@@ -158,7 +153,7 @@ def trace_predictor(
     spec, model = artifact.spec, Model(artifact)
     ns, inputs = onnx_namespace(), _Inputs()
     heads = head_outputs(resolve(spec, artifact.scheduler_parameters), model.passes)
-    with _explained(artifact):
+    with _explained(artifact.spec):
         embeddings = {
             name: inputs.array(name, axes, "bool" if name == "present" else dtype)
             for name, axes in input_axes(artifact, heads=True).items()
@@ -294,7 +289,7 @@ def _metadata(artifact: Artifact, values: Parameters) -> dict[str, str]:
         "parameters": json.dumps(sorted(values)),
         "parameters_sha256": parameters_hash(values),
     }
-    if any(name.startswith("heads.") for name in values):
+    if artifact.has_heads:
         model = {key: artifact.model[key] for key in ("classes", "prior", "dropout", "passes")}
         metadata["model"] = json.dumps(model)
     return {f"{PREFIX}{key}": value for key, value in metadata.items()}
@@ -304,25 +299,20 @@ def _dtype(dtype: Any) -> Any:
     return ndonnx.from_numpy_dtype(np.dtype(dtype))
 
 
-class _explained:  # noqa: N801 - reads as a statement
+@contextmanager
+def _explained(spec: SchedulerSpec) -> Iterator[None]:
     """Whatever tracing raises, in words: a plugin's function may do what no graph can hold."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        self._spec = artifact.spec
-        self._warnings = warnings.catch_warnings()
-
-    def __enter__(self) -> None:
-        self._warnings.__enter__()
-        # ndonnx warns about value propagation that it skips; nothing here relies on it.
-        warnings.simplefilter("ignore")
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        self._warnings.__exit__(kind, error, trace)
-        if isinstance(error, Exception) and not isinstance(error, DMSError):
-            spec = self._spec
-            raise SpecError(
-                f"policy {spec.policy!r} with signals {', '.join(spec.signals) or 'none'} "
-                "cannot be traced into a graph",
-                got=f"{type(error).__name__}: {error}",
-                fix="A policy or signal must use the namespace it is given, and look at no value.",
-            ) from error
+    try:
+        with warnings.catch_warnings():
+            # ndonnx warns about value propagation that it skips; nothing here relies on it.
+            warnings.simplefilter("ignore")
+            yield
+    except DMSError:
+        raise
+    except Exception as error:
+        raise SpecError(
+            f"policy {spec.policy!r} with signals {', '.join(spec.signals) or 'none'} "
+            "cannot be traced into a graph",
+            got=f"{type(error).__name__}: {error}",
+            fix="A policy or signal must use the namespace it is given, and look at no value.",
+        ) from error

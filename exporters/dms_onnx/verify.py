@@ -11,7 +11,6 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K
 from dms_spec.conformance.context import ConformanceError
 from dms_spec.errors import DMSError, FileError, VerificationError
-from dms_spec.plugins import available, get_backend
+from dms_spec.plugins import available, get_backend, installed_version
 from dms_spec.predictor import Predictor
 from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
@@ -98,7 +97,7 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
         "errors": errors,
         "notes": _notes(artifact, errors),
         "versions": {"dms-spec": PACKAGE, "python": platform.python_version()}
-        | {name: _version(name) for name in ("numpy", "onnx", *_ORT)},
+        | {n: installed_version(n) or "not installed" for n in ("numpy", "onnx", *_ORT)},
         "platform": platform.platform(),
     }
 
@@ -132,13 +131,6 @@ def _notes(artifact: Artifact, errors: Mapping[str, Any]) -> list[str]:
     if spec.nonfinite == "raise":
         notes.append(_RAISE_NOTES["nonfinite"])
     return notes
-
-
-def _version(name: str) -> str:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "not installed"
 
 
 # ------------------------------------------------------------------------------------- the file

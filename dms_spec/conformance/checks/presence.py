@@ -6,17 +6,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.conformance import oracle, strategies
-from dms_spec.conformance.context import ConformanceError
+from dms_spec.conformance.context import ConformanceError, same_bits
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import NonFiniteInput, NothingPresent
-from dms_spec.types import Schedule
 
 _FILLERS = (0.0, np.nan, np.inf, -np.inf, 3.0)
-
-
-def _same_bits(one: Schedule, other: Schedule) -> bool:
-    pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
-    return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
 
 
 @check("DMS-P-001", "DMS-P-009")
@@ -46,7 +40,7 @@ def check_filler_never_matters(ctx: Context) -> None:
             strategies.fill_absent(arrays, filler)
             results.append(ctx.schedule(case.spec, arrays, case.parameters))
         ctx.expect(
-            "DMS-P-002", _same_bits(*results), f"{one} and {other} in an absent modality differ"
+            "DMS-P-002", same_bits(*results), f"{one} and {other} in an absent modality differ"
         )
 
 
@@ -59,7 +53,7 @@ def check_no_mask_means_all_present(ctx: Context) -> None:
         bare = {name: array for name, array in case.arrays.items() if name != "present"}
         with_mask = ctx.schedule(case.spec, case.arrays, case.parameters)
         without = ctx.schedule(case.spec, bare, case.parameters)
-        ctx.expect("DMS-P-003", _same_bits(with_mask, without), "leaving present out differs")
+        ctx.expect("DMS-P-003", same_bits(with_mask, without), "leaving present out differs")
 
 
 @check("DMS-P-004", "DMS-P-005")
@@ -86,7 +80,7 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
         if not exact.active[sample, modality]:
             marked = arrays | {"present": exact.active}
             absent = ctx.schedule(case.spec, marked, case.parameters)
-            ctx.expect("DMS-P-005", _same_bits(spoilt, absent), f"{kind} in {role} leaks")
+            ctx.expect("DMS-P-005", same_bits(spoilt, absent), f"{kind} in {role} leaks")
 
     @ctx.given(
         ctx.cases(all_present=True, spoil=False),
