@@ -25,6 +25,7 @@ VERBS = (
     "schedule",
     "fit",
     "predict",
+    "robustness",
     "explain",
     "export",
     "verify",

@@ -1,0 +1,252 @@
+"""``dms robustness``: what a fitted artifact is worth when its inputs go wrong."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dms_spec.cli.common import table as text_table
+from dms_spec.errors import BackendUnavailable, SpecError, closest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dms_spec.robustness import Case, Corruption, Progress, Result
+
+HELP = "measure a fitted artifact under noise, conflict and missing modalities"
+
+_QUICK = ("gaussian", "zeroed", "absent", "conflict")
+_PROTOCOLS = ("quick", "full", "sensor")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "artifact", metavar="DIR", type=Path, help="artifact folder, as dms fit writes it"
+    )
+    parser.add_argument(
+        "input",
+        metavar="IN",
+        type=Path,
+        help="a table with labels, as dms fit reads it: its test rows are measured, or all of them",
+    )
+    parser.add_argument(
+        "-o", "--output", metavar="OUT_DIR", type=Path, required=True, help="folder for the report"
+    )
+    parser.add_argument(
+        "--protocol",
+        choices=_PROTOCOLS,
+        help=f"quick: {', '.join(_QUICK)}; full: every corruption, and sensor; sensor: every set "
+        "of modalities missing, random features missing, noise (default: quick)",
+    )
+    parser.add_argument(
+        "--corruption",
+        metavar="NAME[:S1,S2,...]",
+        action="append",
+        help="this one, at its own severities or at these; as often as wanted, in place of a "
+        "protocol",
+    )
+    parser.add_argument(
+        "--modalities",
+        metavar="A,B,...",
+        help="corrupt these in every sample (default: half of them, drawn for each sample)",
+    )
+    parser.add_argument(
+        "--seeds", metavar="INT", type=int, default=5, help="how many (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", metavar="INT", type=int, default=0, help="the first (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--backend", default="numpy", help="where to compute (default: %(default)s)"
+    )
+    parser.add_argument("--device", help="one of the backend's devices (default: its first)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a report in OUT_DIR")
+    parser.add_argument(
+        "--card", action="store_true", help="write a section into DIR/README.md as well"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    try:
+        import_module("matplotlib")  # before the work, not after it
+        import_module("tqdm")
+    except ImportError as error:
+        raise BackendUnavailable(
+            "a robustness report needs matplotlib and tqdm",
+            got=str(error),
+            fix="pip install 'dms-spec[robustness]'",
+        ) from error
+    from dms_spec.artifact import CARD, Artifact, load_artifact
+    from dms_spec.plugins import get_backend
+    from dms_spec.predictor import Predictor
+    from dms_spec.robustness import Samples, measure, of_predictor, report
+    from dms_spec.tables import read_table
+
+    backend = get_backend(args.backend)
+    fitted = load_artifact(args.artifact)
+    # A row with nothing left is measured, by what is known then: the class frequencies.
+    spec = fitted.spec.replace(strict=False, nonfinite="mask")
+    artifact = Artifact(spec=spec, parameters=fitted.parameters, model=fitted.model)
+    predictor = Predictor(artifact, backend, args.device)
+    table = read_table(args.input, spec.modalities)
+    samples = Samples.of_table(table, predictor.classes, prior=predictor.model.prior)
+    if spec != fitted.spec:
+        note = "the spec refuses rows that are not finite or have nothing present; here they count"
+        samples = replace(samples, notes=(*samples.notes, note))
+    cases = _cases(args, spec.modalities)
+    report.check_folder(args.output, overwrite=args.overwrite)
+    store = store_of(args.output)
+    with _bar() as progress:
+        result = measure(
+            {"fusion": of_predictor(predictor)},
+            samples,
+            cases,
+            store=store,
+            identity=_identity(fitted, args.backend),
+            report=progress,
+        )
+    title = f"Robustness of {args.artifact.resolve().name}: policy {spec.policy}"
+    report.write_report(result, args.output, title=title, overwrite=args.overwrite)
+    if args.card:
+        report.put_in_card(args.artifact / CARD, report.section(result))
+    store.unlink(missing_ok=True)
+    if result.resumed:
+        print(f"dms: note: went on after {result.resumed} finished cases", file=sys.stderr)
+    files = {name: str(args.output / name) for name in report.FILES}
+    if args.json:
+        data = {
+            "output": str(args.output),
+            "files": files,
+            "samples": len(samples),
+            "summary": result.summary(),
+            "sensor_failure": result.sensor_failure(),
+            "findings": report.findings(result),
+            "notes": list(result.notes),
+        }
+        print(json.dumps(data, indent=2))
+        return 0
+    for note in result.notes:
+        print(f"dms: note: {note}", file=sys.stderr)
+    _print(result, args)
+    return 0
+
+
+def store_of(output: Path) -> Path:
+    """Where finished cases are kept until the report is written."""
+    return output.with_name(f"{output.name}.cases.jsonl")
+
+
+def _cases(args: argparse.Namespace, modalities: tuple[str, ...]) -> tuple[Case, ...]:
+    from dms_spec.errors import unknown
+    from dms_spec.robustness import named, sensor_failure, sweep
+    from dms_spec.robustness.corruptions import FEATURES
+
+    if args.corruption and args.protocol:
+        raise SpecError(
+            "--corruption and --protocol exclude each other",
+            fix="A corruption is measured in place of a protocol.",
+        )
+    if args.seeds < 1 or args.seed < 0:
+        raise SpecError(
+            "there are no such seeds",
+            expected="--seeds 1 or more, --seed 0 or more",
+            got=f"--seeds {args.seeds} --seed {args.seed}",
+        )
+    seeds = range(args.seed, args.seed + args.seeds)
+    patterns = None
+    if args.modalities is not None:
+        if args.protocol == "sensor":
+            raise SpecError(
+                "--modalities has no meaning for the sensor protocol",
+                fix="It takes every set of modalities; leave the option out.",
+            )
+        names = [name.strip() for name in args.modalities.split(",")]
+        for name in names:
+            if name not in modalities:
+                raise unknown("modality", name, modalities)
+        patterns = (named(dict.fromkeys(names)),)
+    protocol = args.protocol or "quick"
+    if args.corruption:
+        return sweep(
+            [_corruption(text) for text in args.corruption], patterns=patterns, seeds=seeds
+        )
+    cases: tuple[Case, ...] = ()
+    if protocol != "sensor":
+        names = list(_QUICK if protocol == "quick" else FEATURES)
+        cases = sweep(names, patterns=patterns, seeds=seeds)
+    return cases if protocol == "quick" else cases + sensor_failure(modalities, seeds=seeds)
+
+
+def _corruption(text: str) -> Corruption:
+    from dms_spec.errors import UnknownName
+    from dms_spec.robustness import corruption
+    from dms_spec.robustness.corruptions import FEATURES
+
+    name, _, numbers = text.partition(":")
+    if name not in FEATURES:  # raw inputs are for Python: a table holds features
+        raise UnknownName(f"unknown corruption {name!r} of features", fix=closest(name, FEATURES))
+    what = corruption(name)
+    if not numbers:
+        return what
+    try:
+        return what.at(*(float(number) for number in numbers.split(",")))
+    except ValueError as error:
+        if isinstance(error, SpecError):
+            raise
+        raise SpecError(
+            f"severities of {name!r} are not numbers", expected="S1,S2,...", got=numbers
+        ) from error
+
+
+def _identity(artifact: Any, backend: str) -> str:
+    """A text that changes when the artifact or the place of computing does."""
+    from hashlib import sha256
+
+    digest = sha256(json.dumps([backend, artifact.spec.to_dict(), dict(artifact.model)]).encode())
+    for name, array in sorted(artifact.parameters.items()):
+        digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar, on a terminal."""
+    from tqdm import tqdm
+
+    bar: Any = None
+
+    def update(progress: Progress) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = tqdm(desc="measuring", total=progress.total, unit="case", disable=None)
+        bar.set_postfix_str(str(progress.case))
+        bar.update()
+
+    try:
+        yield update
+    finally:
+        if bar is not None:
+            bar.close()
+
+
+def _print(result: Result, args: argparse.Namespace) -> None:
+    from dms_spec.robustness import report
+
+    print(f"{result.samples} samples, {', '.join(result.modalities)}; backend {args.backend}\n")
+    tables = [report.accuracy_table(result)] if len(report.swept(result)) > 1 else []
+    tables += [found for found in [report.sensor_table(result)] if found[1]]
+    for header, rows in tables:
+        print(text_table(header, rows, right=range(1, len(header))) + "\n")
+    for text in report.findings(result):
+        print(text)
+    if args.card:
+        print(f"wrote a section into {args.artifact / 'README.md'}")
+    print(f"wrote {args.output}: open {args.output / 'robustness.html'}")
