@@ -75,8 +75,8 @@ def head_cost(classes: int, seconds: float) -> str:
     width, ns = 768, torch_namespace("cpu")
     generator = torch.Generator().manual_seed(0)
     parameters = {
-        "scale.mean": torch.zeros(width),
-        "scale.deviation": torch.ones(width),
+        "scale.zero": torch.zeros(width),
+        "scale.unit": torch.ones(width),
         "classifier.weight": torch.randn(width, classes, generator=generator) / width**0.5,
         "classifier.bias": torch.zeros(classes),
         "temperature": torch.ones(()),

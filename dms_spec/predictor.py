@@ -19,6 +19,7 @@ from dms_spec.errors import (
     DMSWarning,
     MissingInput,
     ShapeError,
+    SpecError,
     UnsupportedCapability,
 )
 from dms_spec.interface import ArrayBackend, Backend
@@ -37,9 +38,7 @@ def head_outputs(resolved: Resolved, passes: int) -> tuple[str, ...]:
 
     Without passes there are no ``mc_logits``; a signal that would read them is 0 and says so.
     """
-    read = set(resolved.reasons())
-    for signal in resolved.signals:
-        read |= set(signal.needs)
+    read = resolved.reads()
     if passes == 0:
         read.discard("mc_logits")
     return tuple(name for name in ("features", "logits", "mc_logits") if name in read)
@@ -77,7 +76,8 @@ class Predictor:
             # The same words come back as notes of the schedule.
             warnings.simplefilter("ignore", DMSWarning)
             self._scheduler = backend.scheduler(spec, own, device=self._device)
-        self._outputs = head_outputs(resolve(spec, own), self.model.passes)
+        resolved = resolve(spec, own)
+        self._outputs = head_outputs(resolved, self.model.passes)
         self._parameters = {
             # from_numpy may give a scalar an axis.
             name: self._ns.xp.reshape(backend.from_numpy(array, self._device), array.shape)
@@ -85,7 +85,7 @@ class Predictor:
             if name not in own
         }
         self._prior = backend.from_numpy(self.model.prior, self._device)
-        self._check_parameters()
+        self._check_parameters(resolved)
         #: Everything that was weaker than asked for, in words; known after `predict`.
         self.notes: tuple[str, ...] = ()
 
@@ -195,19 +195,25 @@ class Predictor:
             **{name: back(array) for name, array in result.signals.items()},
         }
 
-    def _check_parameters(self) -> None:
+    def _check_parameters(self, resolved: Resolved) -> None:
         """Hold heads, head and model to each other, on a table without rows."""
         embeddings = {}
         for name in self.artifact.spec.modalities:
-            shape = np.shape(self.artifact.parameters.get(f"heads.{name}.scale.mean", ()))
+            shape = np.shape(self.artifact.parameters.get(f"heads.{name}.scale.zero", ()))
             embeddings[name] = np.zeros((0, *(shape or (1,))), np.float32)
         empty = Table(embeddings=embeddings, present=np.zeros((0, len(embeddings)), dtype=bool))
         try:
             for name in self.artifact.spec.modalities:
-                for short in ("scale.deviation", "temperature"):
+                for short in ("scale.unit", "temperature"):
                     values = self.artifact.parameters.get(f"heads.{name}.{short}")
                     if values is not None and not (values > 0).all():
                         raise ShapeError(f"{short} of {name!r} is not above 0")
+            first = f"heads.{self.artifact.spec.modalities[0]}.projection.weight"
+            if resolved.shares_space() and first not in self._parameters:
+                raise SpecError(
+                    "features of different modalities are compared, and there is no projection "
+                    f"into a common space: the heads lack {first!r}"
+                )
             logits = self._heads(empty, (*self._outputs, "logits"))["logits"]
             if int(logits.shape[-1]) != len(self.classes):
                 raise ShapeError(

@@ -45,21 +45,50 @@ class Resolved:
             if name.startswith(start)
         }
 
+    def unfitted(self, signal: Signal) -> bool:
+        """Whether a signal does without the parameters that it could have."""
+        return signal.parameters_optional and not self.parameters_of(f"signals.{signal.name}")
+
     def reasons(self) -> dict[str, str]:
         """The arrays that a batch must have, each with who asks for it."""
         reasons = {_FUSES[self.spec.fusion]: f"fusion {self.spec.fusion!r}"}
         for name in self.policy.needs:
             reasons.setdefault(name, f"policy {self.policy.name!r}")
         for signal in self.signals:
-            for name in () if signal.optional else signal.needs:
+            for name in () if signal.optional or self.unfitted(signal) else signal.needs:
                 reasons.setdefault(name, f"signal {signal.name!r}")
         return reasons
 
+    def reads(self) -> set[str]:
+        """The arrays that are of any use: those a batch must have, and those it may have."""
+        read = set(self.reasons())
+        for signal in self.signals:
+            read |= set(() if self.unfitted(signal) else signal.needs)
+        return read
+
+    def shares_space(self) -> bool:
+        """Whether anything relates the features of different modalities to each other."""
+        return (
+            self.spec.fusion == "feature"
+            or "features" in self.policy.needs
+            or any("features" in s.needs and not s.by_itself for s in self.signals)
+        )
+
     def notes(self) -> tuple[str, ...]:
         """What is weaker than it looks, whatever the data."""
+        notes = [
+            f"signal {signal.name!r} has no parameters and is 0: fit them, with dms fit"
+            for signal in self.signals
+            if self.unfitted(signal)
+        ]
+        if self.policy.uses_signals and self.policy.parameters and not self.parameters_of("policy"):
+            notes.append(
+                f"policy {self.policy.name!r} has no parameters and is the rule of the "
+                "coefficients: fit them, with dms fit"
+            )
         if len(self.spec.modalities) != 2:
-            return ()
-        return tuple(
+            return tuple(notes)
+        return tuple(notes) + tuple(
             f"signal {signal.name!r} is equal for both of two modalities and cancels in their "
             "weights; anchored_alignment does not"
             for signal in self.signals
@@ -94,7 +123,8 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
     for signal in signals:
         own = {f"signals.{signal.name}.{name}": axes for name, axes in signal.parameters.items()}
         shapes |= own
-        needed |= set(own)
+        if not signal.parameters_optional or set(own) & set(given):
+            needed |= set(own)
     for name in given:
         if name not in shapes:
             raise unknown("parameter", name, shapes)
@@ -122,7 +152,8 @@ def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, 
         letters = [axis if axis.isupper() else f"{owner}.{axis}" for axis in alternative.split()]
         found = dict(zip(letters, shape, strict=False))
         if len(letters) == len(shape) and all(
-            sizes.get(letter, size) == size for letter, size in found.items()
+            found[letter] == size == sizes.get(letter, size)  # a letter may stand there twice
+            for letter, size in zip(letters, shape, strict=True)
         ):
             sizes |= found
             return

@@ -23,7 +23,7 @@ extensions = [
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {"edition": EDITION, "package": PACKAGE}
-# The equations' names are ours (E1 to E20), given with \tag.
+# The equations' names are ours (E1 and on), given with \tag.
 myst_dmath_double_inline = False
 
 autodoc_member_order = "bysource"

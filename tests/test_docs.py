@@ -66,6 +66,26 @@ def test_the_signal_of_the_guide_runs() -> None:
     np.testing.assert_allclose(value, [[1.0, 0.2]], rtol=1e-12)
 
 
+def test_the_examples_of_the_published_methods_run() -> None:
+    text = page("guide/published.md")
+    policies, training, _ = blocks(text, "python")
+    run = subprocess.run(
+        [sys.executable, "-c", policies], capture_output=True, text=True, check=True
+    )
+    assert run.stdout == blocks(text.partition(policies)[2].partition("prints")[2], "")[0]
+    scope: dict[str, object] = {}
+    exec(training, scope)  # our own page
+    gate = dict(scope["fusion"].named_parameters())["policy/gate_weight"]  # type: ignore[attr-defined]
+    assert (gate.grad != 0).any()
+
+
+def test_every_policy_and_signal_is_in_the_guide() -> None:
+    from dms_spec.equations.plugin import dms_register_policies
+
+    text = page("guide/published.md")
+    assert all(f"`{thing.name}`" in text for thing in dms_register_policies())
+
+
 def test_every_hook_is_documented() -> None:
     documented = set(re.findall(r"`(dms_register_\w+)`", page("guide/plugins.md")))
     assert documented == set(HOOKS)
@@ -129,3 +149,20 @@ def test_public_names_are_all_reachable() -> None:
 def test_documents_name_one_edition_and_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert dms_spec.__version__ in changelog and dms_spec.__dms_spec_version__ in changelog
+
+
+def test_the_python_of_the_robustness_guide_runs() -> None:
+    scope: dict[str, object] = {}
+    for code in blocks(page("guide/robustness.md"), "python"):
+        exec(code, scope)  # our own page
+    assert scope["result"]
+
+
+def test_every_corruption_is_documented() -> None:
+    from dms_spec.robustness.corruptions import FEATURES
+    from dms_spec.robustness.patterns import SENSORS
+    from dms_spec.robustness.raw import RAW
+
+    text = page("guide/robustness.md")
+    assert all(f"`{name}`" in text for name in FEATURES | RAW)
+    assert all(name.partition("_")[0].upper() in text for name in SENSORS)

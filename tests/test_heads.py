@@ -73,8 +73,8 @@ def some_heads(
     for name, width in sizes.items():
         embeddings[name] = random.normal(size=(batch, width)) * 2 + 1
         own: Arrays = {
-            "scale.mean": random.normal(size=width),
-            "scale.deviation": random.uniform(0.5, 3, size=width),
+            "scale.zero": random.normal(size=width),
+            "scale.unit": random.uniform(0.5, 3, size=width),
             "projection.weight": random.normal(size=(width, features)),
             "projection.bias": random.normal(size=features),
             "classifier.weight": random.normal(size=(width, classes)),
@@ -122,7 +122,7 @@ def loops(
         tau, keep = float(own["temperature"]), 1 - dropout
         width = embeddings[name].shape[1]
         s = [
-            (float(embeddings[name][b, d]) - own["scale.mean"][d]) / own["scale.deviation"][d]
+            (float(embeddings[name][b, d]) - own["scale.zero"][d]) / own["scale.unit"][d]
             for d in range(width)
         ]
         for k in range(features):
@@ -565,8 +565,8 @@ def test_the_variance_beside_twenty_thousand_passes(
     weight = (random.normal(size=(width, classes)) * scale / np.sqrt(width)).astype(np.float32)
     ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
     parameters = {
-        "scale.mean": zeros,
-        "scale.deviation": ones,
+        "scale.zero": zeros,
+        "scale.unit": ones,
         "classifier.weight": weight,
         "classifier.bias": np.zeros(classes, np.float32),
         "dropout.masks": draw_masks({"one": width}, 20_000, dropout, 11)["one"],

@@ -61,8 +61,8 @@ def _fitted() -> Artifact:
     parameters: dict[str, np.ndarray] = {}
     for name in NAMES:
         shapes = {
-            "scale.mean": (2,),
-            "scale.deviation": (2,),
+            "scale.zero": (2,),
+            "scale.unit": (2,),
             "classifier.weight": (2, 2),
             "classifier.bias": (2,),
             "dropout.masks": (3, 2),
@@ -562,8 +562,8 @@ METADATA: list[tuple[str, str, str | None]] = [
         for value in ("", "{", _DEEP, "null", "7", '"text"', "[1]", "[[]]", "[{}]", "{}", "NaN")
     ),
     *(("fitted", key, None) for key in ("spec", "parameters", "model", "parameters_sha256")),
-    ("fitted", "parameters", '["heads.a.scale.mean"]'),
-    ("fitted", "parameters", '["nobody", "heads.a.scale.mean"]'),
+    ("fitted", "parameters", '["heads.a.scale.zero"]'),
+    ("fitted", "parameters", '["nobody", "heads.a.scale.zero"]'),
     ("plain", "parameters", '["nobody"]'),
     ("plain", "parameters", '["features", "weights"]'),
     ("plain", "parameters", '["__class__", "../../etc/passwd"]'),

@@ -86,8 +86,8 @@ def fitted(
     parameters = {"head.weight": draw(FEATURES, len(classes)), "head.bias": draw(len(classes))}
     for name, width in zip(NAMES, WIDTHS, strict=True):
         parameters |= {
-            f"heads.{name}.scale.mean": draw(width),
-            f"heads.{name}.scale.deviation": np.abs(draw(width)) + 1,
+            f"heads.{name}.scale.zero": draw(width),
+            f"heads.{name}.scale.unit": np.abs(draw(width)) + 1,
             f"heads.{name}.projection.weight": draw(width, FEATURES),
             f"heads.{name}.projection.bias": draw(FEATURES),
             f"heads.{name}.classifier.weight": draw(width, len(classes)),

@@ -457,8 +457,8 @@ def test_classes_that_are_strings_come_out_as_strings_or_are_refused(library: st
     parameters: Arrays = {}
     for name in NAMES:
         shapes = {
-            "scale.mean": (2,),
-            "scale.deviation": (2,),
+            "scale.zero": (2,),
+            "scale.unit": (2,),
             "classifier.weight": (2, 2),
             "classifier.bias": (2,),
             "dropout.masks": (3, 2),

@@ -133,11 +133,11 @@ def test_a_rule_with_a_zero_cannot_be_learned_away_from() -> None:
         Fusion(learned("learned_linear", coefficients=coefficients))
 
 
-@pytest.mark.parametrize("policy", ["linear", *LEARNED, "co_attention", "static"])
+@pytest.mark.parametrize("policy", ["linear", *LEARNED, "co_attention", "static", "dmome"])
 @pytest.mark.clause("DMS-X-002", "DMS-X-007")
 def test_saved_by_torch_loaded_by_numpy(policy: str, tmp_path: Path) -> None:
     """Whatever was learned, NumPy gives the same weights; and torch reads back the same bits."""
-    plain = policy in ("co_attention", "static")
+    plain = policy in ("co_attention", "static", "dmome")
     spec = SchedulerSpec(modalities=NAMES, policy=policy) if plain else learned(policy)
     fusion = Fusion(spec, width=4)
     with torch.no_grad():

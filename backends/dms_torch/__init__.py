@@ -17,6 +17,9 @@ _HOME = {
     "consistency_loss": "losses",
     "fusion_loss": "losses",
     "weight_entropy": "losses",
+    "in_torch": "published",
+    "GradientModulator": "hooks",
+    "FeatureDropper": "hooks",
     "mc_dropout": "mc_dropout",
     "sample_logits": "mc_dropout",
 }

@@ -82,7 +82,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.spec = spec
         given = {name: torch.as_tensor(array) for name, array in (parameters or {}).items()}
-        given = _initial(spec, width, seed) | given
+        given = _initial(spec, width, seed, given) | given
         # A name with dots cannot be a parameter's; the artifact's names are kept beside.
         self._names = {name: name.replace(".", "/") for name in given}
         for name, key in self._names.items():
@@ -203,9 +203,14 @@ class Fusion(nn.Module):
         return Artifact(spec=self.spec, parameters=arrays)
 
 
-def _initial(spec: SchedulerSpec, width: int | None, seed: int) -> dict[str, Tensor]:
+def _initial(
+    spec: SchedulerSpec, width: int | None, seed: int, given: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """What a learned policy starts with; nothing for one that only may have parameters."""
     policy = get_policy(spec.policy)
+    declared = [f"policy.{name}" for name in policy.parameters]
+    if set(declared) <= set(given):  # in the order of learning's start, whatever that of the file
+        return {name: given[name] for name in declared}
     if policy.initial is None or (policy.parameters_optional and width is None):
         return {}
     sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}

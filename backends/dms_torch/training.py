@@ -384,8 +384,8 @@ class _Run:
         """The parameters for embeddings that are standardised already."""
         changed = dict(parameters)
         for name, x in self.fit_part.embeddings.items():
-            changed[f"heads.{name}.scale.mean"] = torch.zeros_like(x[0])
-            changed[f"heads.{name}.scale.deviation"] = torch.ones_like(x[0])
+            changed[f"heads.{name}.scale.zero"] = torch.zeros_like(x[0])
+            changed[f"heads.{name}.scale.unit"] = torch.ones_like(x[0])
         return changed
 
     def _neutral(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -103,7 +103,7 @@ def _signal_scale(
         return np.asarray(total / classes if options.get("reduction", "mean") == "mean" else total)
     if name == "alignment":
         return _alignment_scale(clean["features"])
-    if name == "anchored_alignment":
+    if name in ("anchored_alignment", "vacuity"):
         return np.ones(shape)
     raise NotImplementedError(f"no scale is specified for signal {name!r}")
 
@@ -135,6 +135,8 @@ def _score_scale(
         pairs = np.abs(q)[:, :, None] * np.abs(k)[:, None]
         peak = pairs.sum(axis=-1).max(axis=(1, 2)) / np.sqrt(q.shape[-1])
         return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
+    if spec.policy in ("dmome", "qmf", "tmc"):
+        return _published_scale(spec, exact, clean, parameters)
     total = np.zeros(exact.active.shape)
     theta = parameters.get("policy.theta")
     learned = (
@@ -148,6 +150,29 @@ def _score_scale(
         if coefficient > 0:  # 0 times an infinite scale is no condition at all
             total += coefficient * (signals[name] + np.abs(exact.signals[name]))
     return total
+
+
+def _published_scale(
+    spec: SchedulerSpec,
+    exact: Exact,
+    clean: Mapping[str, Floats],
+    parameters: Mapping[str, NDArray[Any]],
+) -> Floats:
+    """The gate of SimMLM by its products, QMF by its energies, TMC by the log of its evidence."""
+    if spec.policy == "dmome":
+        weight, bias = parameters["policy.gate_weight"], parameters["policy.gate_bias"]
+        return np.asarray(
+            np.einsum("bnd,ndm->bm", np.abs(clean["features"]), np.abs(weight)) + np.abs(bias)
+        )
+    logits = clean["logits"]
+    size = 1 + np.log(logits.shape[-1])
+    if spec.policy == "qmf":
+        largest = np.where(np.isfinite(logits), np.abs(logits), 0.0).max(axis=-1)
+        held = np.exp(np.where(exact.active, exact.scores, 0.0))  # the energy above its floor
+        return np.asarray(1 + np.abs(np.log(held)) + (size + largest) / held)
+    top = logits.max(axis=-1)
+    softplus = np.maximum(top, 0) + np.log1p(np.exp(-np.abs(top)))
+    return np.asarray(size + np.abs(np.where(top < -40, top, np.log(np.maximum(softplus, 1e-300)))))
 
 
 def _network_scale(

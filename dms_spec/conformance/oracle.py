@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, fsum, inf, isfinite, isnan, log, sqrt, tanh
+from math import exp, fsum, inf, isfinite, isnan, log, log1p, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ SIGNALS = (
     "anchored_alignment",
     "agreement",
     "energy",
+    "vacuity",
 )
 POLICIES = (
     "static",
@@ -39,6 +40,9 @@ POLICIES = (
     "learned_linear",
     "residual_mlp",
     "monotone",
+    "dmome",
+    "qmf",
+    "tmc",
 )
 
 
@@ -133,7 +137,7 @@ def _sample(
         ]
         for name in spec.signals
     }
-    terms = _terms(spec, signals, members, count, h, parameters)
+    terms = _terms(spec, signals, members, count, h, ell, parameters)
     scores = [fsum(term[m] for term in terms.values()) if active[m] else -inf for m in range(count)]
     weights = [0.0] * count
     if members:
@@ -240,6 +244,8 @@ def signal(
         tau = float(options.get("temperature", 1.0))
         top = max(ell[m])
         return top + tau * log(fsum(exp((x - top) / tau) for x in ell[m]))
+    if name == "vacuity":
+        return len(ell[m]) / (len(ell[m]) + fsum(softplus(x) for x in ell[m]))
     raise NotImplementedError(f"the oracle does not know signal {name!r}")
 
 
@@ -249,12 +255,13 @@ def _terms(
     members: list[int],
     count: int,
     h: list[Vector],
+    ell: list[Vector],
     parameters: Arrays,
 ) -> dict[str, Vector]:
     def over(term: Any) -> Vector:
         return [float(term(m)) if m in members else 0.0 for m in range(count)]
 
-    against = ("uncertainty", "mutual_information")
+    against = ("uncertainty", "mutual_information", "vacuity")
     if spec.policy == "linear":
         return {
             name: over(lambda m, n=name, k=k: (-k if n in against else k) * signals[n][m])
@@ -281,12 +288,19 @@ def _terms(
     if spec.policy == "co_attention":
         received = log_attention(members, h, parameters)
         return {"attention": over(lambda m: received[m])}
+    if spec.policy == "dmome":
+        return {"gate": over(lambda m: gate(m, members, h, parameters))}
+    if spec.policy == "qmf":
+        floor = float(spec.policy_options.get("floor", 1e-3))
+        return {"energy": over(lambda m: log(max(log_sum_exp(ell[m]), floor)))}
+    if spec.policy == "tmc":
+        return {"commitment": over(lambda m: log_commitment(ell[m]))}
     raise NotImplementedError(f"the oracle does not know policy {spec.policy!r}")
 
 
 def softplus(x: float) -> float:
     """log(1 + e^x)."""
-    return max(x, 0.0) + log(1 + exp(-abs(x)))
+    return max(x, 0.0) + log1p(exp(-abs(x)))
 
 
 def network(policy: str, x: Vector, parameters: Arrays) -> float:
@@ -328,6 +342,19 @@ def log_attention(members: list[int], h: list[Vector], parameters: Arrays) -> di
         for n in members:
             shares[n].append(similar[n] - total)
     return {n: log_sum_exp(own) - log(len(members)) for n, own in shares.items()}
+
+
+def gate(m: int, members: list[int], h: list[Vector], parameters: Arrays) -> float:
+    """What the gate of SimMLM gives to m: a linear map of the features of all that is active."""
+    weight, bias = parameters["policy.gate_weight"], parameters["policy.gate_bias"]
+    products = [x * float(weight[n, d, m]) for n in members for d, x in enumerate(h[n])]
+    return fsum([float(bias[m]), *products])
+
+
+def log_commitment(row: Vector) -> float:
+    """log(1 - u): the log of E / (E + C), where E, the evidence, may be too small for a number."""
+    log_evidence = log_sum_exp([x if x < -40 else log(softplus(x)) for x in row])
+    return -softplus(log(len(row)) - log_evidence)
 
 
 def consistency_loss(features: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:

@@ -28,7 +28,11 @@ EXAMPLES = 100
 #: The dtypes that a backend may claim.
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
-_POLICIES = tuple(dict.fromkeys((*strategies.POLICIES, "modality_dropout", *strategies.LEARNED)))
+_POLICIES = tuple(
+    dict.fromkeys(
+        (*strategies.POLICIES, "modality_dropout", *strategies.LEARNED, *strategies.PUBLISHED)
+    )
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,8 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
 LEARNED = ("learned_linear", "residual_mlp", "monotone")
 #: Policies that weigh signals.
 WEIGHING = ("linear", *LEARNED)
+#: Published methods beside DMS, which their own checks draw.
+PUBLISHED = ("dmome", "qmf", "tmc")
 #: What the core level draws; the rule more often than what needs no signal.
 POLICIES = ("linear", "linear", "linear", "static", "co_attention")
 
@@ -208,6 +210,9 @@ def parameters(
     if spec.policy in ("residual_mlp", "monotone"):
         shapes["policy.hidden_weight"] = (count, 3)
         shapes["policy.hidden_bias"] = shapes["policy.output_weight"] = (3,)
+    if spec.policy == "dmome":
+        shapes["policy.gate_weight"] = (modalities, width, modalities)
+        shapes["policy.gate_bias"] = (modalities,)
     if spec.policy == "co_attention" and optional:
         shapes["policy.query"] = shapes["policy.key"] = (width, 3)
     return {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}

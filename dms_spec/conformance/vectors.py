@@ -54,7 +54,9 @@ _NEEDS = {
     "energy": "logits",
     "alignment": "features",
     "anchored_alignment": "features",
+    "vacuity": "logits",
 }
+_POLICY_NEEDS = {"co_attention": "features", "dmome": "features", "qmf": "logits", "tmc": "logits"}
 # The errors that a vector may ask for.
 _REFUSALS = ("NonFiniteInput", "NothingPresent")
 
@@ -202,7 +204,7 @@ def _check_batch(spec: SchedulerSpec, arrays: Arrays, parameters: Arrays) -> Non
                 f"{name} has the wrong dtype", expected=" or ".join(allowed), got=array.dtype.name
             )
     needed = {"features" if spec.fusion == "feature" else "logits"}
-    needed |= {"features"} if spec.policy == "co_attention" else set()
+    needed |= {_POLICY_NEEDS[spec.policy]} if spec.policy in _POLICY_NEEDS else set()
     needed |= {_NEEDS[name] for name in spec.signals if name in _NEEDS}
     if missing := sorted(needed - set(arrays)):
         raise MissingInput("the batch lacks what the spec reads", expected=", ".join(missing))

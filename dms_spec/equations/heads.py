@@ -22,8 +22,8 @@ from dms_spec.types import Array
 #: The parameters of a head by short name, with their axes; the full name of each is
 #: ``heads.<modality>.<name>``.
 HEAD_PARAMETERS: Mapping[str, tuple[str, ...]] = {
-    "scale.mean": ("D_m",),
-    "scale.deviation": ("D_m",),
+    "scale.zero": ("D_m",),
+    "scale.unit": ("D_m",),
     "projection.weight": ("D_m", "D"),
     "projection.bias": ("D",),
     "classifier.weight": ("D_m", "C"),
@@ -32,9 +32,9 @@ HEAD_PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "temperature": (),
 }
 
-# What each output reads beside the scale.
-_READS = {
-    "features": ("projection.weight", "projection.bias"),
+# What each output reads beside the scale; features read a projection where there is one.
+_READS: Mapping[str, tuple[str, ...]] = {
+    "features": (),
     "logits": ("classifier.weight", "classifier.bias", "temperature"),
     "mc_logits": ("classifier.weight", "classifier.bias", "temperature", "dropout.masks"),
     "variance": ("classifier.weight", "classifier.bias", "temperature"),
@@ -59,9 +59,9 @@ def apply_heads(
 ) -> dict[str, Array]:
     """Features, logits, passes and variance of every modality.
 
-    With ``s = (x - mean) / deviation`` and the temperature tau::
+    With ``s = (x - zero) / unit`` and the temperature tau::
 
-        features   h   = s W_h + b_h
+        features   h   = s W_h + b_h, or without a projection s, with zeros up to the widest
         logits     l   = (s W + b) / tau
         mc_logits  l_t = ((s * mask_t / (1 - q)) W + b) / tau
         variance   first order, without samples: `dropout_variance`
@@ -94,10 +94,16 @@ def apply_heads(
     """
     xp = ns.xp
     _check_rate(dropout)
-    _check_shapes(embeddings, parameters, modalities, outputs)
+    for output in outputs:
+        if output not in _READS:
+            raise unknown("output of the heads", output, HEAD_OUTPUTS)
+    projected = any(f"heads.{name}.projection.weight" in parameters for name in modalities)
+    needed = _needed(outputs, projected)
+    _check_shapes(embeddings, parameters, modalities, needed)
     wide = any(embeddings[name].dtype == xp.float64 for name in modalities)
     dtype = xp.float64 if wide else xp.float32
     heads = []
+    widest = max(embeddings[name].shape[1] for name in modalities)
     for m, modality in enumerate(modalities):
         x = xp.astype(embeddings[modality], dtype, copy=False)
         if present is not None:
@@ -105,9 +111,9 @@ def apply_heads(
             x = ns.select(present[:, m], x)
         own = {
             name: xp.astype(parameters[f"heads.{modality}.{name}"], dtype, copy=False)
-            for name in _needed(outputs)
+            for name in needed
         }
-        heads.append(_head(ns, x, own, dropout, outputs))
+        heads.append(_head(ns, x, own, dropout, outputs, widest))
     axes = {"mc_logits": 2}
     results = {
         name: xp.stack([head[name] for head in heads], axis=axes.get(name, 1)) for name in outputs
@@ -124,13 +130,20 @@ def _head(
     own: Mapping[str, Array],
     dropout: float,
     outputs: tuple[str, ...],
+    widest: int,
 ) -> dict[str, Array]:
     """One modality: [B, D] features, [B, C] logits, [T, B, C] passes, [B] variance."""
     xp = ns.xp
-    s = (x - own["scale.mean"]) / own["scale.deviation"]
+    s = (x - own["scale.zero"]) / own["scale.unit"]
     results = {}
-    if "features" in outputs:
+    if "projection.weight" in own:
         results["features"] = xp.matmul(s, own["projection.weight"]) + own["projection.bias"]
+    elif "features" in outputs:
+        results["features"] = s
+        if s.shape[1] < widest:
+            # Zeros by a product: the number of rows of a traced batch is not known.
+            rest = xp.zeros((s.shape[1], widest - s.shape[1]), dtype=s.dtype, device=device_of(s))
+            results["features"] = xp.concat([s, xp.matmul(s, rest)], axis=1)
     if any(name != "features" for name in outputs):
         # On the parameters, which are smaller than what comes out.
         weight = own["classifier.weight"] / own["temperature"]
@@ -328,8 +341,10 @@ def draw_masks(
     return masks
 
 
-def _needed(outputs: tuple[str, ...]) -> list[str]:
+def _needed(outputs: tuple[str, ...], projected: bool) -> list[str]:
     read = {name for output in outputs for name in _READS[output]}
+    if "features" in outputs and projected:
+        read |= {"projection.weight", "projection.bias"}
     return [name for name in HEAD_PARAMETERS if name in read or name.startswith("scale.")]
 
 
@@ -342,12 +357,9 @@ def _check_shapes(
     embeddings: Mapping[str, Array],
     parameters: Mapping[str, Array],
     modalities: tuple[str, ...],
-    outputs: tuple[str, ...],
+    needed: list[str],
 ) -> None:
     """Hold embeddings and parameters to each other; D, C, T and B are the same for all heads."""
-    for output in outputs:
-        if output not in _READS:
-            raise unknown("output of the heads", output, HEAD_OUTPUTS)
     known: dict[str, tuple[int, str]] = {}
     for modality in modalities:
         if modality not in embeddings:
@@ -361,7 +373,7 @@ def _check_shapes(
         arrays: dict[str, tuple[Array, tuple[str, ...]]] = {
             f"embeddings of {modality!r}": (embeddings[modality], ("B", "D_m"))
         }
-        for short in _needed(outputs):
+        for short in needed:
             name = f"heads.{modality}.{short}"
             if name not in parameters:
                 raise SpecError(f"the heads lack {name!r}", fix=closest(name, parameters))

@@ -34,6 +34,8 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
         if signal.optional and any(getattr(evidence, name) is None for name in signal.needs):
             notes.append(f"signal {signal.name!r} is 0: it needs mc_logits of two passes or more")
             value = nothing
+        elif resolved.unfitted(signal):
+            value = nothing
         else:
             own = resolved.parameters_of(f"signals.{signal.name}")
             value = signal.function(

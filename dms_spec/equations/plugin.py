@@ -15,10 +15,19 @@ _SIGNALS = (
     "alignment",
     "anchored_alignment",
     "agreement",
+    "corroboration",
     "energy",
 )
 _POLICIES = ("static", "linear", "co_attention", "modality_dropout")
 _LEARNED = ("learned_linear", "residual_mlp", "monotone")
+# Each in a module of its own.
+_MORE_SIGNALS = {"typicality": "typicality", "vacuity": "published.tmc"}
+_MORE_POLICIES = {
+    "dmome": "published.simmlm",
+    "qmf": "published.qmf",
+    "tmc": "published.tmc",
+    "ma_afs": "experimental.ma_afs",
+}
 
 
 def _load(table: str, module: str, name: str) -> Any:
@@ -30,18 +39,21 @@ def _load(table: str, module: str, name: str) -> Any:
 
 @hookimpl
 def dms_register_signals() -> list[Descriptor]:
+    modules = dict.fromkeys(_SIGNALS, "signals") | _MORE_SIGNALS
     return [
-        Descriptor(name=name, load=partial(_load, "SIGNALS", "signals", name)) for name in _SIGNALS
+        Descriptor(name=name, load=partial(_load, "SIGNALS", module, name))
+        for name, module in modules.items()
     ]
 
 
 @hookimpl
 def dms_register_policies() -> list[Descriptor]:
-    return [
-        Descriptor(name=name, load=partial(_load, table, module, name))
-        for table, module, names in (
-            ("POLICIES", "policies", _POLICIES),
-            ("LEARNED", "learned", _LEARNED),
-        )
-        for name in names
+    modules = dict.fromkeys(_POLICIES, "policies") | _MORE_POLICIES
+    policies = [
+        Descriptor(name=name, load=partial(_load, "POLICIES", module, name))
+        for name, module in modules.items()
     ]
+    learned = [
+        Descriptor(name=name, load=partial(_load, "LEARNED", "learned", name)) for name in _LEARNED
+    ]
+    return policies + learned

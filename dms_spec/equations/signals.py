@@ -54,6 +54,8 @@ class Signal:
         optional: Without its arrays it is 0 everywhere, with a note, instead of an error.
         parameters: The parameter arrays that it needs from the artifact, each with its axes,
             such as ``"D | M D"``.
+        parameters_optional: Without any of them it is 0 everywhere, with a note.
+        by_itself: It reads each modality's features by themselves: they need share no space.
         cancels_with_two: It is equal for both when exactly two modalities are active, so it
             cannot move their weights.
     """
@@ -67,6 +69,8 @@ class Signal:
     equation: str = ""
     optional: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters_optional: bool = False
+    by_itself: bool = False
     cancels_with_two: bool = False
 
 
@@ -174,23 +178,42 @@ def agreement(ns: Namespace, evidence: Evidence) -> Array:
     Equation E10; Lin 1991 (Jensen-Shannon divergence). Alignment in the space of predictions, so
     it needs no common feature space. Symmetric: cancels with exactly two active.
     """
+    p, q, defined = _with_others(ns, evidence)
+    middle = 0.5 * (p + q)
+    # Half of the smallest number above 0 is 0: such a class carries nothing.
+    divergence = 0.5 * (_divergence(ns, p, middle) + _divergence(ns, q, middle))
+    return ns.select(defined, ns.clip(1.0 - divergence / log(2.0), 0.0, 1.0))
+
+
+def corroboration(ns: Namespace, evidence: Evidence) -> Array:
+    """k_m = exp(-KL(p_m || (p_m + q_m) / 2)) in [1/2, 1], q_m the mean of the others; 0 without.
+
+    How far the others lend support to what m predicts. Equation E22; the first half of the
+    divergence of E10 (Lin 1991), which two modalities do not share: of two that disagree, the
+    one whose prediction the other leaves room for keeps more.
+    """
+    p, q, defined = _with_others(ns, evidence)
+    divergence = _divergence(ns, p, 0.5 * (p + q))
+    return ns.select(defined, ns.clip(ns.xp.exp(-divergence), 0.5, 1.0))
+
+
+def _with_others(ns: Namespace, evidence: Evidence) -> tuple[Array, Array, Array]:
+    """p_m, the mean of the other active p_n, both [B, M, C], and where there are others."""
     xp = ns.xp
     p = ns.select(evidence.active, ns.softmax(evidence.logits))
     others = ns.others(p)
     count = xp.matmul(xp.astype(evidence.active, p.dtype), others)
     defined = count > 0
-    one = ns.constant(1.0, count)
-    q = xp.matmul(others, p) / xp.where(defined, count, one)[..., None]
-    middle = 0.5 * (p + q)
+    q = xp.matmul(others, p) / xp.where(defined, count, ns.constant(1.0, count))[..., None]
+    return p, q, defined
 
-    def relative_entropy(r: Array) -> Array:
-        # Half of the smallest number above 0 is 0: such a class carries nothing.
-        there = (r > 0) & (middle > 0)
-        ratio = xp.where(there, r, one) / xp.where(there, middle, one)
-        return xp.sum(xp.where(there, r, ns.constant(0.0, r)) * xp.log(ratio), axis=-1)
 
-    divergence = 0.5 * (relative_entropy(p) + relative_entropy(q))
-    return ns.select(defined, ns.clip(1.0 - divergence / log(2.0), 0.0, 1.0))
+def _divergence(ns: Namespace, p: Array, q: Array) -> Array:
+    """KL(p || q) over the last axis, over the classes that both have."""
+    xp, one = ns.xp, ns.constant(1.0, p)
+    there = (p > 0) & (q > 0)
+    ratio = xp.where(there, p, one) / xp.where(there, q, one)
+    return xp.sum(xp.where(there, p, ns.constant(0.0, p)) * xp.log(ratio), axis=-1)
 
 
 def energy(ns: Namespace, evidence: Evidence, *, temperature: float = 1.0) -> Array:
@@ -262,6 +285,15 @@ SIGNALS: tuple[Signal, ...] = (
         equation="E10",
         bounds="[0, 1]",
         cancels_with_two=True,
+    ),
+    Signal(
+        name="corroboration",
+        function=corroboration,
+        needs=("logits",),
+        direction=1,
+        source="Lin 1991, IEEE Trans. Inf. Theory 37(1), 145-151 (half of its divergence)",
+        equation="E22",
+        bounds="[1/2, 1]; 0 with no others",
     ),
     Signal(
         name="energy",

@@ -75,9 +75,7 @@ def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int
 
 def scheduler_inputs(resolved: Resolved) -> tuple[str, ...]:
     """The arrays that a spec reads, in the specification's order, presence always among them."""
-    read = set(resolved.reasons()) | {"present"}
-    for signal in resolved.signals:
-        read |= set(signal.needs)
+    read = resolved.reads() | {"present"}
     return tuple(name for name in INPUT_NAMES if name in read)
 
 
@@ -89,7 +87,7 @@ def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int,
     count = len(artifact.spec.modalities)
     if heads:
         axes: dict[str, tuple[str | int, ...]] = {
-            name: ("B", len(artifact.parameters[f"heads.{name}.scale.mean"]))
+            name: ("B", len(artifact.parameters[f"heads.{name}.scale.zero"]))
             for name in artifact.spec.modalities
         }
         return axes | {"present": ("B", count)}

@@ -71,6 +71,48 @@ def check_co_attention(ctx: Context) -> None:
         ctx.expect_close("DMS-L-005", "attention", term, wanted, scale)
 
 
+def _published(ctx: Context, policy: str, clause: str, term: str) -> None:
+    """Every output of a published method is close to the oracle's, and its one term is there."""
+
+    @ctx.given(ctx.cases(policies=(policy,)))
+    def property_(case: strategies.Case) -> None:
+        result = ctx.expect_exact(clause, case.spec, case.arrays, case.parameters)
+        ctx.expect(clause, set(result.terms) == {term}, f"its one term is not {term!r}")
+
+
+@check("DMS-M-001", needs=("policy:dmome",))
+def check_dmome(ctx: Context) -> None:
+    """The gate of SimMLM reads what is active, and nothing else."""
+    _published(ctx, "dmome", "DMS-M-001", "gate")
+
+
+@check("DMS-M-002", needs=("policy:qmf",))
+def check_qmf(ctx: Context) -> None:
+    """The weights of QMF are its energies, above the floor."""
+    _published(ctx, "qmf", "DMS-M-002", "energy")
+
+
+@check("DMS-M-003", needs=("policy:tmc",))
+def check_tmc(ctx: Context) -> None:
+    """The weights of TMC are what its opinions commit themselves to."""
+    _published(ctx, "tmc", "DMS-M-003", "commitment")
+
+
+@check("DMS-M-004", needs=("arrays", "policy:linear"))
+def check_vacuity(ctx: Context) -> None:
+    """Vacuity is what no evidence speaks for, in [0, 1], and counts against."""
+
+    @ctx.given(strategies.batches(ctx.dtype))
+    def property_(arrays: strategies.Arrays) -> None:
+        spec = SchedulerSpec(
+            modalities=strategies.names(arrays["present"].shape[1]),
+            signals={"vacuity": {}},
+            coefficients={"vacuity": 2.0},
+        )
+        u = ctx.expect_exact("DMS-M-004", spec, arrays, {}).signals["vacuity"]
+        ctx.expect("DMS-M-004", (u >= 0) & (u <= 1), "vacuity is outside [0, 1]")
+
+
 @check("DMS-P-001", "DMS-W-002", needs=("policy:static",))
 def check_scores_far_apart(ctx: Context) -> None:
     """However low the scores of what is there, what is absent gets nothing, and they get all."""

@@ -1,0 +1,195 @@
+"""Fitting typicality: where a modality's features lie, and what leaving that place costs.
+
+For the host, in NumPy. The distance itself is `dms_spec.equations.typicality.log_distance`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.errors import MissingInput, ShapeError, SpecError
+
+Covariance = Literal["full", "low_rank", "diagonal"]
+Arrays = dict[str, NDArray[Any]]
+
+#: How far the covariance is drawn to a multiple of the identity.
+SHRINKAGE = 0.1
+#: The share of held-out clean samples that counts as typical, the rest half on either side.
+TYPICAL = 0.98
+
+# Enough for a covariance; eigenvectors of more would take minutes.
+_MOST_ROWS = 2048
+# More says nothing about where the curve bends.
+_MOST_SAMPLES = 4096
+_STEEPNESS = np.geomspace(0.5, 20.0, 16)
+_ONSET = np.linspace(0.0, 6.0, 31)
+
+
+def fit_place(
+    features: NDArray[Any],
+    labels: NDArray[np.intp],
+    *,
+    covariance: Covariance = "low_rank",
+    rank: int = 128,
+) -> Arrays:
+    """Class means and a shrunk covariance that the classes share, of one modality.
+
+    In ``"low_rank"`` the covariance is that within classes in the leading principal directions,
+    and one variance outside them (a probabilistic PCA; Tipping and Bishop 1999); with no more
+    features than ``rank`` that is the full one.
+
+    Args:
+        features: ``[N, D]``, finite, of training samples.
+        labels: Class indices ``[N]``.
+        covariance: Its form.
+        rank: How many directions ``"low_rank"`` keeps.
+
+    Returns:
+        What `log_distance` calls center [D], whitening [D, r] or [D], deviations [r], prototypes
+        [c, r] and outside [], float32; c is the number of classes that occur.
+
+    Raises:
+        MissingInput: There are no samples.
+        ShapeError: Sizes disagree.
+        SpecError: An option is out of range.
+    """
+    if covariance not in get_args(Covariance) or rank < 1:
+        raise SpecError(
+            "there is no such covariance",
+            expected=f"{' or '.join(get_args(Covariance))}, of rank 1 or more",
+            got=f"{covariance!r} of rank {rank}",
+        )
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ShapeError(
+            "features and labels disagree about N",
+            expected="[N, D] and [N]",
+            got=f"{list(features.shape)} and {list(labels.shape)}",
+        )
+    if not len(features):
+        raise MissingInput("there are no samples to say what is typical")
+    x = np.asarray(features, dtype=np.float64)
+    center = x.mean(axis=0)
+    z = x - center
+    classes, index = np.unique(labels, return_inverse=True)
+    means = np.stack([z[index == c].mean(axis=0) for c in range(len(classes))])
+    within = z - means[index]
+    freedom = max(1, len(x) - len(classes))
+    level = float((within**2).sum() / freedom / x.shape[1]) or 1.0
+    if covariance == "diagonal":
+        variances = _shrunk((within**2).sum(axis=0) / freedom, level)
+        whitening = 1.0 / np.sqrt(variances)
+        outside, prototypes = 0.0, means * whitening
+    else:
+        basis = np.eye(x.shape[1])
+        if covariance == "low_rank" and rank < x.shape[1]:
+            basis = _directions(z, rank)
+        inside = within @ basis
+        values, vectors = np.linalg.eigh(inside.T @ inside / freedom)
+        variances = _shrunk(np.maximum(values, 0.0), level)
+        whitening = basis @ vectors / np.sqrt(variances)
+        missed = x.shape[1] - basis.shape[1]
+        left = float((z**2).sum() - ((z @ basis) ** 2).sum()) / len(x)
+        outside = 1.0 / _shrunk(max(left, 0.0) / missed, level) if missed else 0.0
+        prototypes = means @ whitening
+    place = {
+        "center": center,
+        "whitening": whitening,
+        "deviations": np.sqrt(variances),
+        "prototypes": prototypes,
+        "outside": np.array(outside),
+    }
+    return {name: array.astype(np.float32) for name, array in place.items()}
+
+
+def _shrunk(variance: Any, level: float) -> Any:
+    return (1.0 - SHRINKAGE) * variance + SHRINKAGE * level
+
+
+def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
+    """The leading principal directions of centred rows, [D, r], r at most the rank."""
+    z = z[:: -(-len(z) // _MOST_ROWS)]
+    if z.shape[1] <= len(z):
+        vectors = np.linalg.eigh(z.T @ z)[1]
+        return vectors[:, ::-1][:, :rank]
+    values, rows = np.linalg.eigh(z @ z.T)
+    values, rows = values[::-1][:rank], rows[:, ::-1][:, :rank]
+    kept = values > 1e-10 * max(values[0], 1e-300)
+    found: NDArray[np.float64] = z.T @ rows[:, kept] / np.sqrt(values[kept])
+    return found
+
+
+def stacked(places: Sequence[Mapping[str, NDArray[Any]]], width: int) -> Arrays:
+    """The places of all modalities, filled up to common sizes: the parameters of the signal.
+
+    Zeros fill features and directions, a prototype again fills prototypes: no distance changes.
+    """
+    rank = max(place["deviations"].shape[0] for place in places)
+    count = max(place["prototypes"].shape[0] for place in places)
+    diagonal = places[0]["whitening"].ndim == 1
+    rank = width if diagonal else rank
+    whitening = (rank,) if diagonal else (width, rank)
+    shapes = {"center": (width,), "whitening": whitening, "deviations": (rank,)}
+    result: dict[str, list[NDArray[Any]]] = {}
+    for place in places:
+        nu = place["prototypes"]
+        nu = nu[np.minimum(np.arange(count), len(nu) - 1)]
+        full = {name: _filled(place[name], shape) for name, shape in shapes.items()}
+        full |= {"prototypes": _filled(nu, (count, rank)), "outside": place["outside"]}
+        for name, array in full.items():
+            result.setdefault(name, []).append(array)
+    return {name: np.stack(arrays) for name, arrays in result.items()}
+
+
+def _filled(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    missing = [(0, size - own) for size, own in zip(shape, array.shape, strict=True)]
+    return np.pad(array, missing)
+
+
+def fit_trust(
+    clean: NDArray[Any],
+    clean_correct: NDArray[np.bool_],
+    spoilt: NDArray[Any],
+    correct: NDArray[np.bool_],
+    chance: float,
+) -> Arrays:
+    """What a log-distance costs in trust, of one modality, from samples that its head never saw.
+
+    ``P(correct) = chance + (a - chance) s(e) / s(0)`` with the logistic curve of the signal, by
+    maximum likelihood over a grid of its steepness and onset; a is the clean accuracy.
+
+    Args:
+        clean: Log-distances of clean samples ``[N]``.
+        clean_correct: Whether the head is right about them, ``[N]``.
+        spoilt: Log-distances of samples corrupted at random ``[S]``.
+        correct: Whether the head is right about those, ``[S]``.
+        chance: Accuracy of one who knows nothing.
+
+    Returns:
+        ``band`` [2] and ``loss`` [2], float32.
+
+    Raises:
+        MissingInput: There are no clean samples.
+    """
+    if not len(clean):
+        raise MissingInput("there are no held-out samples to say what is typical")
+    tail = (1.0 - TYPICAL) / 2.0
+    low, high = np.quantile(clean, (tail, 1.0 - tail))
+    excess = np.maximum(spoilt - high, 0.0) + np.maximum(low - spoilt, 0.0)
+    beyond = excess > 0
+    e, right = excess[beyond], correct[beyond]
+    step = max(1, -(-len(e) // _MOST_SAMPLES))
+    e, right = e[::step], right[::step]
+    skill = max(float(clean_correct.mean()) - chance, 0.01)
+    k, h = (axis.ravel()[:, None] for axis in np.meshgrid(_STEEPNESS, _ONSET, indexing="ij"))
+    kept = np.exp(np.logaddexp(0.0, -k * h) - np.logaddexp(0.0, k * (e - h)))
+    p = np.clip(chance + skill * kept, 1e-3, 1.0 - 1e-3)
+    likelihood = np.where(right, np.log(p), np.log1p(-p)).sum(axis=1)
+    best = int(likelihood.argmax())
+    return {
+        "band": np.array([low, high], dtype=np.float32),
+        "loss": np.array([k[best, 0], h[best, 0]], dtype=np.float32),
+    }
