@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes test-jax lint docs try bench reports clauses mutants vectors clean
+.PHONY: help demo test test-runtimes test-jax lint docs try bench study reports clauses mutants vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -16,6 +16,7 @@ help:
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make bench    speed, as ratios to named baselines"
+	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 20 minutes)"
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
 	@echo "make mutants  run the suite on every wrong backend, and refresh that page"
@@ -98,6 +99,10 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_schedule.py
 	$(BIN)/python benchmarks/bench_torch.py
 	$(BIN)/python benchmarks/bench_onnx.py
+
+# Goes on where it was interrupted.
+study: $(VENV)/test
+	$(BIN)/python benchmarks/robustness/study.py "$(DATA)"
 
 # Every backend that is installed; the page is drawn from the reports.
 reports: $(VENV)/test

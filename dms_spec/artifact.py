@@ -248,15 +248,22 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
         ]
         header = ("Accuracy", *(name.replace("_", " ") for name in metrics))
         lines += ["## Measured", "", *_markdown(header, rows), ""]
-        lines += ["The held-out rows chose when to stop: the test rows, if any, are the fair ones."]
-        lines += [""]
+        lines += ["The held-out rows are judged by heads that have not seen them, but chose when"]
+        lines += ["to stop: the test rows, if any, are the fair ones.", ""]
     if model.get("calibration"):
         rows = [
             (name, *(_digits(row.get(k)) for k in ("temperature", "ece_before", "ece_after")))
             for name, row in model["calibration"].items()
         ]
         header = ("modality", "temperature", "ECE before", "ECE after")
-        lines += ["## Calibration", "", "On the held-out rows.", "", *_markdown(header, rows), ""]
+        lines += [
+            "## Calibration",
+            "",
+            "On rows that the heads had not seen.",
+            "",
+            *_markdown(header, rows),
+            "",
+        ]
     if notes:
         lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
     return lines

@@ -25,7 +25,7 @@ from dms_spec.errors import (
 from dms_spec.interface import ArrayBackend, Backend
 from dms_spec.resolve import Resolved, resolve
 from dms_spec.tables import Table
-from dms_spec.types import Array, ModalityBatch
+from dms_spec.types import Array, ModalityBatch, Schedule
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -109,18 +109,9 @@ class Predictor:
             ShapeError: The table has other modalities or widths than the artifact.
             NonFiniteInput, NothingPresent: As the spec asks.
         """
-        spec = self.artifact.spec
         if batch_size < 1:
             raise ShapeError("there is no batch", expected="1 row or more", got=str(batch_size))
-        if table.modalities != spec.modalities:
-            raise ShapeError(
-                "the table has other modalities than the artifact",
-                expected=", ".join(spec.modalities),
-                got=", ".join(table.modalities),
-                fix="Read it with read_table(path, spec.modalities).",
-            )
-        if spec.nonfinite == "raise":
-            table.refuse_spoilt()
+        self._check_table(table)
         self.notes = ()
         parts = []
         for rows in _slices(len(table), batch_size):
@@ -145,6 +136,15 @@ class Predictor:
             self.notes += (note.format(nothing, self.model.usual),)
         return results
 
+    def schedule(self, table: Table) -> Schedule:
+        """The whole schedule behind `predict`, with scores and terms, as NumPy arrays, in one go.
+
+        Raises:
+            ShapeError, NonFiniteInput, NothingPresent: As in `predict`.
+        """
+        self._check_table(table)
+        return self._schedule(table).converted(self._backend.to_numpy)
+
     def unimodal(self, table: Table, batch_size: int = BATCH_SIZE) -> NDArray[Any]:
         """Class probabilities of each modality by itself, [N, M, C]; uniform where it is absent."""
         parts = []
@@ -167,14 +167,14 @@ class Predictor:
                 outputs=outputs,
             )
 
+    def _schedule(self, table: Table) -> Schedule:
+        present = self._backend.from_numpy(table.present, self._device)
+        return self._scheduler(ModalityBatch(**self._heads(table, self._outputs), present=present))
+
     def _predict(self, table: Table) -> Arrays:
         """The results for one batch."""
         back = self._backend.to_numpy
-        batch = ModalityBatch(
-            **self._heads(table, self._outputs),
-            present=self._backend.from_numpy(table.present, self._device),
-        )
-        result = self._scheduler(batch)
+        result = self._schedule(table)
         self.notes = tuple(dict.fromkeys(self.notes + result.notes))
         with self._ns.guard():
             probabilities = back(
@@ -194,6 +194,18 @@ class Predictor:
             "active": back(result.active),
             **{name: back(array) for name, array in result.signals.items()},
         }
+
+    def _check_table(self, table: Table) -> None:
+        spec = self.artifact.spec
+        if table.modalities != spec.modalities:
+            raise ShapeError(
+                "the table has other modalities than the artifact",
+                expected=", ".join(spec.modalities),
+                got=", ".join(table.modalities),
+                fix="Read it with read_table(path, spec.modalities).",
+            )
+        if spec.nonfinite == "raise":
+            table.refuse_spoilt()
 
     def _check_parameters(self, resolved: Resolved) -> None:
         """Hold heads, head and model to each other, on a table without rows."""

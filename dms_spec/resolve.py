@@ -145,14 +145,17 @@ def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, 
     """Hold a parameter to its declared axes, and learn from it the sizes not known before.
 
     Axes are alternatives such as ``"D | M D"``. M, K (coefficients), D and C mean the same for
-    every parameter; a small letter, such as d in ``"D d"``, is a size of its owner's own.
+    every parameter; a small letter, such as d in ``"D d"``, is a size of its owner's own, and a
+    number is that size.
     """
     owner = name.rpartition(".")[0]
+    fixed = {f"{owner}.{axis}": int(axis) for axis in axes.split() if axis.isdigit()}
     for alternative in axes.split("|"):
         letters = [axis if axis.isupper() else f"{owner}.{axis}" for axis in alternative.split()]
         found = dict(zip(letters, shape, strict=False))
         if len(letters) == len(shape) and all(
-            found[letter] == size == sizes.get(letter, size)  # a letter may stand there twice
+            # A letter may stand there twice.
+            found[letter] == size == (sizes | fixed).get(letter, size)
             for letter, size in zip(letters, shape, strict=True)
         ):
             sizes |= found

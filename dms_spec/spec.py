@@ -28,18 +28,26 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "coefficients": {"confidence": 1.0, "uncertainty": 1.0, "alignment": 1.0},
         "fusion": "feature",
     },
-    # The same rule where it bites: a variance that many classes do not dilute, agreement
-    # between predictions rather than features, steeper, and fused as probabilities, which
-    # noise cannot inflate as it inflates logits.
+    # As good as uniform when all is well, and next to knowing what is broken when it is not: trust
+    # falls as far as a modality's features are from what its head has learned from, by as much as
+    # that has cost on held-out rows. What typicality and the policy learn comes from `dms fit`.
+    # Fused as calibrated logits, which made held-out rows likelier than probabilities did on all
+    # tables tried; that noise inflates them is what typicality is there for.
     "robust": {
-        "policy": "linear",
+        "policy": "monotone",
         "signals": {
             "confidence": {"normalize": True},
             "uncertainty": {"reduction": "sum"},
-            "agreement": {},
+            "corroboration": {},
+            "typicality": {},
         },
-        "coefficients": {"confidence": 4.0, "uncertainty": 4.0, "agreement": 4.0},
-        "fusion": "probability",
+        "coefficients": {
+            "confidence": 0.5,
+            "uncertainty": 0.5,
+            "corroboration": 0.5,
+            "typicality": 1.0,
+        },
+        "fusion": "logit",
     },
     # Uniform over what is present: the baseline to beat.
     "static": {"policy": "static", "signals": {}, "coefficients": {}, "fusion": "feature"},

@@ -102,7 +102,9 @@ def fit_place(
         "prototypes": prototypes,
         "outside": np.array(outside),
     }
-    return {name: array.astype(np.float32) for name, array in place.items()}
+    # Of features so small that one over their variance is no number, what is outside counts less.
+    most = float(np.finfo(np.float32).max)
+    return {name: np.minimum(array, most).astype(np.float32) for name, array in place.items()}
 
 
 def _shrunk(variance: Any, level: float) -> Any:
@@ -110,7 +112,7 @@ def _shrunk(variance: Any, level: float) -> Any:
 
 
 def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """The leading principal directions of centred rows, [D, r], r at most the rank."""
+    """The leading principal directions of centred rows, [D, r], r from one up to the rank."""
     z = z[:: -(-len(z) // _MOST_ROWS)]
     if z.shape[1] <= len(z):
         vectors = np.linalg.eigh(z.T @ z)[1]
@@ -118,6 +120,8 @@ def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
     values, rows = np.linalg.eigh(z @ z.T)
     values, rows = values[::-1][:rank], rows[:, ::-1][:, :rank]
     kept = values > 1e-10 * max(values[0], 1e-300)
+    if not kept.any():  # nothing differs, and every direction is as good
+        return np.eye(z.shape[1])[:, :1]
     found: NDArray[np.float64] = z.T @ rows[:, kept] / np.sqrt(values[kept])
     return found
 
@@ -150,26 +154,23 @@ def _filled(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def fit_trust(
-    clean: NDArray[Any],
-    clean_correct: NDArray[np.bool_],
-    spoilt: NDArray[Any],
-    correct: NDArray[np.bool_],
-    chance: float,
+    clean: NDArray[Any], spoilt: NDArray[Any], likelihood: NDArray[Any], prior: NDArray[Any]
 ) -> Arrays:
     """What a log-distance costs in trust, of one modality, from samples that its head never saw.
 
-    ``P(correct) = chance + (a - chance) s(e) / s(0)`` with the logistic curve of the signal, by
-    maximum likelihood over a grid of its steepness and onset; a is the clean accuracy.
+    A source that is trusted to the share s gives the label ``s p + (1 - s) prior`` (Shafer's
+    discounting). s falls with the distance as the signal's logistic curve does, from 1 at what is
+    typical; its steepness and onset make the labels of corrupted samples likeliest, over a grid.
+    A head that is confidently wrong far out loses its trust the sooner.
 
     Args:
         clean: Log-distances of clean samples ``[N]``.
-        clean_correct: Whether the head is right about them, ``[N]``.
         spoilt: Log-distances of samples corrupted at random ``[S]``.
-        correct: Whether the head is right about those, ``[S]``.
-        chance: Accuracy of one who knows nothing.
+        likelihood: The probability that the head gives to the label of those, ``[S]``.
+        prior: The frequency of that label, ``[S]``.
 
     Returns:
-        ``band`` [2] and ``loss`` [2], float32.
+        ``band`` [2] and ``loss`` [2] (steepness and onset), float32.
 
     Raises:
         MissingInput: There are no clean samples.
@@ -179,16 +180,13 @@ def fit_trust(
     tail = (1.0 - TYPICAL) / 2.0
     low, high = np.quantile(clean, (tail, 1.0 - tail))
     excess = np.maximum(spoilt - high, 0.0) + np.maximum(low - spoilt, 0.0)
-    beyond = excess > 0
-    e, right = excess[beyond], correct[beyond]
-    step = max(1, -(-len(e) // _MOST_SAMPLES))
-    e, right = e[::step], right[::step]
-    skill = max(float(clean_correct.mean()) - chance, 0.01)
+    beyond = np.flatnonzero(excess > 0)
+    beyond = beyond[:: max(1, -(-len(beyond) // _MOST_SAMPLES))]
+    e, p, known = (np.asarray(a, dtype=np.float64)[beyond] for a in (excess, likelihood, prior))
     k, h = (axis.ravel()[:, None] for axis in np.meshgrid(_STEEPNESS, _ONSET, indexing="ij"))
-    kept = np.exp(np.logaddexp(0.0, -k * h) - np.logaddexp(0.0, k * (e - h)))
-    p = np.clip(chance + skill * kept, 1e-3, 1.0 - 1e-3)
-    likelihood = np.where(right, np.log(p), np.log1p(-p)).sum(axis=1)
-    best = int(likelihood.argmax())
+    share = np.exp(np.logaddexp(0.0, -k * h) - np.logaddexp(0.0, k * (e - h)))
+    found = np.log(np.maximum(known + share * (p - known), 1e-12)).sum(axis=1)
+    best = int(found.argmax())
     return {
         "band": np.array([low, high], dtype=np.float32),
         "loss": np.array([k[best, 0], h[best, 0]], dtype=np.float32),

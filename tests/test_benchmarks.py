@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -51,3 +52,28 @@ def test_the_onnx_benchmark_checks_every_contender(monkeypatch: pytest.MonkeyPat
     assert [row["contender"] for row in rows][:2] == ["stream", "naive, dynamo"]
     assert all(float(row["ms"]) > 0 for row in rows)
     assert 0 < bench.optimised_nodes(ours) <= report["nodes"]
+
+
+def test_the_robustness_study_writes_every_table(tmp_path: Path) -> None:
+    """Two views of digits, beside a file that is no table."""
+    for name in ("onnxruntime", "sklearn", "torch"):
+        pytest.importorskip(name)
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(n_class=3, return_X_y=True)
+    views = {"top": x[:100, :32], "bottom": x[:100, 32:]}
+    np.savez(tmp_path / "digits.npz", **views, labels=y[:100])
+    np.savez(tmp_path / "pictures.npz", image=np.zeros((5, 2, 2, 3), np.uint8), y=np.arange(5))
+    script = str(BENCHMARKS / "robustness" / "study.py")
+    command = [sys.executable, script, str(tmp_path), "-o", str(tmp_path / "out"), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0 and "pictures is left out" in done.stderr, done.stderr
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "README.md",
+        "environment.json",
+        "robustness.csv",
+        "robustness.png",
+    }
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "nan" not in text and text.count("| met |") + text.count("| missed by") == 8
+    assert str(tmp_path) not in text + (tmp_path / "out" / "environment.json").read_text()

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,10 +20,12 @@ from dms_spec import __dms_spec_version__, __version__
 from dms_spec.artifact import Artifact, save_artifact
 from dms_spec.cli import main
 from dms_spec.conformance import worked_example
+from dms_spec.errors import DMSWarning
 from dms_spec.files import read_arrays, write_arrays
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
 from dms_spec.types import ModalityBatch
+from dms_spec.typicality import fit_place, stacked
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[..., Any]
@@ -33,7 +36,9 @@ NAMES = ("image", "text", "audio")
 
 def schedule(spec: SchedulerSpec, arrays: Arrays, **parameters: np.ndarray) -> Arrays:
     """What the library gives, without a command line."""
-    scheduler = get_backend("numpy").scheduler(spec, parameters)
+    with warnings.catch_warnings():  # the same words are notes of the result
+        warnings.simplefilter("ignore", DMSWarning)
+        scheduler = get_backend("numpy").scheduler(spec, parameters)
     return scheduler(ModalityBatch(**arrays)).arrays()
 
 
@@ -100,6 +105,16 @@ def test_presets_are_what_the_library_gives(dms: Run, example: Path, preset: str
     output = example.parent / "out.npz"
     dms("schedule", example, "-o", output, "--spec", preset).succeeded()
     assert_equal(read_arrays(output), schedule(SchedulerSpec.preset(preset, NAMES), GOOD))
+
+
+def test_robust_without_an_artifact_says_what_it_lacks(dms: Run, example: Path) -> None:
+    done = dms("schedule", example, "-o", example.parent / "out.npz", "--spec", "robust")
+    done.succeeded()
+    notes = [line for line in done.err.splitlines() if line.startswith("dms: note: ")]
+    assert len(notes) == 2
+    assert "signal 'typicality' has no parameters and is 0" in notes[0]
+    assert "policy 'monotone' has no parameters and is the rule" in notes[1]
+    assert not read_arrays(example.parent / "out.npz")["typicality"].any()
 
 
 def test_a_json_file_is_a_spec(dms: Run, example: Path, tmp_path: Path) -> None:
@@ -297,6 +312,90 @@ def test_explain_names_the_strongest_reason_first(dms: Run, four: Path) -> None:
     pulls = [float(number) for number in re.findall(r"pulls (?:up|down) by ([\d.]+)", line)]
     assert len(pulls) == 3
     assert pulls == sorted(pulls, reverse=True)
+
+
+@pytest.fixture
+def fitted(tmp_path: Path) -> Path:
+    """An artifact with heads, as `dms fit` writes it: two classes, told apart by one input."""
+    names, wide = ("image", "text"), {"image": 3, "text": 2}
+    places, parameters = [], {}
+    random = np.random.default_rng(0)
+    for name in names:
+        labels = np.repeat([0, 1], 50)
+        inputs = random.normal(size=(100, wide[name])) / 10
+        inputs[:, 0] += labels
+        places.append(fit_place(inputs, labels))
+        weight = np.zeros((wide[name], 2), np.float32)
+        weight[0] = -4, 4
+        own = {
+            "scale.zero": np.zeros(wide[name], np.float32),
+            "scale.unit": np.ones(wide[name], np.float32),
+            "classifier.weight": weight,
+            "classifier.bias": np.zeros(2, np.float32),
+            "temperature": np.array(1.0, np.float32),
+        }
+        parameters |= {f"heads.{name}.{short}": array for short, array in own.items()}
+    trust = {"band": np.array([[-3.0, 1.5]] * 2), "loss": np.array([[4.0, 0.5]] * 2)}
+    learned = stacked(places, 3) | {k: v.astype(np.float32) for k, v in trust.items()}
+    parameters |= {f"signals.typicality.{short}": array for short, array in learned.items()}
+    spec = SchedulerSpec(
+        modalities=names,
+        signals={"confidence": {}, "typicality": {}},
+        coefficients={"confidence": 1.0, "typicality": 1.0},
+        fusion="probability",
+    )
+    model = {"classes": ["no", "yes"], "prior": [0.5, 0.5], "dropout": 0.0, "passes": 0}
+    save_artifact(tmp_path / "fitted", Artifact(spec=spec, parameters=parameters, model=model))
+    return tmp_path / "fitted"
+
+
+def test_explain_takes_a_table_for_an_artifact_with_heads(
+    dms: Run, fitted: Path, tmp_path: Path
+) -> None:
+    """It explains the weights of `dms predict`, and says what typicality found."""
+    image, text = np.zeros((4, 3), np.float32), np.ones((4, 2), np.float32)
+    text[:, 1] = 0
+    image[1] = 5.0, -9.0, 7.0  # as sure as can be, and far out
+    image[2] = np.nan
+    present = np.array([[1, 1], [1, 1], [1, 1], [0, 1]], dtype=bool)
+    table = tmp_path / "table.npz"
+    np.savez(table, image=image, text=text, present=present)
+    dms("predict", fitted, table, "-o", tmp_path / "out.npz").succeeded()
+    predicted = read_arrays(tmp_path / "out.npz")
+    args = ("explain", table, "--spec", fitted, "--sample", 1, 0, 3, 2)
+    done = dms(*args, "--json")
+    report = json.loads(done.succeeded())
+    assert [sample["sample"] for sample in report["samples"]] == [1, 0, 3, 2]
+    for sample in report["samples"]:
+        i = sample["sample"]
+        weights = [entry["weight"] for entry in sample["modalities"]]
+        assert weights == predicted["weights"][i].tolist()
+        for m, entry in enumerate(sample["modalities"]):
+            assert (entry["state"] == "active") == predicted["active"][i, m]
+            if "signals" in entry:
+                assert entry["signals"]["typicality"] == predicted["typicality"][i, m]
+    assert any("NaN" in note for note in report["notes"])
+
+    done = dms(*args)
+    far, near, *_ = done.succeeded().split("\n\n")
+    reason = "(unlike what its head has learned from, which leaves less than 1 % of its trust)"
+    assert far.count(reason) == 1
+    assert reason in next(line for line in far.splitlines() if line.startswith("- image"))
+    assert "unlike" not in near
+    assert "0 to 3" in dms("explain", table, "--spec", fitted, "--sample", 4).refused(2)
+
+
+def test_explain_takes_a_batch_for_an_artifact_with_heads(
+    dms: Run, fitted: Path, tmp_path: Path
+) -> None:
+    batch = {"features": np.zeros((1, 2, 3), np.float32), "logits": np.eye(2)[None].astype("f")}
+    write_arrays(tmp_path / "batch.npz", batch)
+    assert "- text: " in dms("explain", tmp_path / "batch.npz", "--spec", fitted).succeeded()
+
+
+def test_explain_names_what_a_table_lacks(dms: Run, fitted: Path, tmp_path: Path) -> None:
+    write_arrays(tmp_path / "half.npz", {"image": np.zeros((1, 3), np.float32)})
+    assert "text" in dms("explain", tmp_path / "half.npz", "--spec", fitted).refused(2)
 
 
 def test_explain_where_nothing_tells_modalities_apart(dms: Run, four: Path) -> None:

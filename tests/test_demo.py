@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dms_spec.artifact import load_artifact
 from dms_spec.cli import main
 from dms_spec.files import read_arrays
 from dms_spec.plugins import get_backend
-from dms_spec.spec import SchedulerSpec
 
 pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 pytest.importorskip("tqdm")
 
-from dms_spec.demo import data, picture, report, study, views
+from dms_spec.demo import data, picture, report, study, trust, views
 
-FILES = {"results.json", "weights.png", "digits.npz", "spec.json"}
+FILES = {"results.json", "weights.png", "digits.npz", "robust"}
 REPEATS = 2
 
 
@@ -90,6 +90,51 @@ def test_half_of_the_views_are_degraded_and_the_rest_untouched() -> None:
         )
 
 
+def test_what_is_typical_is_learned_without_the_test_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The same seed, the same parameters; and what they are calibrated on is no test scan."""
+    split = data.make_split(np.random.SeedSequence(3))
+    assert split.train + split.held + len(split.labels) == 1797
+    assert (split.held, len(split.labels)) == (288, 360)
+    scaled: list[np.ndarray] = []
+    corrupted = trust.corrupted
+
+    def watched(inputs: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        scaled.append(inputs)
+        return corrupted(inputs, random)
+
+    monkeypatch.setattr(trust, "corrupted", watched)
+    again = data.make_split(np.random.SeedSequence(3))
+    for name, array in split.parameters.items():
+        np.testing.assert_array_equal(again.parameters[name], array)
+    for view, held in zip(split.views.values(), scaled, strict=True):
+        assert held.shape == (trust.DRAWS * split.held, view.test.shape[1])
+        assert not {row.tobytes() for row in held} & {row.tobytes() for row in view.test}
+
+
+def test_the_corruption_learned_from_is_not_that_of_a_condition() -> None:
+    random = np.random.default_rng(0)
+    inputs = np.tile(np.linspace(0.1, 1.0, 40), (2000, 1))
+    before = inputs.copy()
+    changed = trust.corrupted(inputs, random)
+    np.testing.assert_array_equal(inputs, before)
+    exchanged = (np.sort(changed, axis=1) == inputs).all(axis=1)
+    assert 0.4 < exchanged.mean() < 0.6
+    noise = (changed - inputs)[~exchanged]
+    assert np.abs(noise).max() <= trust.NOISE[1]
+    level = np.abs(noise).max(axis=1)
+    assert np.unique(level).size == len(level)  # no level twice, so none of a condition's
+    # The largest of 40 is 1.7 deviations off where noise is uniform, 2.5 where it is Gaussian.
+    assert 1.6 < np.mean(level / noise.std(axis=1)) < 1.8
+
+
+def test_a_view_that_reads_zeros_speaks_for_no_class() -> None:
+    split = data.make_split(np.random.SeedSequence(3))
+    for view in split.views.values():
+        assert not view.scores(np.zeros_like(view.test[:1])).any()
+
+
 def test_absent_views_get_no_weight_and_the_oracle_no_advantage(measured: study.Study) -> None:
     told = measured.accuracy["missing (told)"]
     assert measured.weight_on_degraded["missing (told)"] == [0.0] * REPEATS
@@ -102,6 +147,19 @@ def test_weight_leaves_a_degrading_view(measured: study.Study) -> None:
     swept = measured.sweep_weights[:, :, data.NAMES.index(study.SWEPT)].mean(axis=1)
     assert np.all(np.diff(swept) < 0)
     np.testing.assert_allclose(measured.sweep_weights.sum(axis=-1), 1, atol=1e-5)
+    assert swept[0] > 1 / len(data.NAMES) > 3 * swept[-1]
+
+
+def test_robust_is_worth_its_name(measured: study.Study) -> None:
+    """Near the oracle under all conditions, and nowhere clearly behind uniform weights."""
+    for condition, accuracy in measured.accuracy.items():
+        robust, uniform, oracle = (
+            report.percent(accuracy[name]) for name in ("robust", "uniform", study.ORACLE)
+        )
+        assert robust > oracle - 1, condition
+        assert robust > uniform - 0.5, condition
+        if condition.startswith("noise"):
+            assert robust > uniform + 2, condition
 
 
 def test_findings_follow_the_numbers(measured: study.Study) -> None:
@@ -150,8 +208,9 @@ def test_the_files_feed_the_other_verbs(
     assert main(["demo", "-o", str(tmp_path)]) == 0
     arrays = read_arrays(tmp_path / "digits.npz")
     shape = (study.EXAMPLES, len(data.NAMES), 10)
+    inputs = (*shape[:2], 64)  # those of the widest view
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
-        "features": (shape, np.dtype("float32")),
+        "features": (inputs, np.dtype("float32")),
         "logits": (shape, np.dtype("float32")),
         "mc_logits": ((data.PASSES, *shape), np.dtype("float32")),
         "present": (shape[:2], np.dtype("bool")),
@@ -161,8 +220,10 @@ def test_the_files_feed_the_other_verbs(
             name for name, there in zip(data.NAMES, arrays["present"][i], strict=True) if not there
         ]
         assert absent == (list(sample.degraded) if sample.condition == "missing (told)" else [])
-    spec = SchedulerSpec.from_json((tmp_path / "spec.json").read_text())
-    assert spec.modalities == data.NAMES
+    artifact = load_artifact(tmp_path / "robust")
+    assert artifact.spec == study.SPECS["robust"]
+    assert artifact.spec.modalities == data.NAMES
+    assert {name.rpartition(".")[0] for name in artifact.parameters} == {"signals.typicality"}
 
     commands = [
         line.split()[1:]

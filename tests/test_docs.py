@@ -79,6 +79,37 @@ def test_the_examples_of_the_published_methods_run() -> None:
     assert (gate.grad != 0).any()
 
 
+def test_the_typicality_of_the_torch_guide_runs() -> None:
+    """Fitted as the guide says, a modality that is far from its training loses its weight."""
+    torch = pytest.importorskip("torch")
+    import numpy as np
+
+    random = np.random.default_rng(0)
+    labels, held_labels = np.arange(300) % 2, np.arange(120) % 2
+    train, held = (
+        random.normal(size=(len(own), 3, 4)) / 5 + own[:, None, None]
+        for own in (labels, held_labels)
+    )
+    spoilt = (held + random.uniform(-9, 9, held.shape)).astype(np.float32)
+    sure = np.abs(spoilt.mean(axis=-1) - held_labels[:, None]) < 0.5
+    scope = {
+        "labels": labels,
+        "held_labels": held_labels,
+        "train": train,
+        "held": held.astype(np.float32),
+        "spoilt": spoilt,
+        "likelihood": np.where(sure, 0.99, 0.01),
+        "prior": np.array([0.5, 0.5]),
+    }
+    exec(blocks(page("guide/torch.md"), "python")[1], scope)  # our own page
+    features = torch.tensor(scope["held"][:4])
+    features[:, 0] += 20.0
+    with torch.no_grad():
+        output = scope["fusion"](features=features, logits=torch.zeros(4, 3, 2))  # type: ignore[operator]
+    assert float(output.weights[:, 0].max()) < 0.01
+    assert float(output.signals["typicality"][:, 1:].min()) > -0.1
+
+
 def test_every_policy_and_signal_is_in_the_guide() -> None:
     from dms_spec.equations.plugin import dms_register_policies
 

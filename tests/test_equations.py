@@ -22,6 +22,7 @@ from dms_spec.equations.losses import consistency_loss
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.policies import POLICIES, modality_dropout_presence
 from dms_spec.equations.signals import SIGNALS
+from dms_spec.equations.typicality import SIGNALS as FITTED
 from dms_spec.errors import DMSWarning, DTypeError, SpecError, UnknownName
 from dms_spec.plugins import available, get_backend
 from dms_spec.spec import SchedulerSpec
@@ -142,6 +143,19 @@ def test_agreement_survives_the_smallest_probability() -> None:
     assert least > 0 and least * np.float32(0.5) == 0
     result = run(spec, features=np.ones((1, 3, 2), dtype=np.float32), logits=logits)
     np.testing.assert_allclose(result.signals["agreement"], 1.0, rtol=1e-6)
+
+
+def test_corroboration_favours_the_unsure_of_two_that_disagree() -> None:
+    """By hand: of (1, 0) and (1/2, 1/2), the middle is (3/4, 1/4)."""
+    spec = SchedulerSpec(
+        modalities=("a", "b"), signals={"corroboration": {}}, coefficients={"corroboration": 1.0}
+    )
+    logits = np.array([[[0.0, -np.inf], [0.0, 0.0]], [[0.0, -np.inf], [-np.inf, 0.0]]])
+    result = run(spec, features=np.ones((2, 2, 1)), logits=logits)
+    unsure = np.exp(-0.5 * log(2 / 3) - 0.5 * log(2))
+    expected = [[3 / 4, unsure], [1 / 2, 1 / 2]]
+    np.testing.assert_allclose(result.signals["corroboration"], expected, rtol=1e-15)
+    assert unsure > 3 / 4
 
 
 def test_energy_is_a_scaled_logsumexp() -> None:
@@ -286,9 +300,9 @@ def test_a_primitive_of_an_unknown_name_is_refused() -> None:
 
 
 @pytest.mark.clause("DMS-Q-007", "DMS-C-005")
-@pytest.mark.parametrize("preset", ["paper", "robust"])
-def test_two_modalities_are_warned_about_what_cancels(preset: str) -> None:
-    spec = SchedulerSpec.preset(preset, ("image", "text"))
+@pytest.mark.parametrize("name", ["alignment", "agreement"])
+def test_two_modalities_are_warned_about_what_cancels(name: str) -> None:
+    spec = SchedulerSpec(modalities=("image", "text"), signals={name: {}}, coefficients={name: 1.0})
     with pytest.warns(DMSWarning, match="cancels"):
         scheduler = get_backend("numpy").scheduler(spec)
     arrays = {
@@ -317,7 +331,9 @@ def test_arrays_of_another_library_are_refused(backend: str) -> None:
             scheduler(ModalityBatch(**arrays))
 
 
-@pytest.mark.parametrize("thing", [*SIGNALS, *POLICIES, *LEARNED], ids=lambda thing: thing.name)
+@pytest.mark.parametrize(
+    "thing", [*SIGNALS, *FITTED, *POLICIES, *LEARNED], ids=lambda thing: thing.name
+)
 def test_every_equation_names_its_source(thing: object) -> None:
     assert any(word in thing.source for word in ("arXiv", "IEEE", "dms-spec 2026.11"))  # type: ignore[attr-defined]
     # The same number stands in the docstring and, as a tag, in the specification.
@@ -328,7 +344,9 @@ def test_every_equation_names_its_source(thing: object) -> None:
         assert f"quation {number}" in thing.function.__doc__  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("kind", "things"), [("signal", SIGNALS), ("policy", POLICIES + LEARNED)])
+@pytest.mark.parametrize(
+    ("kind", "things"), [("signal", SIGNALS + FITTED), ("policy", POLICIES + LEARNED)]
+)
 def test_the_core_registers_all_it_defines(kind: str, things: tuple[object, ...]) -> None:
     names = {thing.name for thing in things}  # type: ignore[attr-defined]
     assert names <= set(available(kind))  # type: ignore[arg-type]

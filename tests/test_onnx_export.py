@@ -17,7 +17,14 @@ from hypothesis import given, settings
 from dms_spec import plugins
 from dms_spec._version import EDITION
 from dms_spec.artifact import Artifact, save_artifact
-from dms_spec.conformance.strategies import SIGNAL_OPTIONS, Case, cases
+from dms_spec.conformance.strategies import (
+    COVARIANCES,
+    SIGNAL_OPTIONS,
+    Case,
+    cases,
+    trust,
+    typical,
+)
 from dms_spec.equations.policies import Policy
 from dms_spec.equations.signals import Signal
 from dms_spec.errors import (
@@ -158,6 +165,13 @@ def draw_parameters(declared: dict[str, str], prefix: str, which: int = 0) -> di
     return arrays
 
 
+def place_of(width: int, which: int) -> dict[str, np.ndarray]:
+    """Parameters of typicality, with one covariance after the other; then none."""
+    random = np.random.Generator(np.random.Philox(6))
+    own = typical(random, 3, width, COVARIANCES[which]) | trust(random, 3, width)
+    return {f"signals.typicality.{name}": array.astype(np.float32) for name, array in own.items()}
+
+
 def artifact_with(kind: str, name: str, level: str, which: int) -> Artifact:
     """A spec in which a policy or a signal of the registry takes part, with its parameters."""
     signals: dict[str, Any] = {"confidence": {}, "energy": {}}
@@ -172,6 +186,8 @@ def artifact_with(kind: str, name: str, level: str, which: int) -> Artifact:
         signals = {name: options[which % len(options)], "confidence": {}}
         signals |= {"energy": {}} if len(signals) < 2 else {}
         parameters = draw_parameters(dict(get_signal(name).parameters), f"signals.{name}", which)
+        if name == "typicality":  # its parameters go together; batches are of several widths
+            parameters = place_of(4, which)
     weighed = dict.fromkeys(signals, 1.5) if policy.uses_signals else {}
     spec = SchedulerSpec(
         modalities=NAMES, policy=policy.name, signals=signals, coefficients=weighed, fusion=level
@@ -425,7 +441,7 @@ def test_predictions_are_those_of_the_library(level: str, classes: list[Any]) ->
     )
     wanted = Predictor(artifact, get_backend("numpy")).predict(table)
     assert found.keys() == wanted.keys()
-    for name in ("probabilities", "weights", "confidence", "uncertainty", "agreement"):
+    for name in ("probabilities", "weights", "confidence", "uncertainty", "corroboration"):
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
     assert np.array_equal(found["active"], wanted["active"])
     top = np.sort(wanted["probabilities"], axis=1)[:, -2:]
@@ -789,7 +805,8 @@ def another_spec(model: Model) -> None:
 
 def another_level(model: Model) -> None:
     spec = json.loads(metadata(model)[f"{PREFIX}spec"])
-    _set_metadata(model, "spec", json.dumps(spec | {"fusion": "logit"}))
+    other = {"probability": "logit", "logit": "probability"}[spec["fusion"]]
+    _set_metadata(model, "spec", json.dumps(spec | {"fusion": other}))
 
 
 def another_prior(model: Model) -> None:

@@ -47,9 +47,10 @@ ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "dms_spec" / "conformance" / "vectors"
 NAMES = sorted(path.name for path in FOLDER.glob("*.json"))
 
-# Specs of two modalities that weigh alignment warn, as they should.
+# Specs of two modalities that weigh alignment warn, as they should, and so does what is not fitted.
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:signal .* is equal for both:dms_spec.errors.DMSWarning"
+    "ignore:signal .* is equal for both:dms_spec.errors.DMSWarning",
+    "ignore:.* has no parameters and is:dms_spec.errors.DMSWarning",
 )
 
 
@@ -122,7 +123,7 @@ def test_reading_and_writing_lose_nothing(name: str) -> None:
 
 
 def test_the_files_are_small() -> None:
-    assert sum((FOLDER / name).stat().st_size for name in NAMES) < 400_000
+    assert sum((FOLDER / name).stat().st_size for name in NAMES) < 450_000
     for vector in read_vectors():
         sizes = {name: array.shape for name, array in vector.arrays.items()}
         batch, modalities = vector.active.shape
@@ -325,7 +326,7 @@ def test_the_guide_shows_a_vector_that_ships() -> None:
     assert vector in data.pop("vectors")
     assert shown == data
     covered = {clause for vector in read_vectors() for clause in vector.clauses}
-    numbers = f"{len(NAMES)} files and less than 400 kB: {len(read_vectors())} cases of "
+    numbers = f"{len(NAMES)} files and less than 450 kB: {len(read_vectors())} cases of "
     assert f"{numbers}{len(covered)} clauses" in page
 
 

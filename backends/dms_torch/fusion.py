@@ -211,7 +211,10 @@ def _initial(
     declared = [f"policy.{name}" for name in policy.parameters]
     if set(declared) <= set(given):  # in the order of learning's start, whatever that of the file
         return {name: given[name] for name in declared}
-    if policy.initial is None or (policy.parameters_optional and width is None):
+    if policy.initial is None:
+        return {}
+    # A rule over signals always has where to start; what needs no parameters waits to be asked.
+    if policy.parameters_optional and not policy.uses_signals and width is None:
         return {}
     sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}
     if width is not None:

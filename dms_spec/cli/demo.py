@@ -21,8 +21,9 @@ _FILES = {
     "results.json": "every number, and the settings",
     "weights.png": "the weights as one view degrades",
     "digits.npz": "test scans under all conditions, as `dms schedule` reads them",
-    "spec.json": "the scheduler 'robust', with the views' names",
 }
+_ARTIFACT = "robust"
+_WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust' with what it learned, as an artifact"}
 _SAMPLE = 3
 
 
@@ -64,21 +65,24 @@ def run(args: argparse.Namespace) -> int:
             got=str(error),
             fix="pip install 'dms-spec[demo]'",
         ) from error
+    from dms_spec.artifact import Artifact, check_target, save_artifact
     from dms_spec.files import replacing, write_arrays
     from dms_spec.plugins import get_backend
 
     backend = get_backend(args.backend)
     _make_folder(args.output)  # before the work, not after it
+    check_target(args.output / _ARTIFACT, overwrite=True)
     result = study.run_study(backend, args.seed, study.REPEATS)
     data = report.as_data(result, args.backend, args.seed)
     with ExitStack() as stack:  # all files or none
         new = {name: stack.enter_context(replacing(args.output / name)) for name in _FILES}
         new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        new["spec.json"].write_text(study.SPECS["robust"].to_json() + "\n", encoding="utf-8")
         write_arrays(new["digits.npz"], result.example)
         picture.draw(new["weights.png"], result)
+        learned = Artifact(spec=study.SPECS["robust"], parameters=result.parameters)
+        save_artifact(args.output / _ARTIFACT, learned, overwrite=True)
     if args.json:
-        files = {name: str(args.output / name) for name in _FILES}
+        files = {name: str(args.output / name) for name in _WRITTEN}
         print(json.dumps(data | {"files": files}, indent=2))
         return 0
     print(report.as_text(result, args.backend))
@@ -107,15 +111,15 @@ def _make_folder(folder: Path) -> None:
 def _next_steps(folder: Path, result: Study) -> str:
     """The files, and two commands that go on with them."""
     sample = result.samples[_SAMPLE]
-    width = max(len(str(folder / name)) for name in _FILES)
+    width = max(len(str(folder / name)) for name in _WRITTEN)
     data, spec, weights = (
-        shlex.quote(str(folder / name)) for name in ("digits.npz", "spec.json", "weights.npz")
+        shlex.quote(str(folder / name)) for name in ("digits.npz", _ARTIFACT, "weights.npz")
     )
     return "\n".join(
         [
             "",
             "Files",
-            *(f"  {folder / name!s:{width}}  {what}" for name, what in _FILES.items()),
+            *(f"  {folder / name!s:{width}}  {what}" for name, what in _WRITTEN.items()),
             "",
             "Go on with",
             f"  dms schedule {data} -o {weights} --spec {spec}",

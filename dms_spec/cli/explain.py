@@ -5,20 +5,32 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
+from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dms_spec.cli.common import add_input_arguments, schedule_file, table
+from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file, table
 from dms_spec.errors import FileError, ShapeError
 
 if TYPE_CHECKING:
-    from dms_spec.types import ModalityBatch, Schedule
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from dms_spec.artifact import Artifact
+    from dms_spec.types import Schedule
 
 HELP = "show why the weights of a sample are what they are"
+
+# Less is no reason to name.
+_LEAST_LOSS = 0.05
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
+    parser.epilog = (
+        "With an artifact of dms fit as S, IN may be a table of embeddings, as dms predict takes."
+    )
     parser.add_argument(
         "--sample",
         type=int,
@@ -37,35 +49,81 @@ def run(args: argparse.Namespace) -> int:
             expected=".png, .svg or .pdf",
             got=args.plot.suffix or "no suffix",
         )
-    artifact, batch, result = schedule_file(args)
-    samples, _ = batch.shape
-    for sample in args.sample:
-        if not 0 <= sample < samples:
-            raise ShapeError(
-                "there is no such sample",
-                expected=f"0 to {samples - 1}" if samples else "a batch that has samples",
-                got=str(sample),
-            )
-    names = artifact.spec.modalities
-    explained = [explain(sample, names, batch, result) for sample in args.sample]
+    artifact = _with_heads(args)
+    policy, explained, notes = _of_batch(args) if artifact is None else _of_table(args, artifact)
     if args.plot is not None:
         from dms_spec.cli.explain_plot import draw
 
         draw(args.plot, explained)
     if args.json:
-        report = {"policy": artifact.spec.policy, "notes": list(result.notes), "samples": explained}
+        report = {"policy": policy, "notes": notes, "samples": explained}
         print(json.dumps(report, indent=2))
         return 0
     print("\n\n".join(_text(sample) for sample in explained))
-    for note in result.notes:
+    for note in notes:
         print(f"dms: note: {note}", file=sys.stderr)
     if args.plot is not None:
         print(f"\nwrote {args.plot}")
     return 0
 
 
+_Explained = tuple[str, list[dict[str, Any]], list[str]]
+
+
+def _of_batch(args: argparse.Namespace) -> _Explained:
+    artifact, batch, result = schedule_file(args)
+    spec = artifact.spec
+    _check_samples(args.sample, batch.shape[0])
+    explained = [explain(row, spec.modalities, batch.present, result) for row in args.sample]
+    return spec.policy, explained, list(result.notes)
+
+
+def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
+    """The same, by way of the heads of an artifact."""
+    import numpy as np
+
+    from dms_spec.plugins import get_backend
+    from dms_spec.predictor import Predictor
+    from dms_spec.tables import read_table
+
+    spec = artifact.spec
+    embeddings = read_table(args.input, spec.modalities)
+    _check_samples(args.sample, len(embeddings))
+    rows = embeddings.rows(np.array(args.sample))
+    result = Predictor(artifact, get_backend(args.backend), args.device).schedule(rows)
+    explained = [
+        explain(row, spec.modalities, rows.present, result) | {"sample": sample}
+        for row, sample in enumerate(args.sample)
+    ]
+    return spec.policy, explained, [*embeddings.notes(), *result.notes]
+
+
+def _with_heads(args: argparse.Namespace) -> Artifact | None:
+    """The artifact, if it brings heads and the input has embeddings for them."""
+    from dms_spec.files import read_arrays
+
+    if not Path(args.spec).is_dir():
+        return None
+    artifact = read_spec(args.spec, args.modalities)
+    if not artifact.has_heads:
+        return None
+    names = set(read_arrays(args.input))
+    batch = names & {"features", "logits"} and not names >= set(artifact.spec.modalities)
+    return None if batch else artifact
+
+
+def _check_samples(wanted: Sequence[int], samples: int) -> None:
+    for sample in wanted:
+        if not 0 <= sample < samples:
+            raise ShapeError(
+                "there is no such sample",
+                expected=f"0 to {samples - 1}" if samples else "a batch that has samples",
+                got=str(sample),
+            )
+
+
 def explain(
-    sample: int, names: tuple[str, ...], batch: ModalityBatch, result: Schedule
+    sample: int, names: tuple[str, ...], present: NDArray[np.bool_] | None, result: Schedule
 ) -> dict[str, Any]:
     """What happened to one sample, as plain data.
 
@@ -78,7 +136,7 @@ def explain(
     for m, name in enumerate(names):
         state = "active"
         if not active[m]:
-            there = batch.present is None or bool(batch.present[sample, m])
+            there = present is None or bool(present[sample, m])
             state = "not finite" if there else "absent"
         entry: dict[str, Any] = {
             "name": name,
@@ -151,8 +209,18 @@ def _reason(entry: dict[str, Any], explained: dict[str, Any]) -> str:
     ranked = sorted(pulls, key=lambda term: -abs(pulls[term]))
     parts = [
         f"{term} pulls {'up' if pulls[term] > 0 else 'down'} by {abs(pulls[term]):.3f}"
+        f"{_aside(term, entry)}"
         for term in ranked
     ]
     return (
         f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}: {', '.join(parts)}"
     )
+
+
+def _aside(term: str, entry: dict[str, Any]) -> str:
+    """What a term means that a number does not say."""
+    lost = -float(entry["signals"].get("typicality", 0.0))
+    if term != "typicality" or entry["pulls"][term] > 0 or lost < _LEAST_LOSS:
+        return ""
+    left = "less than 1 %" if exp(-lost) < 0.01 else f"{100 * exp(-lost):.0f} %"
+    return f" (unlike what its head has learned from, which leaves {left} of its trust)"

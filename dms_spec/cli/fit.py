@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 HELP = "learn heads and a scheduler from a table of embeddings"
 
-_SPEC, _POLICY = "robust", "monotone"
+_SPEC = "robust"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,25 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--spec",
         metavar="S",
-        help="a preset (paper, robust, static) or a JSON file "
-        f"(default: {_SPEC}, with policy {_POLICY})",
+        help=f"a preset (paper, robust, static) or a JSON file (default: {_SPEC})",
     )
     parser.add_argument("--policy", metavar="P", help="a policy in place of the spec's")
     numbers = parser.add_argument_group("learning")
     for flag, kind, default, text in (
-        ("--epochs", int, 200, "at most so many in each stage"),
+        ("--epochs", int, 200, "at most so many in each stage: heads, then the policy"),
         ("--patience", int, 20, "epochs without a better held-out score before stopping"),
         ("--batch-size", int, 128, "rows in a step"),
-        ("--lr", float, 3e-3, "learning rate of Adam"),
-        ("--width", int, 64, "of the common feature space, where the spec reads features"),
+        ("--lr", float, 3e-3, "learning rate of Adam for the heads; five times it for the policy"),
+        ("--width", int, 64, "of the common feature space, where modalities share one"),
         ("--passes", int, 10, "of Monte-Carlo dropout; 0 for none"),
-        ("--dropout", float, 0.2, "rate on the heads' inputs"),
-        ("--consistency", float, 0.1, "weight of that loss, where the spec reads features"),
+        ("--dropout", float, 0.1, "rate on the heads' inputs, in training and in the passes"),
+        ("--noise", float, 0.4, "share of the rows that the heads see through noise, in training"),
+        ("--rank", int, 128, "directions of typicality's covariance, where it is low_rank"),
+        (
+            "--pull",
+            float,
+            0.01,
+            "strength of the pull of the policy towards the rule, where it starts",
+        ),
+        ("--consistency", float, 0.1, "weight of that loss, where modalities share a space"),
         ("--seed", int, 0, "of everything random"),
     ):
         metavar = "INT" if kind is int else "X"
         help_text = f"{text} (default: %(default)s)"
         numbers.add_argument(flag, type=kind, default=default, metavar=metavar, help=help_text)
+    parser.add_argument(
+        "--covariance",
+        choices=("full", "low_rank", "diagonal"),
+        default="low_rank",
+        help="its form, for typicality (default: %(default)s)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:0, ... (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace an artifact at DIR")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -81,6 +94,10 @@ def run(args: argparse.Namespace) -> int:
         width=args.width,
         passes=args.passes,
         dropout=args.dropout,
+        noise=args.noise,
+        covariance=args.covariance,
+        rank=args.rank,
+        pull=args.pull,
         consistency=args.consistency,
         seed=args.seed,
     )
@@ -142,7 +159,7 @@ def _spec(
     from dms_spec.spec import SchedulerSpec
 
     spec = given or SchedulerSpec.preset(args.spec or _SPEC, modalities)
-    policy = args.policy or (None if args.spec else _POLICY)
+    policy = args.policy
     if policy is None or policy == spec.policy:
         return spec
     # The options are the other policy's; coefficients mean nothing to one that weighs no signals.
@@ -183,9 +200,12 @@ class _Bars:
 
 def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
     data = model["data"]
-    rows_of = f"{data['training_rows']} rows to learn from, {data['held_out_rows']} held out"
-    classes = len(model["classes"])
-    lines = [f"policy {spec.policy}, fusion {spec.fusion}, {classes} classes; {rows_of}", ""]
+    learned = f"{len(model['classes'])} classes, learned from {data['training_rows']} rows"
+    lines = [
+        f"policy {spec.policy}, fusion {spec.fusion}; {learned}",
+        f"held out: {data['held_out_rows']} rows, judged by heads that have not seen them",
+        "",
+    ]
     measured = model["metrics"]
     header = ["accuracy", *(name.replace("_", " ") for name in measured)]
     rows = [

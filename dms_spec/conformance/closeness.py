@@ -48,7 +48,12 @@ def scales(
     }
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         signals = {
-            name: _signal_scale(name, spec.signals[name], clean, exact) + floor
+            name: floor
+            + (
+                _typicality_scale(clean, exact, parameters, info)
+                if name == "typicality"
+                else _signal_scale(name, spec.signals[name], clean, exact)
+            )
             for name in spec.signals
         }
         score = _score_scale(spec, exact, clean, parameters, signals) + floor
@@ -73,19 +78,20 @@ def _signal_scale(
     name: str, options: Mapping[str, Any], clean: Mapping[str, Floats], exact: Exact
 ) -> Floats:
     shape = exact.active.shape
-    if name in ("confidence", "agreement", "energy"):
+    if name in ("confidence", "agreement", "corroboration", "energy"):
         logits = clean["logits"]
         classes = logits.shape[-1]
         p, x = _shifted(logits)
         if name == "confidence":
             divisor = np.log(classes) if options.get("normalize", True) and classes > 1 else 1.0
             return np.asarray(1 + (1 + (p * (x + x * x)).sum(axis=-1)) / divisor)
-        if name == "agreement":
+        if name in ("agreement", "corroboration"):
             p = np.where(exact.active[..., None], p, 0.0)
             mass = (p * (1 + x)).sum(axis=-1)
             count = np.maximum(exact.active.sum(axis=-1, keepdims=True) - 1, 1)
             others = (mass.sum(axis=-1, keepdims=True) - mass) / count
-            return np.asarray(1 + (mass + others) / np.log(2))
+            unit = np.log(2) if name == "agreement" else 1.0
+            return np.asarray(1 + (mass + others) / unit)
         tau = float(options.get("temperature", 1.0))
         return np.asarray(
             tau * (1 + np.log(classes))
@@ -119,6 +125,53 @@ def _alignment_scale(features: Floats) -> Floats:
         length = np.linalg.norm(features[:, others].sum(axis=1), axis=-1)
         result[:, m] += np.where(total > 0, total / length, 0.0)
     return result
+
+
+def _typicality_scale(
+    clean: Mapping[str, Floats], exact: Exact, parameters: Mapping[str, NDArray[Any]], info: Any
+) -> Floats:
+    """The slope times what a log-distance loses where its squares cancel; infinite where all is.
+
+    Lengths are relative to the largest entry of the features and their centre, or to 1.
+    """
+    p = {
+        name: parameters[f"signals.typicality.{name}"].astype(np.float64)
+        for name in ("center", "whitening", "deviations", "prototypes", "outside", "band", "loss")
+        if f"signals.typicality.{name}" in parameters
+    }
+    if not p:
+        return np.zeros(exact.active.shape)
+    x, eps = clean["features"], float(info.eps)
+    floor = float(info.smallest_normal) / eps
+    largest = np.abs(p["center"]).max(axis=-1, keepdims=True)
+    peak = np.maximum(np.abs(x).max(axis=-1, keepdims=True, initial=1.0), largest)
+    z = x / peak - p["center"] / peak
+    rounded = np.abs(x) / peak + np.abs(p["center"]) / peak + floor
+    through = "bmd,md->bmd" if p["whitening"].ndim == 2 else "bmd,mdr->bmr"
+    y = np.einsum(through, z, p["whitening"])
+    into = np.einsum(through, rounded, np.abs(p["whitening"])) + floor
+    apart = y[:, :, None] - p["prototypes"] / peak[..., None]
+    nearest = np.linalg.norm(apart, axis=-1).min(axis=-1)
+    lengths = y * p["deviations"]
+
+    def square(vectors: Floats, carried: Floats) -> Floats:
+        """A squared length, by itself and by what its entries carry into it, to second order."""
+        size, own = np.linalg.norm(vectors, axis=-1), np.linalg.norm(carried, axis=-1)
+        return np.asarray(size * (size + 2 * own) + K * eps * own**2)
+
+    outside = square(z, rounded) + square(lengths, into * p["deviations"])
+    own = np.linalg.norm(into, axis=-1)
+    lost = (2 * np.linalg.norm(y, axis=-1) + nearest) ** 2
+    lost += own * (2 * nearest + K * eps * own) + p["outside"] * outside
+    residue = np.maximum((z**2).sum(axis=-1) - (lengths**2).sum(axis=-1), 0.0)
+    total = nearest**2 + p["outside"] * residue
+    # A log falls by less than this when its argument is off by K eps of what is lost.
+    left = np.maximum(total - K * eps * lost, 0.0)
+    logs = np.abs(np.log(np.maximum(total, 1e-300))) / 2 + np.log(peak[..., 0])
+    band, (steepness, onset) = np.abs(p["band"]).max(axis=1), np.abs(p["loss"]).T
+    distance = 1 + 2 * logs + np.where(left > 0, lost / (2 * left), np.inf)
+    value = np.abs(exact.signals["typicality"])
+    return np.asarray(1 + value + steepness * (distance + band + onset))
 
 
 def _score_scale(

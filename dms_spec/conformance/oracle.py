@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, fsum, inf, isfinite, isnan, log, log1p, sqrt, tanh
+from math import exp, floor, fsum, inf, isfinite, isnan, log, log1p, log2, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,9 @@ SIGNALS = (
     "alignment",
     "anchored_alignment",
     "agreement",
+    "corroboration",
     "energy",
+    "typicality",
     "vacuity",
 )
 POLICIES = (
@@ -232,21 +234,58 @@ def signal(
     if name == "anchored_alignment":
         anchor = parameters["signals.anchored_alignment.anchor"]
         return cosine(h[m], _floats(anchor if anchor.ndim == 1 else anchor[m]))
-    if name == "agreement":
+    if name in ("agreement", "corroboration"):
         if not others:
             return 0.0
         p = softmax(ell[m])
         rows = [softmax(ell[n]) for n in others]
         q = [fsum(column) / len(rows) for column in zip(*rows, strict=True)]
         middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+        if name == "corroboration":
+            return exp(-kl(p, middle))
         return 1 - (kl(p, middle) + kl(q, middle)) / 2 / log(2)
     if name == "energy":
         tau = float(options.get("temperature", 1.0))
         top = max(ell[m])
         return top + tau * log(fsum(exp((x - top) / tau) for x in ell[m]))
+    if name == "typicality":
+        prefix = f"signals.{name}."
+        own = {k.removeprefix(prefix): v[m] for k, v in parameters.items() if k.startswith(prefix)}
+        return typicality(h[m], own) if own else 0.0
     if name == "vacuity":
         return len(ell[m]) / (len(ell[m]) + fsum(softplus(x) for x in ell[m]))
     raise NotImplementedError(f"the oracle does not know signal {name!r}")
+
+
+def typicality(x: Vector, own: Arrays) -> float:
+    """What a modality's features lose by lying where its head has not learned."""
+    distance = log_distance(x, own)
+    low, high = _floats(own["band"])
+    steepness, onset = _floats(own["loss"])
+    excess = max(distance - high, 0.0) + max(low - distance, 0.0)
+    return softplus(-steepness * onset) - softplus(steepness * (excess - onset))
+
+
+def log_distance(x: Vector, own: Arrays) -> float:
+    """The log of the distance to the nearest prototype; at one, that of the smallest square."""
+    # Scaled by a power of two, which is exact, so that squares stay inside float64.
+    center = _floats(own["center"])
+    power = 2.0 ** floor(log2(max(1.0, *(abs(a) for a in (*x, *center)))))
+    z = [a / power - b / power for a, b in zip(x, center, strict=True)]
+    if own["whitening"].ndim == 1:
+        y = [a * w for a, w in zip(z, _floats(own["whitening"]), strict=True)]
+    else:
+        columns = [_floats(column) for column in own["whitening"].T]
+        y = [fsum(a * w for a, w in zip(z, column, strict=True)) for column in columns]
+    nearest = inf
+    for prototype in own["prototypes"]:
+        apart = [a - b / power for a, b in zip(y, _floats(prototype), strict=True)]
+        nearest = min(nearest, fsum(a * a for a in apart))
+    # What of the offset's length the directions of y do not account for.
+    lengths = [a * v for a, v in zip(y, _floats(own["deviations"]), strict=True)]
+    residue = max(0.0, fsum([*(a * a for a in z), *(-a * a for a in lengths)]))
+    square = nearest + float(own["outside"]) * residue
+    return log(max(square, float(np.finfo(np.float64).tiny))) / 2 + log(power)
 
 
 def _terms(
@@ -262,7 +301,8 @@ def _terms(
         return [float(term(m)) if m in members else 0.0 for m in range(count)]
 
     against = ("uncertainty", "mutual_information", "vacuity")
-    if spec.policy == "linear":
+    unlearned = spec.policy == "monotone" and "policy.theta" not in parameters
+    if spec.policy == "linear" or unlearned:
         return {
             name: over(lambda m, n=name, k=k: (-k if n in against else k) * signals[n][m])
             for name, k in spec.coefficients.items()

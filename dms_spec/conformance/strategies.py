@@ -26,8 +26,12 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "anchored_alignment": [{}],
     "agreement": [{}],
     "energy": [{}, {"temperature": 0.5}],
+    "corroboration": [{}],
+    "typicality": [{}],
 }
-
+#: What most checks draw from: every signal but those of the last two rows, which the checks of
+#: values and their own draw. Their oracle is slow, and more to draw from is less of each.
+DRAWN = tuple(SIGNAL_OPTIONS)[:-2]
 
 #: Policies that learn.
 LEARNED = ("learned_linear", "residual_mlp", "monotone")
@@ -55,11 +59,14 @@ def names(count: int) -> tuple[str, ...]:
 
 @st.composite
 def specs(
-    draw: st.DrawFn, modalities: int, policies: tuple[str, ...] | None = None
+    draw: st.DrawFn,
+    modalities: int,
+    policies: tuple[str, ...] | None = None,
+    among: tuple[str, ...] = DRAWN,
 ) -> SchedulerSpec:
     """Any spec of the core's policies and signals."""
     policy = draw(st.sampled_from(policies or POLICIES))
-    chosen = draw(st.lists(st.sampled_from(sorted(SIGNAL_OPTIONS)), unique=True, max_size=4))
+    chosen = draw(st.lists(st.sampled_from(sorted(among)), unique=True, max_size=4))
     signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
     if policy in LEARNED and not chosen:
         chosen = ["confidence"]
@@ -164,7 +171,7 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     """A spec with a batch and parameters that fit it."""
     modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
     policies = options.pop("policies", None)
-    spec = draw(specs(modalities, policies))
+    spec = draw(specs(modalities, policies, options.pop("among", DRAWN)))
     # Dot products of features overflow long before the features do: attention is drawn tame.
     tame = options.pop("tame", False) or spec.policy == "co_attention"
     arrays = draw(batches(dtype, modalities=modalities, tame=tame, **options))
@@ -203,6 +210,10 @@ def parameters(
     shapes: dict[str, tuple[int, ...]] = {}
     if "anchored_alignment" in spec.signals:
         shapes["signals.anchored_alignment.anchor"] = (modalities, width) if own else (width,)
+    fitted: Arrays = {}
+    if "typicality" in spec.signals:
+        fitted = typical(random, modalities, width) | trust(random, modalities, width)
+        fitted = {f"signals.typicality.{name}": array for name, array in fitted.items()}
     if spec.policy in LEARNED:
         shapes["policy.theta"] = (count,)
     if spec.policy == "learned_linear" or (spec.policy == "static" and optional):
@@ -215,4 +226,50 @@ def parameters(
         shapes["policy.gate_bias"] = (modalities,)
     if spec.policy == "co_attention" and optional:
         shapes["policy.query"] = shapes["policy.key"] = (width, 3)
-    return {name: random.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    drawn = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    return {name: array.astype(dtype) for name, array in (drawn | fitted).items()}
+
+
+#: The covariances that a place may have.
+COVARIANCES = ("full", "low_rank", "diagonal")
+
+
+def typical(
+    random: np.random.Generator, modalities: int, width: int, covariance: str | None = None
+) -> Arrays:
+    """Where the features of each modality lie, float64: as a fit would say it, well conditioned.
+
+    Args:
+        random: Where it is drawn from.
+        modalities: M.
+        width: D.
+        covariance: One of `COVARIANCES`; any if None.
+    """
+    covariance = covariance or str(random.choice(COVARIANCES))
+    rank = max(1, width // 2) if covariance == "low_rank" else width
+    deviations = np.exp(0.5 * random.normal(size=(modalities, rank)))
+    if covariance == "diagonal":
+        whitening = 1 / deviations
+    else:
+        basis = np.linalg.qr(random.normal(size=(modalities, width, width)))[0][..., :rank]
+        whitening = basis / deviations[:, None]
+    outside = np.exp(random.normal(size=modalities)) if rank < width else np.zeros(modalities)
+    return {
+        "center": random.normal(size=(modalities, width)),
+        "whitening": whitening,
+        "deviations": deviations,
+        "prototypes": random.normal(size=(modalities, int(random.integers(1, 4)), rank)),
+        "outside": outside,
+    }
+
+
+def trust(random: np.random.Generator, modalities: int, width: int) -> Arrays:
+    """What distances cost, float64: a band that ordinary features may lie in or beside."""
+    low = np.log(width) / 2 + random.uniform(-1.0, 0.5, size=modalities)
+    high = low + random.uniform(0.5, 1.5, size=modalities)
+    steepness = np.exp(random.uniform(np.log(0.5), np.log(20.0), size=modalities))
+    onset = random.choice([0.0, 0.2, 1.0, 3.0], size=modalities)
+    return {
+        "band": np.stack([low, high], axis=1),
+        "loss": np.stack([steepness, onset], axis=1),
+    }

@@ -51,9 +51,11 @@ _NUMBER = re.compile(r"-?(0x[01](\.[0-9a-f]+)?p[+-][0-9]+|inf)|nan")
 _NEEDS = {
     "confidence": "logits",
     "agreement": "logits",
+    "corroboration": "logits",
     "energy": "logits",
     "alignment": "features",
     "anchored_alignment": "features",
+    "typicality": "features",
     "vacuity": "logits",
 }
 _POLICY_NEEDS = {"co_attention": "features", "dmome": "features", "qmf": "logits", "tmc": "logits"}
@@ -205,7 +207,9 @@ def _check_batch(spec: SchedulerSpec, arrays: Arrays, parameters: Arrays) -> Non
             )
     needed = {"features" if spec.fusion == "feature" else "logits"}
     needed |= {_POLICY_NEEDS[spec.policy]} if spec.policy in _POLICY_NEEDS else set()
-    needed |= {_NEEDS[name] for name in spec.signals if name in _NEEDS}
+    fitted = any(name.startswith("signals.typicality.") for name in parameters)
+    read = [name for name in spec.signals if fitted or name != "typicality"]  # DMS-Q-014
+    needed |= {_NEEDS[name] for name in read if name in _NEEDS}
     if missing := sorted(needed - set(arrays)):
         raise MissingInput("the batch lacks what the spec reads", expected=", ".join(missing))
 

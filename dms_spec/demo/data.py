@@ -14,16 +14,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler
 
+from dms_spec.calibration import fit_temperature
+from dms_spec.demo.trust import Arrays, Known, fit_typicality
 from dms_spec.demo.views import VIEWS, FloatArray
 
 NAMES: tuple[str, ...] = tuple(VIEWS)
-TEST_SHARE = 0.2
+#: Of all scans those to test on, and of the rest those that say how far to trust a view.
+TEST_SHARE, HELD_SHARE = 0.2, 0.2
 PASSES, DROPOUT = 10, 0.1
 #: How many views of each sample are degraded.
 DRAWN = max(1, len(NAMES) // 2)
 
 BoolArray = NDArray[np.bool_]
-Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,16 +66,18 @@ class View:
         masks: Dropout masks on the inputs, [T, W], frozen: a pass drops the same inputs of
             every sample, so that a sample's passes do not depend on who else is in the batch.
         classifier: From inputs to class scores.
+        temperature: What to divide them by.
     """
 
     test: FloatArray
     noise: FloatArray
     masks: FloatArray
     classifier: Any
+    temperature: float
 
     def scores(self, inputs: FloatArray) -> FloatArray:
         """Class scores: [N, W] -> [N, C]."""
-        return np.asarray(self.classifier.decision_function(inputs))
+        return np.asarray(self.classifier.decision_function(inputs)) / self.temperature
 
     def noisy(self, sigma: float) -> FloatArray:
         """The inputs with noise of a level, [N, W]."""
@@ -86,15 +90,19 @@ class Split:
 
     Attributes:
         train: Number of scans trained on.
+        held: Number of scans held out from the classifiers, to calibrate them and typicality.
         labels: Digits of the test part, [N].
         views: By name, in the order of the M axis.
         drawn: True for the views that a degrading condition degrades, [N, M].
+        parameters: Of the signal typicality, by full name.
     """
 
     train: int
+    held: int
     labels: NDArray[Any]
     views: Mapping[str, View]
     drawn: BoolArray
+    parameters: Arrays
 
     def degraded(self, condition: Condition) -> BoolArray:
         """The views that a condition degrades, [N, M]."""
@@ -104,30 +112,56 @@ class Split:
 def make_split(seed: SeedSequence) -> Split:
     """Split the scans, train one classifier per view, and draw everything that is random."""
     digits = load_digits()
-    split_seed, draw_seed, *view_seeds = seed.spawn(2 + len(VIEWS))
-    train, test = train_test_split(
-        np.arange(len(digits.target)),
-        test_size=TEST_SHARE,
-        stratify=digits.target,
-        random_state=int(split_seed.generate_state(1)[0]),
-    )
-    views = {}
+    split_seed, held_seed, draw_seed, *view_seeds = seed.spawn(3 + len(VIEWS))
+    rest, test = _parts(np.arange(len(digits.target)), digits.target, TEST_SHARE, split_seed)
+    train, held = _parts(rest, digits.target, HELD_SHARE, held_seed)
+    views, known = {}, []
     for (name, view), view_seed in zip(VIEWS.items(), view_seeds, strict=True):
         inputs = view(digits.images)
-        scaler = MinMaxScaler().fit(inputs[train])
-        classifier = LogisticRegression(max_iter=1000)
-        classifier.fit(scaler.transform(inputs[train]), digits.target[train])
+        # From the bottom of each range and without an intercept: a view that has gone dead, and
+        # reads the least that it can, then speaks for no class.
+        inputs = MinMaxScaler().fit(inputs[train]).transform(inputs)
+        classifier = LogisticRegression(max_iter=1000, fit_intercept=False)
+        classifier.fit(inputs[train], digits.target[train])
+        held_scores = classifier.decision_function(inputs[held])
         random = Generator(Philox(view_seed))
         width = inputs.shape[1]
         views[name] = View(
-            test=scaler.transform(inputs[test]),
+            test=inputs[test],
             noise=random.standard_normal((len(test), width)),
             masks=(random.random((PASSES, width)) >= DROPOUT) / (1 - DROPOUT),
             classifier=classifier,
+            temperature=fit_temperature(held_scores, digits.target[held]).temperature,
+        )
+        known.append(
+            Known(train=inputs[train], held=inputs[held], scores=views[name].scores, random=random)
         )
     some = np.tile(np.arange(len(NAMES)) < DRAWN, (len(test), 1))
-    drawn = Generator(Philox(draw_seed)).permuted(some, axis=1)
-    return Split(train=len(train), labels=digits.target[test], views=views, drawn=drawn)
+    return Split(
+        train=len(train),
+        held=len(held),
+        labels=digits.target[test],
+        views=views,
+        drawn=Generator(Philox(draw_seed)).permuted(some, axis=1),
+        parameters=fit_typicality(known, digits.target[train], digits.target[held], _width(views)),
+    )
+
+
+def _parts(
+    rows: NDArray[Any], labels: NDArray[Any], share: float, seed: SeedSequence
+) -> list[NDArray[Any]]:
+    """The rows in two parts, evenly over the classes; the second has the share."""
+    parts: list[NDArray[Any]] = train_test_split(
+        rows,
+        test_size=share,
+        stratify=labels[rows],
+        random_state=int(seed.generate_state(1)[0]),
+    )
+    return parts
+
+
+def _width(views: Mapping[str, View]) -> int:
+    return max(int(view.test.shape[1]) for view in views.values())
 
 
 def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
@@ -139,21 +173,20 @@ def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
         drawn: Which they are, [N, M].
 
     Returns:
-        ``features`` and ``logits`` [N, M, C], ``mc_logits`` [T, N, M, C], ``present`` [N, M].
+        ``features`` [N, M, D], which are the views' inputs with zeros up to the widest,
+        ``logits`` [N, M, C], ``mc_logits`` [T, N, M, C], ``present`` [N, M].
     """
-    logits, passes = [], []
+    features, logits, passes = [], [], []
+    width = _width(split.views)
     for hit, view in zip(drawn.T, split.views.values(), strict=True):
         spoilt = 0.0 if condition.kind == "zeroed" else view.noisy(condition.sigma)
         inputs = np.where(hit[:, None], spoilt, view.test)
+        features.append(np.pad(inputs, ((0, 0), (0, width - inputs.shape[1]))))
         logits.append(view.scores(inputs))
         passes.append([view.scores(inputs * mask) for mask in view.masks])
-    scores = np.stack(logits, axis=1)
     arrays = {
-        # The views' inputs have different widths and meanings, and so can neither be stacked nor
-        # compared. Class scores live in one space, where agreeing means something: they are the
-        # features. Centred, for a constant added to them says nothing about the class.
-        "features": scores - scores.mean(axis=-1, keepdims=True),
-        "logits": scores,
+        "features": np.stack(features, axis=1),
+        "logits": np.stack(logits, axis=1),
         "mc_logits": np.stack(passes, axis=2),
     }
     if condition.kind == "absent":
@@ -161,3 +194,13 @@ def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
             array[..., drawn, :] = np.nan  # nobody may read what is not there
     present = ~drawn if condition.kind == "absent" else np.ones_like(drawn)
     return {name: array.astype(np.float32) for name, array in arrays.items()} | {"present": present}
+
+
+def comparable(arrays: Arrays) -> Arrays:
+    """The batch with features that can be compared across views, for a spec that does.
+
+    The views' inputs differ in meaning. Class scores live in one space, where agreeing means
+    something; centred, for a constant added to them says nothing about the class.
+    """
+    scores = arrays["logits"]
+    return arrays | {"features": scores - scores.mean(axis=-1, keepdims=True)}

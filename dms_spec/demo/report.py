@@ -14,6 +14,7 @@ import numpy as np
 from dms_spec.cli.common import table
 from dms_spec.demo.data import CONDITIONS, DRAWN, DROPOUT, NAMES, PASSES
 from dms_spec.demo.study import LEVELS, ORACLE, SPECS, SWEPT, Accuracy, Study
+from dms_spec.demo.trust import DRAWS, NOISE
 
 _CLEAN = CONDITIONS[0].name
 _BASELINE = "uniform"
@@ -103,28 +104,34 @@ def as_text(study: Study, backend: str) -> str:
     clean = study.accuracy[_CLEAN]
     alone = ", ".join(f"{name} {percent(clean[name]):.1f}" for name in NAMES)
     drawn, views = DRAWN, len(NAMES)
+    scans = study.train + study.held + study.test
     legend = {
         "single": f"{best_view(study)} alone; where it is missing it has no answer, and is wrong",
-        "uniform": "the preset 'static'; paper, robust: presets; all fuse probabilities",
+        "uniform": "the preset 'static'; all fuse probabilities",
+        "paper": "the preset, on features that can be compared: the class scores",
+        "robust": "the preset's rule; typicality learned from uniform noise, exchanged inputs",
         "oracle": "uniform over the views that were not degraded, as if one knew which",
         "gain": "robust less uniform, with its standard error over the splits",
         "share": f"weight of the degraded views under robust; {drawn / views:.2f} if all equal",
         "noise s": "Gaussian, standard deviation s, on inputs whose training range is 1",
-        "missing": "told: marked absent; untold: inputs 0, marked present",
+        "missing": "told: marked absent; untold: inputs 0, marked present; 0 speaks for no class",
     }
     return "\n".join(
         [
             (
-                f"{study.train + study.test} real scans of digits, each seen through {views} "
-                "views; one classifier per view"
+                f"{scans} real scans of digits, each seen through {views} views; "
+                "one classifier per view"
             ),
             (
                 f"{len(clean[_BASELINE])} random splits: {study.train} scans to train on, "
-                f"{study.test} to test on; backend {backend}"
+                f"{study.held} held out to calibrate by, {study.test} to test on"
             ),
             f"Each view alone on clean scans, in %: {alone}",
             "",
-            f"Accuracy in %, with {drawn} of the {views} views of every test scan degraded",
+            (
+                f"Accuracy in %, with {drawn} of the {views} views of every test scan degraded; "
+                f"backend {backend}"
+            ),
             "",
             results_table(study),
             "",
@@ -145,11 +152,13 @@ def as_data(study: Study, backend: str, seed: int) -> dict[str, Any]:
             "backend": backend,
             "splits": len(study.accuracy[_CLEAN][_BASELINE]),
             "train": study.train,
+            "held_out": study.held,
             "test": study.test,
             "views": list(NAMES),
             "views_degraded_per_sample": DRAWN,
             "passes": PASSES,
             "dropout": DROPOUT,
+            "corruption_learned_from": {"draws": DRAWS, "uniform_noise": list(NOISE)},
             "specs": {name: spec.to_dict() for name, spec in SPECS.items()},
         },
         "versions": {

@@ -18,26 +18,29 @@ from tqdm import tqdm
 from dms_spec.demo.data import (
     CONDITIONS,
     NAMES,
-    Arrays,
     BoolArray,
     Condition,
     Split,
+    comparable,
     make_batch,
     make_split,
 )
+from dms_spec.demo.trust import Arrays
 from dms_spec.demo.views import FloatArray
 from dms_spec.interface import Backend
+from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 
 #: Splits of the scans, each with classifiers, masks, noise and drawn views of its own.
 REPEATS = 5
 
-#: All fused as probabilities, so that they differ in nothing but the weights.
+#: All fused as probabilities, so that they differ in nothing but the weights. What the policy of
+#: `robust` could learn beside its rule needs torch, and ``dms fit``: here it is the rule.
 SPECS: dict[str, SchedulerSpec] = {
     "uniform": SchedulerSpec.preset("static", NAMES).replace(fusion="probability"),
     "paper": SchedulerSpec.preset("paper", NAMES).replace(fusion="probability"),
-    "robust": SchedulerSpec.preset("robust", NAMES),
+    "robust": SchedulerSpec.preset("robust", NAMES).replace(policy="linear", fusion="probability"),
 }
 
 #: The uniform mean over the views that were not degraded, as if one knew which those are.
@@ -69,6 +72,7 @@ class Study:
 
     Attributes:
         train: Number of scans trained on, in each split.
+        held: Number of scans held out from that, to calibrate by.
         test: Number of scans tested on, in each split.
         accuracy: By condition.
         weight_on_degraded: By condition, what `robust` gave to the degraded views together, the
@@ -77,11 +81,13 @@ class Study:
         sweep_weights: Weights that `robust` gave, [levels, N, M], one split after the other.
         sweep_inputs: The swept view of the first split's scans, [levels, n, W].
         sweep_labels: What those scans show, [n].
-        example: A batch in which the samples take turns in being under each condition.
+        parameters: What `robust` learned in the first split.
+        example: A batch of that split, whose samples take turns in being under each condition.
         samples: What is known about each sample of that batch.
     """
 
     train: int
+    held: int
     test: int
     accuracy: dict[str, Accuracy]
     weight_on_degraded: dict[str, list[float]]
@@ -89,6 +95,7 @@ class Study:
     sweep_weights: FloatArray
     sweep_inputs: FloatArray
     sweep_labels: NDArray[Any]
+    parameters: Arrays
     example: Arrays
     samples: list[Sample]
 
@@ -126,6 +133,7 @@ def run_study(backend: Backend, seed: int, repeats: int = REPEATS) -> Study:
     example, samples = make_example(first)
     return Study(
         train=first.train,
+        held=first.held,
         test=len(first.labels),
         accuracy={name: _by_method(row) for name, row in rows.items()},
         weight_on_degraded={n: [m.weight_on_degraded for m in row] for n, row in rows.items()},
@@ -133,6 +141,7 @@ def run_study(backend: Backend, seed: int, repeats: int = REPEATS) -> Study:
         sweep_weights=np.concatenate([[m.weights for m in steps] for steps in sweep], axis=1),
         sweep_inputs=np.stack([first.views[SWEPT].noisy(level) for level in LEVELS]),
         sweep_labels=first.labels,
+        parameters=first.parameters,
         example=example,
         samples=samples,
     )
@@ -151,7 +160,7 @@ def measure(backend: Backend, split: Split, condition: Condition, drawn: BoolArr
     runs |= {name: (spec, present) for name, spec in SPECS.items()}
     runs[ORACLE] = uniform, present & ~drawn
     results = {
-        method: schedule(backend, spec, arrays | {"present": there})
+        method: schedule(backend, spec, split.parameters, arrays | {"present": there})
         for method, (spec, there) in runs.items()
     }
     weights, _ = results["robust"]
@@ -166,12 +175,15 @@ def measure(backend: Backend, split: Split, condition: Condition, drawn: BoolArr
 
 
 def schedule(
-    backend: Backend, spec: SchedulerSpec, arrays: Arrays
+    backend: Backend, spec: SchedulerSpec, learned: Arrays, arrays: Arrays
 ) -> tuple[FloatArray, NDArray[np.intp]]:
     """Weights [N, M] and predicted classes [N]; -1, which is never right, if nothing is active."""
     device = backend.check_device(None)
+    parameters = learned if "typicality" in spec.signals else {}
+    if resolve(spec, parameters).shares_space():
+        arrays = comparable(arrays)
     batch = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
-    result = backend.scheduler(spec, device=device)(ModalityBatch(**batch))
+    result = backend.scheduler(spec, parameters, device=device)(ModalityBatch(**batch))
     fused, active = backend.to_numpy(result.fused), backend.to_numpy(result.active)
     predicted = np.where(active.any(axis=1), fused.argmax(axis=1), -1)
     return backend.to_numpy(result.weights), predicted

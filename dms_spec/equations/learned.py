@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Floats, Policy, PolicyInput
+from dms_spec.equations.policies import Floats, Policy, PolicyInput, linear
 from dms_spec.errors import SpecError
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
@@ -67,10 +67,13 @@ def monotone(ns: Namespace, given: PolicyInput, *, hidden: int = 16) -> dict[str
 
     Equation E18; Sill 1997 (monotonic networks). Every factor on the way from a signal to the
     score is positive and tanh rises, so a modality's weight cannot fall when one of its own
-    signals says that it is better, whatever is learned. Parameters as in `residual_mlp`.
+    signals says that it is better, whatever is learned. Parameters as in `residual_mlp`; without
+    any it is `linear`.
     """
     del hidden
     xp, p = ns.xp, given.evidence.parameters
+    if not p:
+        return linear(ns, given)
     y = xp.stack(list(_towards_trust(given).values()), axis=-1)
     units = xp.tanh(xp.matmul(y, _softplus(ns, p["hidden_weight"])) + p["hidden_bias"])
     rising = xp.matmul(units, _softplus(ns, p["output_weight"]))
@@ -143,6 +146,7 @@ LEARNED: tuple[Policy, ...] = (
         equation="E18",
         uses_signals=True,
         parameters=_NETWORK,
+        parameters_optional=True,
         initial=_initial_network,
     ),
 )

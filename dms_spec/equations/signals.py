@@ -190,7 +190,7 @@ def corroboration(ns: Namespace, evidence: Evidence) -> Array:
 
     How far the others lend support to what m predicts. Equation E22; the first half of the
     divergence of E10 (Lin 1991), which two modalities do not share: of two that disagree, the
-    one whose prediction the other leaves room for keeps more.
+    surer one stakes more on what the other does not see, and keeps less.
     """
     p, q, defined = _with_others(ns, evidence)
     divergence = _divergence(ns, p, 0.5 * (p + q))

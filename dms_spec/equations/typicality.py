@@ -24,7 +24,7 @@ PLACE: Mapping[str, str] = {
 }
 
 #: What a distance costs in trust.
-TRUST: Mapping[str, str] = {"band": "M b", "loss": "M b"}
+TRUST: Mapping[str, str] = {"band": "M 2", "loss": "M 2"}
 
 
 def typicality(ns: Namespace, evidence: Evidence) -> Array:
@@ -33,7 +33,7 @@ def typicality(ns: Namespace, evidence: Evidence) -> Array:
     e is how far the log-distance of `log_distance` lies outside the ``band`` of held-out clean
     samples, on either side: too far from every prototype, or closer than samples come (the
     typical set; Nalisnick et al. 2019, arXiv 1906.02994). k and h, the two numbers of ``loss``,
-    are fitted so that ``exp(t)`` is the share of its skill that the modality's head keeps there.
+    are fitted so that ``exp(t)`` is the share of trust that the modality's head deserves there.
     Equation E21; dms-spec, clause DMS-Q-013. Without parameters it is 0.
     """
     xp, p = ns.xp, evidence.parameters
@@ -43,7 +43,9 @@ def typicality(ns: Namespace, evidence: Evidence) -> Array:
     excess = xp.maximum(distance - high, zero) + xp.maximum(low - distance, zero)
     steepness, onset = p["loss"][:, 0], p["loss"][:, 1]
     kept = xp.logaddexp(-steepness * onset, zero)
-    return kept - xp.logaddexp(steepness * (excess - onset), zero)
+    lost = xp.minimum(kept - xp.logaddexp(steepness * (excess - onset), zero), zero)
+    # Selected: a compiler that folds the first logarithm may round the two differently.
+    return xp.where(excess > 0, lost, zero)
 
 
 def log_distance(ns: Namespace, features: Array, parameters: Mapping[str, Array]) -> Array:
@@ -61,28 +63,44 @@ def log_distance(ns: Namespace, features: Array, parameters: Mapping[str, Array]
             [M, r], ``prototypes`` nu [M, c, r], ``outside`` o [M].
 
     Returns:
-        ``[B, M]``; at least half the log of the smallest normal number.
+        ``[B, M]``, finite also at a prototype, where it is some large negative number.
     """
-    xp = ns.xp
+    xp, p = ns.xp, parameters
     one = ns.constant(1.0, features)
-    # Relative to the largest entry, so that no square overflows.
-    peak = ns.stop_gradient(xp.maximum(xp.max(xp.abs(features), axis=-1, keepdims=True), one))
-    offset = features / peak - parameters["center"] / peak
-    whitening = parameters["whitening"]
-    diagonal = whitening.ndim == 2
-    y = offset * whitening if diagonal else _each(xp, offset, whitening)
-    nu = parameters["prototypes"]
+    least = ns.constant(float(xp.finfo(features.dtype).smallest_normal), features)
+    # Each length is taken in units of its largest part, so that no square leaves the range of the
+    # dtype, whatever the features and their deviations are measured in. No gradient goes through
+    # units: the result does not depend on them.
+    peak = xp.maximum(_largest(xp, features), xp.maximum(_largest(xp, p["center"]), one))
+    peak = ns.stop_gradient(peak)
+    offset = features / peak - p["center"] / peak
+    diagonal = p["whitening"].ndim == 2
+    y = offset * p["whitening"] if diagonal else _each(xp, offset, p["whitening"])
+    farthest = xp.max(_largest(xp, p["prototypes"]), axis=-2)
+    reach = xp.maximum(xp.maximum(_largest(xp, y), farthest / peak), least)
+    reach = ns.stop_gradient(reach)
     # |y - nu|^2 multiplied out: nothing of size [B, M, c, r] is made.
-    square = xp.sum(y * y, axis=-1, keepdims=True)
-    across = _each(xp, y, xp.matrix_transpose(nu))
-    own = xp.sum(nu * nu, axis=-1) / peak / peak
-    nearest = xp.min(square - 2.0 * across / peak + own, axis=-1)
-    length = y * parameters["deviations"]
-    outside = xp.sum(offset * offset, axis=-1) - xp.sum(length * length, axis=-1)
-    zero = ns.constant(0.0, nearest)
-    total = xp.maximum(nearest, zero) + parameters["outside"] * xp.maximum(outside, zero)
-    least = ns.constant(float(xp.finfo(total.dtype).smallest_normal), total)
-    return 0.5 * xp.log(xp.maximum(total, least)) + xp.log(peak[..., 0])
+    inside, share = y / reach, farthest / peak / reach
+    nu = p["prototypes"] / xp.maximum(farthest, least)[..., None]
+    square = xp.sum(inside * inside, axis=-1, keepdims=True)
+    across = _each(xp, inside, xp.matrix_transpose(nu)) * share
+    own = xp.sum(nu * nu, axis=-1) * share * share
+    nearest = xp.min(square - 2.0 * across + own, axis=-1)
+    extent = ns.stop_gradient(xp.maximum(_largest(xp, offset), least))
+    whole, length = offset / extent, y * p["deviations"] / extent
+    outside = xp.sum(whole * whole, axis=-1) - xp.sum(length * length, axis=-1)
+    zero, weight = ns.constant(0.0, nearest), p["outside"]
+    reach, extent = reach[..., 0], extent[..., 0]
+    unit = ns.stop_gradient(xp.maximum(reach, xp.sqrt(weight) * extent))
+    reach, extent = reach / unit, extent / unit
+    total = xp.maximum(nearest, zero) * reach * reach
+    total = total + weight * extent * extent * xp.maximum(outside, zero)
+    return 0.5 * xp.log(xp.maximum(total, least)) + xp.log(unit) + xp.log(peak[..., 0])
+
+
+def _largest(xp: Any, vectors: Array) -> Array:
+    """The largest absolute entry over the last axis, which it keeps."""
+    return xp.max(xp.abs(vectors), axis=-1, keepdims=True)
 
 
 def _each(xp: Any, rows: Array, matrices: Array) -> Array:

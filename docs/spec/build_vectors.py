@@ -36,7 +36,9 @@ NEEDS = {
     "alignment": ("features",),
     "anchored_alignment": ("features",),
     "agreement": ("logits",),
+    "corroboration": ("logits",),
     "energy": ("logits",),
+    "typicality": ("features",),
 }
 
 
@@ -351,6 +353,77 @@ def q_agreement() -> Iterator[Case]:
     yield Case("DMS-N-002 DMS-Q-009", "logits offset by 1e4", plain, far)
 
 
+def q_corroboration() -> Iterator[Case]:
+    plain = one_signal("corroboration")
+    drawn = only(batch("corroboration"), "logits")
+    yield Case("DMS-Q-015", "drawn", plain, drawn)
+    yield Case("DMS-Q-015", "one absent", plain, drawn | {"present": [[1, 1, 1], [1, 0, 1]]})
+    two = one_signal("corroboration", 2)
+    sure = {"logits": ln([[[0.98, 0.01, 0.01], [0.2, 0.4, 0.4]]])}
+    yield Case("DMS-Q-015", "two modalities: a sure one and an unsure one", two, sure)
+    yield Case("DMS-Q-015", "no others", plain, drawn | {"present": [[0, 1, 0], [0, 0, 1]]})
+    apart = {"logits": [[[0.0, -INF], [-INF, 0.0], [-INF, 1.0]]]}
+    yield Case("DMS-Q-015 DMS-N-004", "predictions that exclude each other", plain, apart)
+    far = {"logits": drawn["logits"] + 1e4}
+    yield Case("DMS-N-002 DMS-Q-015", "logits offset by 1e4", plain, far)
+
+
+def q_typicality() -> Iterator[Case]:
+    plain = one_signal("typicality")
+
+    def fitted(**arrays: Any) -> dict:
+        """A place of three modalities, each turned otherwise, and what leaving it costs."""
+        cost = {"band": [[-1.0, 1.0], [0.0, 1.5], [-0.5, 0.75]], "loss": [[2, 0.5], [8, 0], [1, 3]]}
+        return {f"signals.typicality.{name}": array for name, array in (arrays | cost).items()}
+
+    deviations = np.array([[1.0, 0.5], [2.0, 0.25], [0.5, 1.0]])
+    turns = np.array(
+        [[[0.6, -0.8], [0.8, 0.6]], [[0.0, 1.0], [1.0, 0.0]], [[0.8, 0.6], [-0.6, 0.8]]]
+    )
+    nu = draw("prototypes", 3, 2, 2, span=2.0)
+    center = draw("center", 3, 2, span=2.0)
+    full = fitted(
+        center=center,
+        whitening=turns / deviations[:, None],
+        deviations=deviations,
+        prototypes=nu,
+        outside=np.zeros(3),
+    )
+    low_rank = fitted(
+        center=draw("center", 3, 3, span=2.0),
+        # The third axis is outside, and so is what the first two are turned away from.
+        whitening=np.pad(turns[..., :1] / deviations[:, None, :1], ((0, 0), (0, 1), (0, 0))),
+        deviations=deviations[:, :1],
+        prototypes=nu[..., :1],
+        outside=[0.25, 1.0, 4.0],
+    )
+    diagonal = fitted(
+        center=center,
+        whitening=1 / deviations,
+        deviations=deviations,
+        prototypes=nu,
+        outside=np.zeros(3),
+    )
+    drawn = only(batch("typicality"), "features")
+    wider = only(batch("typicality, wider", b=1, d=3), "features")
+    yield Case("DMS-Q-013", "full covariance, drawn", plain, drawn, full)
+    yield Case("DMS-Q-013", "low-rank covariance, drawn", plain, wider, low_rank)
+    mask = {"present": [[1, 1, 1], [1, 0, 1]]}
+    yield Case("DMS-Q-013", "diagonal covariance, one absent", plain, drawn | mask, diagonal)
+    # In each modality's own whitened coordinates, from the first prototype along the first axis.
+    steps = np.zeros((3, 3, 2))
+    steps[..., 0] = np.exp2([[0.5, 1.0, 0.0], [-3.0, -1.0, -2.0], [3.0, 4.0, 6.0]])
+    places = np.einsum("mdr,bmr->bmd", turns, (nu[:, 0] + steps) * deviations) + center
+    single = full | {"signals.typicality.prototypes": nu[:, :1]}
+    yield Case("DMS-Q-013", "typical, too close, too far", plain, {"features": places}, single)
+    at = {"features": center[None], "present": [[1, 1, 0]]}
+    zeros = {"signals.typicality.prototypes": np.zeros((3, 1, 2))}
+    yield Case("DMS-Q-013", "at a prototype: any finite number", plain, at, full | zeros)
+    huge = {"features": wider["features"][..., :2] * 1e18}
+    yield Case("DMS-N-001 DMS-Q-013", "features of size 1e+18", plain, huge, full)
+    yield Case("DMS-Q-014", "without parameters", plain, drawn)
+
+
 def q_energy() -> Iterator[Case]:
     drawn = only(batch("energy"), "logits")
     yield Case("DMS-Q-010", "drawn", one_signal("energy", coefficient=0.5), drawn)
@@ -550,8 +623,10 @@ FILES: tuple[Callable[[], Iterator[Case]], ...] = (
     q_alignment,
     q_anchored_alignment,
     q_confidence,
+    q_corroboration,
     q_energy,
     q_mutual_information,
+    q_typicality,
     q_uncertainty,
     s_shapes,
     w_weights,

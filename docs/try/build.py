@@ -1,6 +1,6 @@
 """Builds the page "Try it in the browser": static files alone, for any web server.
 
-Learns from scikit-learn's digits as `dms fit --spec robust` does, exports what was learned as
+Learns from scikit-learn's digits as `dms fit` does, exports what was learned as
 `dms export onnx` does, and puts the graph, some held-out digits, the page and ONNX Runtime's
 WebAssembly into one folder:
 
@@ -42,6 +42,7 @@ PAGE = ("index.html", "style.css", "page.js")
 # The smallest set that runs a graph: the script with its loader inside, and the WebAssembly.
 RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 
+#: The default of `dms fit`.
 PRESET = "robust"
 SEED = 0
 #: How many digits the page has.
@@ -83,11 +84,7 @@ def read_table() -> tuple[Table, NDArray[Any]]:
 
 
 def learn(table: Table) -> Artifact:
-    """What `dms fit --spec robust` learns: the heads and their temperatures.
-
-    Not the default policy, `monotone`: it would learn from digits of which none is spoilt, and
-    here does worse than the preset's own rule on those that are.
-    """
+    """What `dms fit` learns: heads, temperatures, what is typical of a view, and the policy."""
     return fit(table, SchedulerSpec.preset(PRESET, NAMES)).artifact
 
 

@@ -123,6 +123,7 @@ function card(modality, index) {
     const track = element("span", "", "track");
     const bar = element("i", "", "bar");
     group.title = better > 0 ? "more means more trust" : "more means less trust";
+    if (name === "typicality") group.title = "logarithm of the share of trust that is left (bar)";
     track.append(bar);
     group.append(element("dt", `${name} ${better > 0 ? "↑" : "↓"}`), value, track);
     find(".signals").append(group);
@@ -162,13 +163,15 @@ function build() {
     return points === 0 ? "level with" : `${size} ${points < 0 ? "below" : "above"}`;
   };
   $("made").textContent =
-    `Each view has a linear head, learned from ${training} clean digits of scikit-learn as by ` +
-    `dms fit --spec ${preset}; the weights follow that preset's rule. Nothing has seen a spoilt ` +
-    `view before. The digits here are drawn at random from the ${test} held out, those with the ` +
-    `most ordinary weights first. Over all held-out digits, accuracy is ` +
-    `${compared(measured[0])} uniform weights on clean views and ${compared(last)} at noise ` +
-    `${last.noise}. Noise does not always cost a view its weight: a head can be surer of itself ` +
-    `far from what it was trained on, as the last column counts.`;
+    `Each view has a linear head, learned from ${training} digits of scikit-learn as by dms fit, ` +
+    `whose default is ${preset}. What is unlike the digits that a view's head has learned from ` +
+    `costs it trust: how much was learned on digits spoilt by uniform and Laplace noise and by ` +
+    `exchanged numbers, never by Gaussian noise or a cover, as here. The digits here are drawn ` +
+    `at random from the ${test} held out, those with the most ordinary weights first. Over all ` +
+    `held-out digits, accuracy is ${compared(measured[0])} uniform weights on clean views and ` +
+    `${compared(last)} at noise ${last.noise}. Noise raised a view's weight in at most ` +
+    `${percent(Math.max(...measured.map(({ rose }) => rose)))} of the cases of a row, as the ` +
+    `last column counts.`;
   $("measured-caption").textContent =
     `All ${test} held-out digits, with noise on two of each one's four views (by NumPy)`;
   for (const { noise, scheduled, uniform, share, rose } of measured) {
@@ -277,8 +280,10 @@ function show(digit, arrays, outputs) {
     view.noise.nextElementSibling.textContent = Number(view.noise.value).toFixed(2);
     view.covered.nextElementSibling.textContent = `${view.covered.value} %`;
     for (const [name, { value, bar }] of Object.entries(view.signals)) {
-      value.textContent = there ? outputs[name][m].toFixed(2) : "–";
-      bar.style.width = `${there ? 100 * outputs[name][m] : 0}%`;
+      const seen = outputs[name][m];
+      const part = name === "typicality" ? Math.exp(seen) : seen;
+      value.textContent = there ? seen.toFixed(2) : "–";
+      bar.style.width = `${there ? 100 * part : 0}%`;
     }
   });
   const [predicted] = outputs.predicted;

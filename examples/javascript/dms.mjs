@@ -193,6 +193,28 @@ const SIGNALS = {
       return clip(1 - shannon / Math.LN2, 0, 1);
     },
   },
+  // E22
+  corroboration: {
+    direction: 1,
+    value({ logits, members }, m) {
+      const others = members.filter((n) => n !== m).map((n) => softmax(logits[n]));
+      if (others.length === 0) return 0;
+      const p = softmax(logits[m]);
+      return clip(Math.exp(-divergence(p, meanOf([p, meanOf(others)]))), 0.5, 1);
+    },
+  },
+  // E21
+  typicality: {
+    direction: 1,
+    value({ features }, m, options, own) {
+      if (!own.band) return 0; // nobody has fitted it (DMS-Q-014)
+      const [low, high] = matrix(own.band)[m];
+      const [steepness, onset] = matrix(own.loss)[m];
+      const distance = logDistance(features[m], m, own);
+      const excess = Math.max(0, distance - high) + Math.max(0, low - distance);
+      return Math.min(0, softplus(-steepness * onset) - softplus(steepness * (excess - onset)));
+    },
+  },
   // E11
   energy: {
     direction: 1,
@@ -248,6 +270,7 @@ const POLICIES = {
   },
   // E18
   monotone(given) {
+    if (!given.parameters.theta) return POLICIES.linear(given); // nobody has fitted it
     return { ...learnedTerms(given), rising: network(given, softplus) };
   },
 };
@@ -311,6 +334,26 @@ function cosine(x, y) {
   return dot(a, b) / (Math.sqrt(dot(a, a)) * Math.sqrt(dot(b, b)));
 }
 
+/** Half the log of what stands under the logarithm of E21. */
+function logDistance(x, m, { center, whitening, deviations, prototypes, outside }) {
+  // In units of the largest entry: no square overflows.
+  const home = matrix(center)[m];
+  const unit = Math.max(1, ...[...x, ...home].map(Math.abs));
+  const z = x.map((value, k) => value / unit - home[k] / unit);
+  const y =
+    whitening.shape.length === 2
+      ? z.map((value, k) => value * matrix(whitening)[m][k])
+      : columns(rowsOf(whitening, m)).map((column) => dot(z, column));
+  const squares = rowsOf(prototypes, m).map((nu) => {
+    const apart = y.map((value, j) => value - nu[j] / unit);
+    return dot(apart, apart);
+  });
+  const lengths = y.map((value, j) => value * matrix(deviations)[m][j]);
+  const residue = Math.max(0, dot(z, z) - dot(lengths, lengths));
+  const square = Math.min(...squares) + outside.values[m] * residue;
+  return Math.log(Math.max(square, 2 ** -1022)) / 2 + Math.log(unit);
+}
+
 /** A vector over its largest entry: its squares neither overflow nor vanish. */
 function unitScaled(x) {
   const top = Math.max(...x.map(Math.abs));
@@ -324,7 +367,7 @@ function matrix({ shape: [rows, width], values }) {
   return Array.from({ length: rows }, (_, r) => values.slice(r * width, (r + 1) * width));
 }
 
-/** The rows [M][K] of sample b of an array [B, M, K]; null for an array that is not given. */
+/** The rows [M][K] of entry b of an array [B, M, K]; null for an array that is not given. */
 function rowsOf(array, b) {
   if (!array) return null;
   const [, count, width] = array.shape;

@@ -91,6 +91,14 @@ def minimum(x: Array, y: Array | float, /) -> Array:
     return wrap(op.min([var(x), var(y, x)]))
 
 
+def logaddexp(x: Array, y: Array, /) -> Array:
+    """Of the larger and of how far the other is below it: no exponential overflows."""
+    apart = op.neg(op.abs(op.sub(var(x), var(y, x))))
+    # Not the operator Softplus, which one runtime does not have for float64.
+    more = op.log(op.add(op.exp(apart), var(1.0, x)))
+    return wrap(op.add(op.max([var(x), var(y, x)]), more))
+
+
 def where(condition: Array, x: Array, y: Array, /) -> Array:
     like = x if isinstance(x, Array) else y
     return wrap(op.where(var(condition), var(x, like), var(y, like)))

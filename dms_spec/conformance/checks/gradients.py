@@ -17,7 +17,16 @@ from dms_spec.types import ModalityBatch
 
 _NEEDS = ("arrays", "gradients")
 _ROLES = ("features", "logits", "mc_logits")
-_SIGNALS = ("confidence", "uncertainty", "mutual_information", "alignment", "agreement", "energy")
+_SIGNALS = (
+    "confidence",
+    "uncertainty",
+    "mutual_information",
+    "alignment",
+    "agreement",
+    "corroboration",
+    "energy",
+    "typicality",
+)
 
 
 def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[str, NDArray[Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.closeness import K, scales
@@ -102,6 +103,139 @@ def check_agreement(ctx: Context) -> None:
 def check_energy(ctx: Context) -> None:
     """Energy is the oracle's at temperatures of 1, below and above."""
     _hold(ctx, "DMS-Q-010", "energy", {}, {"temperature": 0.5}, {"temperature": 3})
+
+
+@check("DMS-Q-013")
+def check_typicality(ctx: Context) -> None:
+    """Typicality is the oracle's, and never above 0, whatever form its covariance has."""
+    _hold(ctx, "DMS-Q-013", "typicality", {}, high=0)
+
+
+@check("DMS-Q-013")
+def check_typicality_of_places(ctx: Context) -> None:
+    """Exactly 0 inside the band, and the less the further out, on either side of it."""
+
+    @ctx.given(
+        st.sampled_from(strategies.COVARIANCES),
+        st.sampled_from([1, 2, 5, 16]),
+        st.booleans(),
+        st.integers(0, 2**32 - 1),
+    )
+    def property_(covariance: str, width: int, beside: bool, seed: int) -> None:
+        random = np.random.Generator(np.random.Philox(seed))
+        spec = SchedulerSpec(
+            modalities=strategies.names(3), policy="static", signals={"typicality": {}}
+        )
+        place = strategies.typical(random, 3, width, covariance)
+        place["prototypes"] = place["prototypes"][:, :1]  # so that a step away is one outwards
+        beside = beside and bool(place["outside"].any())
+        cost = strategies.trust(random, 3, width)
+        low, high = cost["band"].T
+        beyond = [high + more for more in (0.25, 0.5, 1, 2, 4)]
+        distances = np.stack([low - 2, low - 1, (low + high) / 2, *beyond])
+        features = _at(place, distances, random, beside=beside)
+        far = 3e4 if ctx.dtype == "float16" else 1e18
+        step = features[-1:] - place["center"]
+        features = np.concatenate([features, far * step / np.abs(step).max(axis=-1, keepdims=True)])
+        arrays: strategies.Arrays = {"features": features.astype(ctx.dtype)}
+        parameters = {
+            f"signals.typicality.{name}": array.astype(ctx.computing)
+            for name, array in (place | cost).items()
+        }
+        result = ctx.expect_exact("DMS-Q-013", spec, arrays, parameters)
+        exact = oracle.schedule(spec, arrays, parameters)
+        scale = scales(spec, exact, arrays, parameters, ctx.computing)["typicality"]
+        value = result.signals["typicality"].astype(np.float64)
+        # Where the features came to lie when they were rounded.
+        where = np.array(
+            [[_distance(x, parameters, m) for m, x in enumerate(h)] for h in arrays["features"]]
+        )
+        excess = np.maximum(where - high, 0) + np.maximum(low - where, 0)
+        within = (where > low + 0.01) & (where < high - 0.01)
+        ctx.expect("DMS-Q-013", value[within] == 0, "what is typical is not worth exactly 0")
+        order = np.argsort(excess, axis=0)
+        value, allowed = (
+            np.take_along_axis(array, order, axis=0) for array in (value, K * ctx.eps * scale)
+        )
+        falls = value[1:] <= value[:-1] + allowed[1:] + allowed[:-1]
+        ctx.expect("DMS-Q-013", falls, "further out is trusted more")
+        most = cost["loss"][:, 0] * (excess[-1] - cost["loss"][:, 1])
+        ctx.expect("DMS-Q-013", value[-1] <= -most / 2, "what is lost has a bound")
+
+
+def _distance(x: NDArray[Any], parameters: strategies.Arrays, m: int) -> float:
+    own = {name.rpartition(".")[2]: array[m] for name, array in parameters.items()}
+    return oracle.log_distance([float(a) for a in x], own)
+
+
+def _at(
+    place: strategies.Arrays,
+    distances: NDArray[np.float64],
+    random: np.random.Generator,
+    *,
+    beside: bool,
+) -> NDArray[np.float64]:
+    """Features ``[B, M, D]`` at log-distances ``[B, M]`` from the only prototype.
+
+    Within the subspace, or beside it.
+    """
+    modalities, width = place["center"].shape
+    nu, deviations = place["prototypes"][:, 0], place["deviations"]
+    basis = place["whitening"]
+    if basis.ndim == 2:
+        basis = np.repeat(np.eye(width)[None], modalities, axis=0)
+    else:
+        basis = basis * deviations[:, None]
+    home = np.einsum("mdr,mr->md", basis, nu * deviations)
+    if beside:
+        away = random.normal(size=(modalities, width))
+        away -= np.einsum("mdr,mer,me->md", basis, basis, away)
+        away /= np.linalg.norm(away, axis=-1, keepdims=True) * np.sqrt(place["outside"])[:, None]
+    else:
+        y = random.normal(size=nu.shape)
+        y /= np.linalg.norm(y, axis=-1, keepdims=True)
+        away = np.einsum("mdr,mr->md", basis, y * deviations)
+    return np.asarray(place["center"] + home + np.exp(distances)[..., None] * away)
+
+
+@check("DMS-Q-014")
+def check_typicality_without_parameters(ctx: Context) -> None:
+    """Without its parameters typicality is 0, also where it is weighed, and a note says so."""
+
+    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    def property_(arrays: strategies.Arrays) -> None:
+        spec = SchedulerSpec(
+            modalities=strategies.names(arrays["present"].shape[1]),
+            signals={"typicality": {}},
+            coefficients={"typicality": 2.0},
+            fusion="probability",
+        )
+        own = {name: array for name, array in arrays.items() if name != "features"}
+        for given in (arrays, own):  # nor does it need the features that it would have read
+            result = ctx.schedule(spec, given)
+            zero = result.signals["typicality"] == 0
+            ctx.expect("DMS-Q-014", zero, "typicality is not 0 without parameters")
+            told = any("typicality" in note for note in result.notes)
+            ctx.expect("DMS-Q-014", told, "no note says that typicality is 0")
+
+
+@check("DMS-Q-015")
+def check_corroboration(ctx: Context) -> None:
+    """Corroboration is the oracle's, in [1/2, 1], and 0 for one that is alone."""
+    _hold(ctx, "DMS-Q-015", "corroboration", {}, low=0, high=1)
+
+    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    def property_(arrays: strategies.Arrays) -> None:
+        spec = SchedulerSpec(
+            modalities=strategies.names(arrays["present"].shape[1]),
+            policy="static",
+            signals={"corroboration": {}},
+        )
+        result = ctx.schedule(spec, arrays)
+        value, alone = result.signals["corroboration"], result.active.sum(axis=1) < 2
+        ctx.expect("DMS-Q-015", value[alone] == 0, "a lone modality corroborates itself")
+        others = value[~alone][result.active[~alone]]
+        ctx.expect("DMS-Q-015", others >= 0.5, "corroboration is below 1/2")
 
 
 @check("DMS-N-005", needs=("dtype:float32",), dtypes=("float16", "bfloat16"))

@@ -13,7 +13,7 @@ from dms_spec.spec import SchedulerSpec
 def check_any_case_matches_the_oracle(ctx: Context) -> None:
     """Any spec, any batch: every output is close to the oracle's."""
 
-    @ctx.given(ctx.cases())
+    @ctx.given(ctx.cases(among=tuple(strategies.SIGNAL_OPTIONS)))
     def property_(case: strategies.Case) -> None:
         ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
 
@@ -54,6 +54,7 @@ def check_offset_logits(ctx: Context) -> None:
                 "uncertainty": {},
                 "mutual_information": {},
                 "agreement": {},
+                "corroboration": {},
                 "energy": {"temperature": 0.5},
             },
             fusion="probability",
@@ -61,7 +62,7 @@ def check_offset_logits(ctx: Context) -> None:
         ctx.expect_exact("DMS-N-002", spec, moved, {})
 
 
-@check("DMS-N-004", "DMS-Q-001", "DMS-Q-009", "DMS-Q-010")
+@check("DMS-N-004", "DMS-Q-001", "DMS-Q-009", "DMS-Q-010", "DMS-Q-015")
 def check_ruled_out_classes(ctx: Context) -> None:
     """A class at -inf counts as probability 0: the same as if it were not there."""
 
@@ -76,6 +77,7 @@ def check_ruled_out_classes(ctx: Context) -> None:
                 "uncertainty": {"reduction": "sum"},
                 "mutual_information": {},
                 "agreement": {},
+                "corroboration": {},
                 "energy": {},
             },
             fusion="probability",

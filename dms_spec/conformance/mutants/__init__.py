@@ -28,6 +28,7 @@ def mutants() -> tuple[Mutant, ...]:
         presence,
         relations,
         signals,
+        typicality,
         values,
         weights,
     )
@@ -37,6 +38,7 @@ def mutants() -> tuple[Mutant, ...]:
         *weights.MUTANTS,
         *signals.MUTANTS,
         *relations.MUTANTS,
+        *typicality.MUTANTS,
         *values.MUTANTS,
         *learned.MUTANTS,
         *arrays.MUTANTS,

@@ -1,4 +1,4 @@
-"""Wrong about signals that compare: alignment with others or an anchor, agreement."""
+"""Wrong about signals that compare: with the features of others, an anchor, their predictions."""
 
 from __future__ import annotations
 
@@ -122,6 +122,22 @@ def _lone_agrees(ns: Namespace, evidence: Evidence) -> Array:
     return np.where(alone, value.dtype.type(1), value)
 
 
+def _corroboration(divergence: Callable[[_Values, _Values], _Values]) -> Any:
+    def function(ns: Namespace, evidence: Evidence) -> Array:
+        p, q = _prediction_and_others(evidence)
+        alone = evidence.active.sum(axis=-1, keepdims=True) < 2
+        value = np.where(alone, 0, np.exp(-divergence(p, q)))
+        return np.asarray(value, dtype=evidence.logits.dtype)
+
+    return function
+
+
+def _lone_is_corroborated(ns: Namespace, evidence: Evidence) -> Array:
+    value = right.corroboration(ns, evidence)
+    alone = evidence.active.sum(axis=-1, keepdims=True) < 2
+    return np.where(alone, value.dtype.type(1), value)
+
+
 def _silent_about_two(resolved: Resolved) -> Resolved:
     signals = [replace(s, cancels_with_two=False) for s in resolved.signals]
     return replace(resolved, signals=tuple(signals))
@@ -218,5 +234,29 @@ MUTANTS = (
         summary="lets a lone modality agree with itself",
         clause="DMS-Q-009",
         resolved=signal("agreement", _lone_agrees),
+    ),
+    Mutant(
+        name="corroborated_backwards",
+        summary="takes corroboration's divergence of the others from the middle, not of its own",
+        clause="DMS-Q-015",
+        resolved=signal("corroboration", _corroboration(lambda p, q: _kl(q, (p + q) / 2))),
+    ),
+    Mutant(
+        name="corroborated_by_agreement",
+        summary="takes both halves of the divergence for corroboration",
+        clause="DMS-Q-015",
+        resolved=signal("corroboration", _corroboration(_js)),
+    ),
+    Mutant(
+        name="corroboration_without_middle",
+        summary="takes corroboration's divergence from the others alone, which has no bound",
+        clause="DMS-Q-015",
+        resolved=signal("corroboration", _corroboration(_kl)),
+    ),
+    Mutant(
+        name="lone_is_corroborated",
+        summary="lets a lone modality corroborate itself",
+        clause="DMS-Q-015",
+        resolved=signal("corroboration", _lone_is_corroborated),
     ),
 )

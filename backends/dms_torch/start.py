@@ -1,0 +1,74 @@
+"""Where the classifiers start: ridge regression on the classes, as strong as held-out rows ask."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.calibration import fit_temperature
+
+_PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+# Enough to start from; the rest is left to the training.
+_MOST_ROWS = 2048
+
+Floats = NDArray[np.float64]
+
+
+def ridge_start(
+    x: Floats,
+    labels: NDArray[np.intp],
+    learn: NDArray[np.bool_],
+    classes: int,
+    held: Floats,
+    held_labels: NDArray[np.intp],
+    held_copy: NDArray[np.intp],
+) -> NDArray[np.float32]:
+    """Weights of A classifiers, each of its own rows; one penalty and one scale for all.
+
+    Regression of the centred one-hot labels on inputs that are not centred, without an
+    intercept, so that an input of zeros speaks for no class. Penalty and scale make the held-out
+    labels likeliest.
+
+    Args:
+        x: ``[N, D]``.
+        labels: ``[N]``, from 0 to C - 1.
+        learn: Which rows each copy learns from, ``[N, A]``.
+        classes: C.
+        held: Rows to choose by, ``[H, D]``.
+        held_labels: ``[H]``.
+        held_copy: The copy that has not seen the row, ``[H]``.
+
+    Returns:
+        ``[D, A C]``, copy after copy; zeros where there is nothing to choose by.
+    """
+    copies = learn.shape[1]
+    paths = [_path(x[own], labels[own], classes) for own in learn.T]
+    best, found = np.inf, np.zeros((x.shape[1], copies * classes))
+    for k in range(len(_PENALTIES)) if len(held) else ():
+        weights = [path[k] for path in paths]
+        logits = np.empty((len(held), classes))
+        for copy, weight in enumerate(weights):
+            logits[held_copy == copy] = held[held_copy == copy] @ weight
+        fitted = fit_temperature(logits, held_labels)
+        if fitted.nll_after < best:
+            best, found = fitted.nll_after, np.concatenate(weights, axis=1) / fitted.temperature
+    return found.astype(np.float32)
+
+
+def _path(x: Floats, labels: NDArray[np.intp], classes: int) -> list[Floats]:
+    """The solution for every penalty, [D, C] each."""
+    step = max(1, -(-len(x) // _MOST_ROWS))
+    x, labels = x[::step], labels[::step]
+    rows, width = x.shape
+    if not rows:
+        return [np.zeros((width, classes))] * len(_PENALTIES)
+    target = np.eye(classes)[labels]
+    target = (target - target.mean(axis=0)) / rows
+    if width <= rows:
+        values, vectors = np.linalg.eigh(x.T @ x / rows)
+        right, left = vectors.T @ (x.T @ target), vectors
+    else:  # the same by way of the rows, which are fewer
+        values, vectors = np.linalg.eigh(x @ x.T / rows)
+        right, left = vectors.T @ target, x.T @ vectors
+    values = np.maximum(values, 0.0)
+    return [left @ (right / (values + penalty)[:, None]) for penalty in _PENALTIES]

@@ -1,0 +1,132 @@
+"""What is typical of each modality's features, and what it costs to be far from it.
+
+Each copy of the heads has a place of its own, from the rows that the copy has learned from. The
+trust is one for all copies: from rows that their heads have not seen, clean and corrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dms_spec.equations.typicality import log_distance
+from dms_spec.typicality import fit_place, fit_trust, stacked
+from dms_torch.chance import DRAWS, corrupted, stream
+from dms_torch.checkpoint import Arrays
+from dms_torch.descent import Tensors, on_device
+from dms_torch.heads import Heads
+from dms_torch.rows import Part
+
+# From fewer held-out rows, the two ends of what is typical are little more than a guess.
+_FEW = 100
+
+
+def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arrays], list[str]]:
+    """The parameters of the signal for each copy of the heads, and what is weak about them.
+
+    Args:
+        heads: How they are applied, and the rows.
+        copies: The parameters of each copy.
+
+    Raises:
+        MissingInput: A modality has too few rows to say what is typical of it.
+    """
+    places, clean, spoilt = [], [], []
+    for copy, parameters in enumerate(copies):
+        place = _places(heads, parameters, copy)
+        places.append(place)
+        part = heads.rows.held.of_fold(copy)
+        if not len(part.labels):  # the last has seen every row
+            continue
+        clean.append(_judged(heads, parameters, place, part))
+        for draw in range(DRAWS):
+            random = stream(heads.settings.seed, "trust", copy, draw)
+            embeddings, hit = corrupted(part.embeddings, random)
+            judged = _judged(heads, parameters, place, replace(part, embeddings=embeddings))
+            spoilt.append(replace(judged, there=judged.there & hit))
+    trust, notes = _trust(heads, _Judged.of(clean), _Judged.of(spoilt))
+    return [
+        {f"signals.typicality.{key}": array for key, array in (place | trust).items()}
+        for place in places
+    ], notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """Held-out rows as heads see them that have not learned from them."""
+
+    distance: NDArray[np.floating]  # log-distance, [N, M]
+    likelihood: NDArray[np.floating]  # what each modality alone gives the label, [N, M]
+    there: NDArray[np.bool_]  # [N, M]
+    labels: NDArray[np.intp]  # [N]
+
+    @classmethod
+    def of(cls, some: Sequence[_Judged]) -> _Judged:
+        """All rows of several."""
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(own, name) for own in some]) for name in names})
+
+
+def _places(heads: Heads, parameters: Tensors, copy: int) -> Arrays:
+    part = heads.rows.learn
+    seen, _ = _seen(heads, parameters, part)
+    features, labels = seen.cpu().numpy(), part.labels.cpu().numpy()
+    learned = (heads.learned_from(part)[:, copy, None] & part.present).cpu().numpy()
+    places = []
+    for m, (name, rows) in enumerate(zip(part.embeddings, learned.T, strict=True)):
+        # Features that are no common ones are as wide as the embeddings, then filled up.
+        width = heads.settings.width if heads.shared else part.embeddings[name].shape[1]
+        places.append(
+            fit_place(
+                features[rows, m, :width],
+                labels[rows],
+                covariance=heads.settings.covariance,
+                rank=heads.settings.rank,
+            )
+        )
+    return stacked(places, features.shape[-1])
+
+
+def _trust(heads: Heads, clean: _Judged, spoilt: _Judged) -> tuple[Arrays, list[str]]:
+    prior, trusts, notes = heads.rows.prior, [], []
+    for m, name in enumerate(heads.spec.modalities):
+        there, hit = clean.there[:, m], spoilt.there[:, m]
+        trusts.append(
+            fit_trust(
+                clean.distance[there, m],
+                spoilt.distance[hit, m],
+                spoilt.likelihood[hit, m],
+                prior[spoilt.labels[hit]],
+            )
+        )
+        if there.sum() < _FEW:
+            notes.append(
+                f"what is typical of {name!r} is known from {int(there.sum())} held-out rows"
+            )
+    return {key: np.stack([own[key] for own in trusts]) for key in trusts[0]}, notes
+
+
+def _judged(heads: Heads, parameters: Tensors, place: Arrays, part: Part) -> _Judged:
+    features, logits = _seen(heads, parameters, part)
+    with heads.ns.guard():
+        distance = log_distance(heads.ns, features, on_device(place, str(heads.device)))
+        p = heads.ns.softmax(logits)
+    labels = part.labels[:, None, None].expand(*part.present.shape, 1)
+    return _Judged(
+        distance=distance.cpu().numpy(),
+        likelihood=torch.take_along_dim(p, labels, dim=-1)[..., 0].cpu().numpy(),
+        there=part.present.cpu().numpy(),
+        labels=part.labels.cpu().numpy(),
+    )
+
+
+def _seen(heads: Heads, parameters: Tensors, part: Part) -> tuple[Tensor, Tensor]:
+    """Features and logits."""
+    with torch.no_grad():
+        seen = heads.apply(part.embeddings, part.present, parameters, ("features", "logits"))
+    return seen["features"], seen["logits"]

@@ -1,0 +1,298 @@
+"""What is measured: schedulers over the heads of ``dms fit``, and methods with heads of their own.
+
+Whatever only weighs unimodal predictions does so over the heads of one fit, that of ``robust``, so
+that a table compares schedulers and not heads. Nothing here ever sees a test row.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from protocol import Inputs, Split, Trial
+from torch.nn import functional
+
+from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.equations.heads import apply_heads
+from dms_spec.equations.policies import modality_dropout_presence
+from dms_spec.equations.published.simmlm import nested_pairs
+from dms_spec.equations.published.tmc import dempster_shafer, evidence_of
+from dms_spec.plugins import get_backend
+from dms_spec.predictor import Predictor
+from dms_spec.robustness import Answer
+from dms_spec.spec import SchedulerSpec
+from dms_spec.tables import Table
+from dms_spec.typicality import Covariance
+from dms_torch import Fusion
+from dms_torch.published import more_vs_fewer
+from dms_torch.settings import FitSettings
+from dms_torch.training import fit
+
+Names = tuple[str, ...]
+
+#: Of the second backbone: principal components of each modality.
+COMPONENTS = 64
+#: How often a modality is absent from a training row, where presence is drawn.
+ABSENT = 0.3
+
+# ------------------------------------------------------------------------------------------ specs
+
+_CONFIDENCE = {"confidence": {"normalize": True}}
+_DMS: dict[str, dict[str, Any]] = {
+    **_CONFIDENCE,
+    "uncertainty": {"reduction": "mean"},
+    "agreement": {},
+}
+_DMS_SUM = _DMS | {"uncertainty": {"reduction": "sum"}}
+
+
+def _rule(names: Names, signals: dict[str, dict[str, Any]], **changes: Any) -> SchedulerSpec:
+    """E5 with coefficients of 1, over probabilities."""
+    options: dict[str, Any] = {"fusion": "probability"} | changes
+    ones = dict.fromkeys(signals, 1.0)
+    return SchedulerSpec(modalities=names, signals=signals, coefficients=ones, **options)
+
+
+def _robust(names: Names, without: str = "", **changes: Any) -> SchedulerSpec:
+    spec = SchedulerSpec.preset("robust", names)
+    signals, coefficients = dict(spec.signals), dict(spec.coefficients)
+    if without:
+        del signals[without], coefficients[without]
+    return spec.replace(signals=signals, coefficients=coefficients, **changes)
+
+
+def _plain(names: Names, policy: str, fusion: str) -> SchedulerSpec:
+    return SchedulerSpec(modalities=names, policy=policy, fusion=fusion)
+
+
+#: Specs that are learned with ``dms fit``'s defaults.
+LEARNED = {
+    "robust": _robust,
+    "learned_dms": lambda names: _rule(names, _DMS_SUM, policy="learned_linear"),
+    "dms_paper": lambda names: SchedulerSpec.preset("paper", names),
+    "co_attention": lambda names: _plain(names, "co_attention", "feature"),
+    "modality_dropout": lambda names: _plain(names, "modality_dropout", "feature"),
+    "dmome": lambda names: _plain(names, "dmome", "logit"),
+    "ma_afs": lambda names: _plain(names, "ma_afs", "feature"),
+    "robust - confidence": lambda names: _robust(names, "confidence"),
+    "robust - uncertainty": lambda names: _robust(names, "uncertainty"),
+    "robust - corroboration": lambda names: _robust(names, "corroboration"),
+    "robust - typicality": lambda names: _robust(names, "typicality"),
+    "robust, probabilities": lambda names: _robust(names, fusion="probability"),
+    "robust, full covariance": _robust,
+    "robust, diagonal covariance": _robust,
+    "robust, presence drawn": _robust,
+    "robust, PCA": _robust,
+    "heads alone": lambda names: _plain(names, "static", "probability"),
+}
+
+_FORMS: dict[str, Covariance] = {
+    "robust, full covariance": "full",
+    "robust, diagonal covariance": "diagonal",
+}
+
+#: Specs over the heads of ``robust``. What they learned there they keep (typicality).
+RULES = {
+    "static": lambda names: _plain(names, "static", "probability"),
+    "static_logit": lambda names: _plain(names, "static", "logit"),
+    # MLA's weights for each sample: a softmax over modalities of the negative entropy, in nats.
+    "entropy": lambda names: _rule(names, {"confidence": {"normalize": False}}),
+    "entropy_logit": lambda names: _rule(
+        names, {"confidence": {"normalize": False}}, fusion="logit"
+    ),
+    "dms_rule": lambda names: _rule(names, _DMS),
+    "dms_rule_sum": lambda names: _rule(names, _DMS_SUM),
+    "qmf": lambda names: _plain(names, "qmf", "logit"),
+    "tmc": lambda names: _plain(names, "tmc", "probability"),
+    "dms_rule, alpha 0": lambda names: _rule(names, _without(_DMS_SUM, "confidence")),
+    "dms_rule, beta 0": lambda names: _rule(names, _without(_DMS_SUM, "uncertainty")),
+    "dms_rule, gamma 0": lambda names: _rule(names, _without(_DMS_SUM, "agreement")),
+    "robust, not learned": lambda names: _robust(names, policy="linear"),
+}
+
+#: The same over the heads of the second backbone.
+PCA_RULES = {"static, PCA": "static", "dms_rule, PCA": "dms_rule_sum"}
+
+
+def _without(signals: dict[str, dict[str, Any]], name: str) -> dict[str, dict[str, Any]]:
+    return {key: value for key, value in signals.items() if key != name}
+
+
+# ------------------------------------------------------------------------------------------- fits
+
+
+class Fits:
+    """The fits of one split, each made once and kept in a folder until the study is over."""
+
+    def __init__(self, own: Split, folder: Path, settings: FitSettings) -> None:
+        self.split, self._folder = own, folder
+        self._settings = replace(settings, seed=own.seed)
+
+    def __call__(self, name: str) -> Artifact:
+        """A fitted artifact; its model says how many CPU seconds it took."""
+        path = self._folder / f"{self.split.name}-{self.split.seed}-{name}"
+        if path.exists():
+            return load_artifact(path)
+        start = time.process_time()
+        if name == "dmome, MoFe":
+            artifact = _more_vs_fewer(self("dmome"), self.split)
+        else:
+            spec = LEARNED[name](self.split.table.modalities)
+            settings = self._settings
+            if name.endswith(" covariance"):
+                settings = replace(settings, covariance=_FORMS[name])
+            artifact = fit(self._table(name), spec, settings).artifact
+        seconds = time.process_time() - start
+        artifact = replace(artifact, model={**artifact.model, "cpu_seconds": seconds})
+        save_artifact(path, artifact)
+        return artifact
+
+    def _table(self, name: str) -> Table:
+        table = self.split.training
+        if name.endswith("PCA"):
+            table = replace(table, embeddings=self.components(table.embeddings))
+        if name.endswith("presence drawn"):
+            seed = self.split.seed
+            present = modality_dropout_presence(table.present, seed=seed, rate=ABSENT)
+            table = replace(table, present=present)
+        return table
+
+    def components(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
+        """Each modality in the leading principal components of its training rows."""
+        return {
+            name: ((x - center) @ axes.T).astype(np.float32)
+            for (name, x), (center, axes) in zip(inputs.items(), self._axes, strict=True)
+        }
+
+    @cached_property
+    def _axes(self) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        found = []
+        for x in self.split.training.embeddings.values():
+            center = x.mean(axis=0, dtype=np.float64)
+            axes = np.linalg.svd(x - center, full_matrices=False)[2]
+            found.append((center, axes[:COMPONENTS]))
+        return found
+
+
+def _more_vs_fewer(artifact: Artifact, own: Split) -> Artifact:
+    """SimMLM's second stage: experts and gate together, with the MoFe loss (lambda 0.1).
+
+    50 epochs of Adam at 1e-3 from where ``dms fit`` left them; the projections, which only the
+    gate reads, stay.
+    """
+    torch.set_num_threads(1)
+    table, spec = own.training, artifact.spec
+    ns = get_backend("torch").namespace("cpu")
+    x = {name: torch.from_numpy(array) for name, array in table.embeddings.items()}
+    assert table.labels is not None
+    labels = torch.from_numpy(np.searchsorted(own.classes, table.labels))
+    gate = artifact.scheduler_parameters
+    fusion = Fusion(spec, gate)
+    heads = {
+        name: torch.from_numpy(np.array(array))
+        for name, array in artifact.parameters.items()
+        if name not in gate
+    }
+    experts = [name for name in heads if ".classifier." in name]
+    for name in experts:
+        heads[name].requires_grad_()
+    optimiser = torch.optim.Adam([*fusion.parameters(), *(heads[n] for n in experts)], lr=1e-3)
+    random = np.random.RandomState(own.seed)
+    for _ in range(50):
+        order = random.permutation(len(table))
+        for rows in np.array_split(order, -(-len(order) // 128)):
+            outputs = apply_heads(
+                ns,
+                {name: array[rows] for name, array in x.items()},
+                None,
+                heads,
+                modalities=spec.modalities,
+                dropout=0.0,
+                outputs=("features", "logits"),
+            )
+            losses = []
+            for there in nested_pairs(table.present[rows], seed=random.randint(2**31)):
+                fused = fusion(**outputs, present=torch.from_numpy(there)).fused
+                losses.append(functional.cross_entropy(fused, labels[rows], reduction="none"))
+            optimiser.zero_grad()
+            more_vs_fewer(*losses, weight=0.1)["total"].backward()
+            optimiser.step()
+    learned = {f"policy.{name.rpartition('/')[2]}": p for name, p in fusion.named_parameters()}
+    learned |= {name: heads[name] for name in experts}
+    arrays = {name: tensor.detach().numpy() for name, tensor in learned.items()}
+    return replace(artifact, parameters={**artifact.parameters, **arrays})
+
+
+# ---------------------------------------------------------------------------------------- methods
+
+
+@dataclass
+class Method:
+    """Something that answers a trial. ``kind`` is "scheduler", "oracle" or "dempster_shafer"."""
+
+    predictor: Predictor
+    kind: str = "scheduler"
+    fits: Fits | None = None  # where the inputs are its components
+
+    def __call__(self, given: Trial) -> Answer:
+        """Its answer; the oracle alone looks at what was corrupted."""
+        present = given.present & ~given.hit if self.kind == "oracle" else given.present
+        inputs = self.fits.components(given.inputs) if self.fits else given.inputs
+        table = Table(embeddings=inputs, present=present)
+        if self.kind == "dempster_shafer":
+            return Answer(probabilities=self._combined(table))
+        result = self.predictor.predict(table)
+        return Answer(
+            probabilities=result["probabilities"],
+            weights=result["weights"],
+            unimodal=self.predictor.unimodal(table),
+            active=result["active"],
+        )
+
+    def _combined(self, table: Table) -> NDArray[Any]:
+        """TMC itself: the opinions of all modalities by Dempster's rule."""
+        artifact, ns = self.predictor.artifact, get_backend("numpy").namespace("cpu")
+        with ns.guard():
+            logits = apply_heads(
+                ns,
+                table.embeddings,
+                table.present,
+                artifact.parameters,
+                modalities=table.modalities,
+                dropout=0.0,
+                outputs=("logits",),
+            )["logits"]
+            opinion = dempster_shafer(ns, evidence_of(ns, logits), table.present)
+        return np.asarray(opinion.probabilities)
+
+
+def method(name: str, fits: Fits) -> Method:
+    """A method by name, fitted where it has something to learn."""
+    own = fits.split
+    kind = name if name in ("oracle", "dempster_shafer") else "scheduler"
+    pca = name.endswith("PCA")
+    if name in LEARNED or name == "dmome, MoFe":
+        artifact = fits(name)
+    else:
+        source = fits("robust, PCA" if pca else "robust")
+        rule = PCA_RULES.get(name, name if kind == "scheduler" else "static")
+        artifact = _over_heads(source, RULES[rule](own.table.modalities))
+    return Method(Predictor(artifact, get_backend("numpy")), kind, fits if pca else None)
+
+
+def _over_heads(source: Artifact, spec: SchedulerSpec) -> Artifact:
+    """Another spec over the same heads, with what the source knows about its signals."""
+    signals = tuple(f"signals.{name}." for name in spec.signals)
+    own = source.scheduler_parameters
+    parameters = {
+        name: array
+        for name, array in source.parameters.items()
+        if name not in own or name.startswith(signals)
+    }
+    return Artifact(spec=spec, parameters=parameters, model=source.model)
