@@ -688,3 +688,19 @@ def test_json_is_the_model(dms: Run, train: Path, tmp_path: Path) -> None:
     report = json.loads(outcome.succeeded())
     assert report.pop("output") == str(tmp_path / "a")
     assert report == load_artifact(tmp_path / "a").model
+
+
+@pytest.mark.parametrize(
+    ("covariance", "rank", "axes"), [("full", 2, 3), ("low_rank", 2, 3), ("diagonal", 2, 2)]
+)
+def test_the_form_of_the_covariance_is_a_setting(covariance: Any, rank: int, axes: int) -> None:
+    settings = replace(QUICK, covariance=covariance, rank=rank)
+    parameters = fit(make_table(), spec_of("robust", "linear"), settings).artifact.parameters
+    whitening = parameters["signals.typicality.whitening"]
+    assert whitening.ndim == axes
+    assert (whitening.shape[-1] == rank) == (covariance == "low_rank")
+
+
+def test_a_covariance_of_no_such_form_is_refused() -> None:
+    with pytest.raises(SpecError, match="full or low_rank or diagonal"):
+        FitSettings(covariance="spherical")  # type: ignore[arg-type]

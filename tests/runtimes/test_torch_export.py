@@ -96,7 +96,7 @@ def exported(
     return lambda arrays: dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
 
 
-@pytest.mark.parametrize("preset", ["paper", "robust"])
+@pytest.mark.parametrize("preset", ["paper", "static"])
 def test_a_scheduler_with_every_size_open(
     preset: str, graphs: Callable[[str], Any], hold: Callable[..., None]
 ) -> None:
@@ -117,7 +117,7 @@ def test_a_scheduler_with_every_size_open(
     hold(COLUMN, graph, {what: run(arrays) for what, arrays in batches.items()})
 
 
-@pytest.mark.parametrize("preset", ["paper", "robust"])
+@pytest.mark.parametrize("preset", ["paper", "static"])
 def test_a_model_with_encoders(preset: str) -> None:
     from dms_onnx import batches
     from dms_onnx.truth import Truth
