@@ -178,9 +178,9 @@ def _intro(numbers: Numbers, about: dict[str, Any]) -> Lines:
             seed)`: of each sample `max(1, M // 2)` modalities, by Gaussian noise, or set to 0
             (*zeroed*), and nobody is told. *Conflict* is RCML's routine (arXiv 2402.16897). ECE
             has 15 bins; *noisy* is its mean over the five levels of noise. All settings are the
-            defaults of `dms fit`, the same for all sets. The design (how heads are scaled and start, how typicality is
-            calibrated, where logits are fused) was worked out on the first splits of these very
-            sets, their test rows in view: this is no blind test.
+            defaults of `dms fit`, the same for all sets. The design (how heads are scaled and
+            start, how typicality is calibrated, where logits are fused) was worked out on the first
+            splits of these very sets, their test rows in view: this is no blind test.
         """),
         "",
         "![Accuracy against condition](robustness.png)",
