@@ -40,6 +40,7 @@ class Graph:
     """An exported graph, the batches that it is held to, and what they should give."""
 
     name: str
+    spec: SchedulerSpec
     path: Path
     truth: Truth
     batches: dict[str, Arrays]
@@ -97,12 +98,22 @@ def _exported(name: str, folder: Path) -> Graph:
     from dms_onnx.truth import Truth
 
     heads = name == "fitted"
-    artifact = _fitted(folder) if heads else Artifact(spec=SchedulerSpec.preset(name, NAMES))
+    artifact = _fitted(folder) if heads else Artifact(spec=_spec(name))
     path = get_exporter("onnx").export(artifact, folder)
     truth = Truth(artifact, heads=heads, dtype="float32")
     drawn = dict(batches.draw(input_axes(artifact, heads=heads), "float32"))
     answers = {what: truth.answer(arrays) for what, arrays in drawn.items()}
-    return Graph(name, path, truth, drawn, answers)
+    return Graph(name, artifact.spec, path, truth, drawn, answers)
+
+
+def _spec(name: str) -> SchedulerSpec:
+    """A preset, or the rule of `robust` with nothing in it that would have to be fitted."""
+    if name != "rule":
+        return SchedulerSpec.preset(name, NAMES)
+    spec = SchedulerSpec.preset("robust", NAMES)
+    kept = {signal: options for signal, options in spec.signals.items() if signal != "typicality"}
+    coefficients = {signal: spec.coefficients[signal] for signal in kept}
+    return spec.replace(policy="linear", signals=kept, coefficients=coefficients)
 
 
 def _fitted(folder: Path) -> Artifact:

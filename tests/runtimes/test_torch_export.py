@@ -96,35 +96,34 @@ def exported(
     return lambda arrays: dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
 
 
-@pytest.mark.parametrize("preset", ["paper", "static"])
+@pytest.mark.parametrize("name", ["paper", "rule"])
 def test_a_scheduler_with_every_size_open(
-    preset: str, graphs: Callable[[str], Any], hold: Callable[..., None]
+    name: str, graphs: Callable[[str], Any], hold: Callable[..., None]
 ) -> None:
-    graph = graphs(preset)
+    graph = graphs(name)
     axes = {
         "features": ("B", 3, "D"),
         "logits": ("B", 3, "C"),
         "mc_logits": ("T", "B", 3, "C"),
         "present": ("B", 3),
     }
-    spec = SchedulerSpec.preset(preset, ("image", "text", "audio"))
     # Some specs do not read all that a module may be given.
     batches = {
         what: {"features": np.zeros((*arrays["present"].shape, 2), np.float32)} | dict(arrays)
         for what, arrays in graph.batches.items()
     }
-    run = exported(Whole(spec), next(iter(batches.values())), axes)
+    run = exported(Whole(graph.spec), next(iter(batches.values())), axes)
     hold(COLUMN, graph, {what: run(arrays) for what, arrays in batches.items()})
 
 
-@pytest.mark.parametrize("preset", ["paper", "static"])
-def test_a_model_with_encoders(preset: str) -> None:
+@pytest.mark.parametrize("name", ["paper", "rule"])
+def test_a_model_with_encoders(name: str, graphs: Callable[[str], Any]) -> None:
     from dms_onnx import batches
     from dms_onnx.truth import Truth
 
     widths = {"image": 5, "text": 3, "audio": 4}
     axes = {name: ("B", width) for name, width in widths.items()} | {"present": ("B", 3)}
-    spec = SchedulerSpec.preset(preset, tuple(widths))
+    spec = graphs(name).spec
     torch.manual_seed(0)
     module = Encoders(spec, widths)
     drawn = dict(batches.draw(axes, "float32"))
