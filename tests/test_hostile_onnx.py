@@ -571,7 +571,7 @@ METADATA: list[tuple[str, str, str | None]] = [
     ("plain", "spec", _spec(modalities=["a"])),
     ("plain", "spec", _spec(modalities=[f"m{i}" for i in range(100_000)])),
     ("plain", "spec", _spec(policy="nobody")),
-    ("plain", "spec", _spec(policy="monotone")),
+    ("plain", "spec", _spec(policy="learned_linear")),
     ("plain", "spec", _spec(edition="2931.01")),
     ("plain", "spec", _spec(signals={"confidence": {"normalize": "maybe"}}, coefficients={})),
     ("plain", "spec", _spec(**_ENERGY)),

@@ -24,7 +24,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "reference" / "mutants.md"
 # could be.
 @pytest.mark.parametrize("name", [mutant.name for mutant in mutants()])
 def test_a_mutant_is_caught_by_its_clause(name: str) -> None:
-    assert caught(get_mutant(name), examples=100)
+    assert caught(get_mutant(name), examples=400)
 
 
 @pytest.mark.parametrize("name", ["numpy", "torch"])

@@ -15,7 +15,10 @@ import pytest
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
 from dms_spec.files import read_arrays
+from dms_spec.plugins import get_backend
+from dms_spec.predictor import Predictor
 from dms_spec.robustness import protocol, read_result
+from dms_spec.tables import read_table
 
 pytest.importorskip("matplotlib")
 Run = Callable[..., Any]
@@ -62,15 +65,29 @@ def test_from_a_fitted_artifact_to_a_report(dms: Run, folder: Path) -> None:
     result = read_result(output / "robustness.json")
     assert result.seeds == (0, 1, 2, 3, 4)
     # The rows measured are the test rows, and the fusion is what dms fit measured there.
-    fitted = load_artifact(folder / "model").model["metrics"]["test"]
-    for name, wanted in (("fusion", fitted["fused"]), ("static", fitted["static"])):
-        for metric in ("accuracy", "ece"):
-            assert result.mean(metric, name, "clean") == pytest.approx(wanted[metric], abs=1e-6)
+    artifact = load_artifact(folder / "model")
+    fitted = artifact.model["metrics"]["test"]
+    for metric in ("accuracy", "ece"):
+        wanted = fitted["fused"][metric]
+        assert result.mean(metric, "fusion", "clean") == pytest.approx(wanted, abs=1e-6)
+    # Static is the mean of probabilities, at whatever level the artifact fuses.
+    table = read_table(folder / "t.npz", artifact.spec.modalities)
+    assert table.test is not None
+    assert table.labels is not None
+    alone = Predictor(artifact, get_backend("numpy")).unimodal(table.rows(table.test))
+    right = np.array(artifact.model["classes"])[alone.mean(axis=1).argmax(axis=1)]
+    share = float((right == table.labels[table.test]).mean())
+    assert result.mean("accuracy", "static", "clean") == pytest.approx(share)
     for name, own in fitted["modalities"].items():
         assert result.mean("accuracy", f"{name} alone", "clean") == pytest.approx(own["accuracy"])
-    strong = result.mean("accuracy", "fusion", "gaussian", 2.0)
-    oracle = result.mean("accuracy", "oracle", "gaussian", 2.0)
-    assert strong is not None and oracle is not None and strong < oracle
+    strong, uniform, oracle = (
+        result.mean("accuracy", name, "gaussian", 2.0) for name in ("fusion", "static", "oracle")
+    )
+    assert strong is not None
+    assert uniform is not None
+    assert oracle is not None
+    assert uniform < oracle
+    assert uniform < strong
     told = result.mean("weight_on_hit", "fusion", "absent")
     assert told == 0.0
     again = dms("robustness", folder / "model", folder / "t.npz", "-o", output)
