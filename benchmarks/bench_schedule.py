@@ -27,11 +27,11 @@ import numpy as np
 
 from dms_spec._version import PACKAGE
 from dms_spec.conformance import oracle
+from dms_spec.engine.pipeline import compute
+from dms_spec.engine.resolve import resolve
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.pipeline import compute
 from dms_spec.files import replacing
 from dms_spec.plugins import get_backend
-from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 

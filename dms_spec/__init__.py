@@ -16,13 +16,19 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.artifact import Artifact as Artifact
     from dms_spec.artifact import load_artifact as load_artifact
     from dms_spec.artifact import save_artifact as save_artifact
-    from dms_spec.capabilities import Capabilities as Capabilities
+    from dms_spec.engine.array_backend import ArrayBackend as ArrayBackend
+    from dms_spec.equations.namespace import Namespace as Namespace
     from dms_spec.errors import DMSError as DMSError
     from dms_spec.errors import DMSWarning as DMSWarning
-    from dms_spec.interface import ArrayBackend as ArrayBackend
-    from dms_spec.interface import Backend as Backend
-    from dms_spec.interface import Exporter as Exporter
-    from dms_spec.interface import Scheduler as Scheduler
+    from dms_spec.interface.backend import Backend as Backend
+    from dms_spec.interface.backend import Differentiable as Differentiable
+    from dms_spec.interface.backend import Scheduler as Scheduler
+    from dms_spec.interface.capabilities import Capabilities as Capabilities
+    from dms_spec.interface.exporter import Exporter as Exporter
+    from dms_spec.interface.policy import Policy as Policy
+    from dms_spec.interface.policy import PolicyInput as PolicyInput
+    from dms_spec.interface.signal import Evidence as Evidence
+    from dms_spec.interface.signal import Signal as Signal
     from dms_spec.plugins import Descriptor as Descriptor
     from dms_spec.plugins import available as available
     from dms_spec.plugins import get_backend as get_backend
@@ -36,13 +42,19 @@ _HOME = {
     "Artifact": "artifact",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
-    "Capabilities": "capabilities",
+    "ArrayBackend": "engine.array_backend",
+    "Namespace": "equations.namespace",
     "DMSError": "errors",
     "DMSWarning": "errors",
-    "ArrayBackend": "interface",
-    "Backend": "interface",
-    "Exporter": "interface",
-    "Scheduler": "interface",
+    "Backend": "interface.backend",
+    "Differentiable": "interface.backend",
+    "Scheduler": "interface.backend",
+    "Capabilities": "interface.capabilities",
+    "Exporter": "interface.exporter",
+    "Policy": "interface.policy",
+    "PolicyInput": "interface.policy",
+    "Evidence": "interface.signal",
+    "Signal": "interface.signal",
     "Descriptor": "plugins",
     "available": "plugins",
     "get_backend": "plugins",

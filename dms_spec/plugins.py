@@ -28,9 +28,10 @@ from dms_spec._version import PLUGIN_ABI, SUPPORTED_EDITIONS
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, closest, unknown
 
 if TYPE_CHECKING:
-    from dms_spec.equations.policies import Policy
-    from dms_spec.equations.signals import Signal
-    from dms_spec.interface import Backend, Exporter
+    from dms_spec.interface.backend import Backend
+    from dms_spec.interface.exporter import Exporter
+    from dms_spec.interface.policy import Policy
+    from dms_spec.interface.signal import Signal
 
 GROUP = "dms_spec"
 Kind = Literal["backend", "policy", "signal", "exporter"]
@@ -71,19 +72,19 @@ class Hooks:
 
     @hookspec
     def dms_register_backends(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Backends; each descriptor loads an instance of `dms_spec.interface.Backend`."""
+        """Backends; each descriptor loads an instance of `dms_spec.Backend`."""
 
     @hookspec
     def dms_register_policies(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Policies; each descriptor loads a `dms_spec.equations.policies.Policy`."""
+        """Policies; each descriptor loads a `dms_spec.Policy`."""
 
     @hookspec
     def dms_register_signals(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Signals; each descriptor loads a `dms_spec.equations.signals.Signal`."""
+        """Signals; each descriptor loads a `dms_spec.Signal`."""
 
     @hookspec
     def dms_register_exporters(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Exporters; each descriptor loads an instance of `dms_spec.interface.Exporter`."""
+        """Exporters; each descriptor loads an instance of `dms_spec.Exporter`."""
 
 
 HOOKS: dict[str, Kind] = {
@@ -397,28 +398,28 @@ def get_backend(name: str) -> Backend:
         PluginError: It is registered, but broken, duplicate, invalid or outdated.
         BackendUnavailable: What it needs is not installed, or cannot be imported.
     """
-    from dms_spec.interface import Backend
+    from dms_spec.interface.backend import Backend
 
     return cast("Backend", _get("backend", name, Backend))
 
 
 def get_policy(name: str) -> Policy:
     """The policy of a name; raises like `get_backend`."""
-    from dms_spec.equations.policies import Policy
+    from dms_spec.interface.policy import Policy
 
     return cast("Policy", _get("policy", name, Policy))
 
 
 def get_signal(name: str) -> Signal:
     """The signal of a name; raises like `get_backend`."""
-    from dms_spec.equations.signals import Signal
+    from dms_spec.interface.signal import Signal
 
     return cast("Signal", _get("signal", name, Signal))
 
 
 def get_exporter(name: str) -> Exporter:
     """The exporter of a name; raises like `get_backend`."""
-    from dms_spec.interface import Exporter
+    from dms_spec.interface.exporter import Exporter
 
     return cast("Exporter", _get("exporter", name, Exporter))
 

@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.calibration import expected_calibration_error
+from dms_spec.engine.array_backend import ArrayBackend
+from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads, class_probabilities
 from dms_spec.errors import (
     ArtifactError,
@@ -22,8 +24,7 @@ from dms_spec.errors import (
     SpecError,
     UnsupportedCapability,
 )
-from dms_spec.interface import ArrayBackend, Backend
-from dms_spec.resolve import Resolved, resolve
+from dms_spec.interface.backend import Backend
 from dms_spec.tables import Table
 from dms_spec.types import Array, ModalityBatch, Schedule
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from dms_spec.capabilities import Capabilities
 from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.expected import Expectation, read_expected
 from dms_spec.conformance.mutants import get_mutant
@@ -21,6 +20,7 @@ from dms_spec.conformance.render import badge, badge_message, html, markdown
 from dms_spec.conformance.report import Report, Result, read_reports, write_report
 from dms_spec.conformance.runner import known_checks, plan, report, run, run_check, run_one
 from dms_spec.errors import FileError, SpecError, UnknownName, UnsupportedCapability
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
 
 Dms = Callable[..., object]

@@ -55,7 +55,7 @@ def test_the_signal_of_the_guide_runs() -> None:
     import numpy as np
 
     from dms_spec.equations.namespace import Namespace
-    from dms_spec.equations.signals import Evidence
+    from dms_spec.interface.signal import Evidence
 
     scope: dict[str, object] = {}
     exec(blocks(page("guide/plugins.md"), "python")[0], scope)  # our own page

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dms_numpy import primitives
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.strategies import batches
-from dms_spec.equations import namespace
+from dms_spec.equations import primitives as plain_primitives
 from dms_spec.equations.learned import LEARNED
 from dms_spec.equations.losses import consistency_loss
 from dms_spec.equations.namespace import Namespace
@@ -243,8 +243,8 @@ def test_the_consistency_loss_does_not_see_weights_that_it_may_not_push() -> Non
 
 def test_signals_are_detached_unless_asked() -> None:
     """With a stop_gradient that keeps nothing, detached signals cannot move the weights."""
-    from dms_spec.equations.pipeline import compute
-    from dms_spec.resolve import resolve
+    from dms_spec.engine.pipeline import compute
+    from dms_spec.engine.resolve import resolve
 
     spec = SchedulerSpec(
         modalities=("a", "b", "c"), signals={"confidence": {}}, coefficients={"confidence": 1.0}
@@ -263,15 +263,15 @@ def test_numpys_own_variance_is_the_plain_one(arrays: dict[str, np.ndarray]) -> 
     mc = np.where(arrays["present"][..., None], arrays["mc_logits"], 0)
     if not mc.shape[0]:
         return
-    plain = namespace.variance_over_passes(xp, mc)
+    plain = plain_primitives.variance_over_passes(xp, mc)
     np.testing.assert_allclose(primitives.variance_over_passes(mc), plain, atol=1e-6)
 
 
 @pytest.mark.clause("DMS-W-005")
 def test_scheduling_in_blocks_changes_nothing() -> None:
     """A batch that is cut into several blocks, the last one short, gives what it gives whole."""
-    from dms_spec.equations.scheduler import EquationScheduler
-    from dms_spec.resolve import resolve
+    from dms_spec.engine.resolve import resolve
+    from dms_spec.engine.scheduler import EquationScheduler
 
     random = np.random.Generator(np.random.Philox(0))
     arrays = {

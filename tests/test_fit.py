@@ -22,10 +22,10 @@ from hypothesis.strategies import floats, integers
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
-from dms_spec.equations.policies import PolicyInput
-from dms_spec.equations.signals import Evidence
 from dms_spec.equations.typicality import PLACE, TRUST
 from dms_spec.errors import ArtifactError, DMSError, FileError, SpecError
+from dms_spec.interface.policy import PolicyInput
+from dms_spec.interface.signal import Evidence
 from dms_spec.plugins import get_backend, get_policy, get_signal
 from dms_spec.predictor import Predictor, evaluate
 from dms_spec.spec import SchedulerSpec

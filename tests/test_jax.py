@@ -14,8 +14,9 @@ import pytest
 
 from dms_spec import ModalityBatch, SchedulerSpec, get_backend
 from dms_spec.conformance import run_check, worked_example
+from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.errors import UnsupportedCapability
-from dms_spec.interface import ArrayBackend, Differentiable
+from dms_spec.interface.backend import Differentiable
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -14,7 +14,7 @@ from dms_spec.conformance.mutants import caught, get_mutant, mutants, self_test
 from dms_spec.conformance.registry import checks
 from dms_spec.conformance.runner import plan, run, run_one
 from dms_spec.errors import UnknownName, UnsupportedCapability
-from dms_spec.interface import Backend
+from dms_spec.interface.backend import Backend
 from dms_spec.plugins import get_backend
 
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "mutants.md"

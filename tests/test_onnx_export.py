@@ -25,8 +25,6 @@ from dms_spec.conformance.strategies import (
     trust,
     typical,
 )
-from dms_spec.equations.policies import Policy
-from dms_spec.equations.signals import Signal
 from dms_spec.errors import (
     DMSError,
     FileError,
@@ -34,6 +32,8 @@ from dms_spec.errors import (
     UnsupportedCapability,
     VerificationError,
 )
+from dms_spec.interface.policy import Policy
+from dms_spec.interface.signal import Signal
 from dms_spec.plugins import available, get_backend, get_exporter, get_policy, get_signal
 from dms_spec.predictor import Predictor
 from dms_spec.spec import SchedulerSpec
@@ -73,7 +73,7 @@ def model_of(artifact: Artifact, dtype: str = "float32", opset: int = 21) -> Mod
     if artifact.model:
         return trace_predictor(artifact, dtype, opset)[0]
     from dms_onnx.trace import scheduler_inputs
-    from dms_spec.resolve import resolve
+    from dms_spec.engine.resolve import resolve
 
     inputs = scheduler_inputs(resolve(artifact.spec, artifact.scheduler_parameters))
     dtypes = {name: "bool" if name == "present" else dtype for name in inputs}
@@ -493,12 +493,12 @@ PLUGIN = """
         return {"loud": loud, "modest": -ns.xp.tanh(loud)}
 
     def signal():
-        from dms_spec.equations.signals import Signal
+        from dms_spec.interface.signal import Signal
         return Signal(name="loudness", function=loudness, needs=("features",), direction=1,
                       source="here", bounds="[0, inf)")
 
     def policy():
-        from dms_spec.equations.policies import Policy
+        from dms_spec.interface.policy import Policy
         return Policy(name="loudest", function=loudest, source="here", uses_signals=True)
 
     @hookimpl

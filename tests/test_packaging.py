@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from dms_spec import interface
+import dms_spec
 from dms_spec._version import PACKAGE
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,7 +195,7 @@ def test_every_public_name_is_there(spawn: Run) -> None:
 @pytest.mark.parametrize("name", ["Scheduler", "Backend", "ArrayBackend", "Exporter"])
 def test_public_methods_are_abstract_or_final(name: str) -> None:
     """What a plugin may write and what it may not change are told apart, for every method."""
-    kind = getattr(interface, name)
+    kind = getattr(dms_spec, name)
     public = {
         member
         for base in kind.__mro__
@@ -214,7 +214,7 @@ def test_public_methods_are_abstract_or_final(name: str) -> None:
 def test_a_backend_of_ones_own_must_say_everything() -> None:
     """One abstract method left out, and there is no instance."""
 
-    class Half(interface.ArrayBackend):
+    class Half(dms_spec.ArrayBackend):
         name = "half"
 
     with pytest.raises(TypeError, match="capabilities"):

@@ -119,7 +119,7 @@ _IDEAS = """
 
     def signal(function, name=None):
         def load():
-            from dms_spec.equations.signals import Signal
+            from dms_spec.interface.signal import Signal
             return Signal(
                 name=name or function.__name__, function=function, needs=("features",),
                 direction=1, source="here", equation="1", bounds="[0, inf)",
@@ -127,7 +127,7 @@ _IDEAS = """
         return load
 
     def policy():
-        from dms_spec.equations.policies import Policy
+        from dms_spec.interface.policy import Policy
         return Policy(
             name="loudest", function=loudest, source="here", equation="2", uses_signals=True
         )
@@ -486,7 +486,7 @@ def test_listing_imports_nothing_that_running_needs(spawn: Run, crowd: Path) -> 
         *{name: (name, words) for _, name, _, words in BAD}.values(),
         ("unloadable", ["OSError", "libengine.so", "dms-faulty"]),
         ("exiting", ["SystemExit", "no licence"]),
-        ("impostor", ["dms_spec.interface.Backend", "object"]),
+        ("impostor", ["dms_spec.interface.backend.Backend", "object"]),
         ("misnamed", ["'acme'", "'misnamed'"]),
         ("mute", ["RuntimeError", "no driver answers"]),
     ],

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from dms_spec._version import EDITION
 from dms_spec.conformance import strategies
+from dms_spec.engine.resolve import resolve
 from dms_spec.errors import SpecError, UnknownName
 from dms_spec.plugins import get_backend
-from dms_spec.resolve import resolve
 from dms_spec.spec import PRESETS, SchedulerSpec
 
 GOOD: dict[str, Any] = {

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.signals import Evidence
 from dms_spec.equations.typicality import PLACE, TRUST, log_distance, typicality
 from dms_spec.errors import MissingInput, ShapeError, SpecError
+from dms_spec.interface.signal import Evidence
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_numpy import primitives
-from dms_spec.capabilities import Capabilities
+from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.namespace import Namespace
-from dms_spec.interface import ArrayBackend
+from dms_spec.interface.capabilities import Capabilities
 
 
 @final

@@ -13,12 +13,13 @@ from dms_onnx.trace import TERMS, trace_scheduler
 from dms_onnxruntime.session import Session, cuda_works, why_no_cuda
 from dms_onnxruntime.wheels import conflict, installed, runtime
 from dms_spec.artifact import Artifact
-from dms_spec.capabilities import Capabilities
-from dms_spec.equations.scheduler import check_batch, check_result, in_blocks
+from dms_spec.engine.array_backend import ArrayBackend
+from dms_spec.engine.resolve import resolve
+from dms_spec.engine.scheduler import check_batch, check_result, in_blocks
 from dms_spec.errors import DMSWarning
-from dms_spec.interface import ArrayBackend, Backend, Scheduler
+from dms_spec.interface.backend import Backend, Scheduler
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
-from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

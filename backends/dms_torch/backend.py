@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dms_spec.capabilities import Capabilities
+from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.namespace import Namespace
-from dms_spec.interface import ArrayBackend, Differentiable
+from dms_spec.interface.backend import Differentiable
+from dms_spec.interface.capabilities import Capabilities
 from dms_torch import primitives
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from dms_spec.artifact import Artifact
-from dms_spec.equations.pipeline import compute
-from dms_spec.equations.scheduler import check_batch, check_result, compute_in_blocks
+from dms_spec.engine.pipeline import compute
+from dms_spec.engine.resolve import Resolved, resolve
+from dms_spec.engine.scheduler import check_batch, check_result, compute_in_blocks
 from dms_spec.errors import DMSWarning, MissingInput, ShapeError, SpecError, closest
 from dms_spec.plugins import get_policy
-from dms_spec.resolve import Resolved, resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 from dms_torch.backend import TorchBackend, torch_namespace

@@ -8,7 +8,7 @@ import array_api_compat.torch as xp
 import torch
 from torch import Tensor
 
-from dms_spec.equations import weights
+from dms_spec.equations import primitives
 
 # Entries of mc_logits at a time; measured: the best of 2^17 to 2^21.
 _BLOCK = 1 << 19
@@ -35,7 +35,7 @@ def usable(
     An exported graph runs where a maximum may skip NaN: ONNX Runtime's does.
     """
     if not torch.compiler.is_compiling():
-        plain: Tensor = weights.usable(xp, features=features, logits=logits, mc_logits=mc_logits)
+        plain: Tensor = primitives.usable(xp, features=features, logits=logits, mc_logits=mc_logits)
         return plain
     verdicts = [] if features is None else [torch.isfinite(features).all(dim=-1)]
     for given in (logits, mc_logits):

@@ -23,10 +23,10 @@ import torch
 
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
+from dms_spec.engine.resolve import Resolved
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend
 from dms_spec.predictor import evaluate, head_outputs
-from dms_spec.resolve import Resolved
 from dms_spec.spec import SchedulerSpec
 from dms_spec.tables import Table, check_learnable
 from dms_torch.backend import TorchBackend

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from dms_spec.conformance import closeness, oracle
 from dms_spec.conformance.clauses import clauses
+from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.errors import DMSError
-from dms_spec.interface import ArrayBackend, Backend
+from dms_spec.interface.backend import Backend
 from dms_spec.plugins import available
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch, Schedule

@@ -17,7 +17,7 @@ from dms_spec.conformance.registry import Check, checks
 from dms_spec.conformance.report import Report, Result, Status
 from dms_spec.conformance.worked_example import SPEC, arrays
 from dms_spec.errors import DMSWarning, UnsupportedCapability
-from dms_spec.interface import Backend
+from dms_spec.interface.backend import Backend
 from dms_spec.plugins import get_backend, installed_version
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch

@@ -27,8 +27,8 @@ from dms_spec.demo.data import (
 )
 from dms_spec.demo.trust import Arrays
 from dms_spec.demo.views import FloatArray
-from dms_spec.interface import Backend
-from dms_spec.resolve import resolve
+from dms_spec.engine.resolve import resolve
+from dms_spec.interface.backend import Backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 

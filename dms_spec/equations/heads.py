@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.weights import device_of
+from dms_spec.equations.primitives import device_of
 from dms_spec.errors import MissingInput, ShapeError, SpecError, closest, unknown
 from dms_spec.types import Array
 

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Floats, Policy, PolicyInput, linear
+from dms_spec.equations.policies import linear
 from dms_spec.errors import SpecError
+from dms_spec.interface.policy import Floats, Policy, PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 

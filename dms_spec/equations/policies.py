@@ -6,70 +6,16 @@ term contributed without a second copy of the equation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.signals import Evidence
-from dms_spec.equations.weights import masked_logsumexp
 from dms_spec.errors import DTypeError, SpecError
+from dms_spec.interface.policy import Floats, Policy, PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
-
-Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PolicyInput:
-    """What a policy sees.
-
-    Attributes:
-        evidence: The clean batch and this policy's parameters.
-        signals: Each signal of the spec, ``[B, M]``.
-        directions: +1 or -1 for each signal.
-        coefficients: The spec's non-negative coefficients, by signal.
-    """
-
-    evidence: Evidence
-    signals: Mapping[str, Array] = field(default_factory=dict)
-    directions: Mapping[str, int] = field(default_factory=dict)
-    coefficients: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Policy:
-    """A policy and what the rest of the library needs to know about it.
-
-    Attributes:
-        name: What specs call it.
-        function: ``(namespace, PolicyInput, **options) -> {term: [B, M]}``; the scores are the
-            sum of the terms. Its keyword-only arguments are the options that a spec may set.
-        source: Where the rule is published.
-        equation: Its number in the specification, or in its source.
-        needs: Arrays of the batch that it reads beside the signals.
-        uses_signals: Whether coefficients mean anything to it.
-        parameters: The parameter arrays that it needs from the artifact, each with its axes, such
-            as ``"M"`` or ``"D d"``.
-        parameters_optional: It can do without them, but not with some of them alone.
-        training_presence: What training does to the presence mask, as
-            ``(present, *, seed, **options) -> present``; None for nothing.
-        initial: Where learning starts, as ``(spec, sizes, *, seed, **options) -> {name: array}``
-            with the sizes of M, K and where known D and C; None where there is nothing to learn.
-    """
-
-    name: str
-    function: Callable[..., Mapping[str, Array]]
-    source: str
-    equation: str = ""
-    needs: tuple[str, ...] = ()
-    uses_signals: bool = False
-    parameters: Mapping[str, str] = field(default_factory=dict)
-    parameters_optional: bool = False
-    training_presence: Callable[..., NDArray[np.bool_]] | None = None
-    initial: Callable[..., dict[str, Floats]] | None = None
 
 
 def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
@@ -110,8 +56,8 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     query, key = given.evidence.parameters.get("query"), given.evidence.parameters.get("key")
     q, k = (h, h) if query is None else (xp.matmul(h, query), xp.matmul(h, key))
     similarity = xp.matmul(q, xp.matrix_transpose(k)) / xp.sqrt(ns.count(q, -1))
-    log_a = similarity - masked_logsumexp(ns, similarity, active[:, None, :], axis=-1)
-    log_w = masked_logsumexp(ns, log_a, active[:, :, None], axis=1)[:, 0, :]
+    log_a = similarity - ns.masked_logsumexp(similarity, active[:, None, :], axis=-1)
+    log_w = ns.masked_logsumexp(log_a, active[:, :, None], axis=1)[:, 0, :]
     present = xp.sum(xp.astype(active, h.dtype), axis=-1, keepdims=True)
     return {"attention": log_w - xp.log(xp.maximum(present, ns.constant(1.0, present)))}
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.signals import Evidence, Signal
+from dms_spec.interface.signal import Evidence, Signal
 from dms_spec.types import Array
 
 #: What places a modality's features, and with them `log_distance`.

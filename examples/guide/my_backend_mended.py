@@ -3,8 +3,7 @@
 import array_api_compat.numpy as xp  # the library; NumPy stands in for yours
 import numpy as np
 
-from dms_spec import ArrayBackend, Capabilities
-from dms_spec.equations.namespace import Namespace
+from dms_spec import ArrayBackend, Capabilities, Namespace
 
 
 def softmax(logits, axis=-1):

@@ -2,7 +2,7 @@
 
 ndonnx follows the array API to the letter: its maximum propagates NaN, its reductions have an
 answer for arrays without entries. In a graph that costs an ``If`` and a dozen nodes each time.
-The equations need neither. They replace every NaN before they compute (`weights.usable` finds
+The equations need neither. They replace every NaN before they compute (`primitives.usable` finds
 it, by the primitives of `dms_onnx.namespace`), and reduce over axes that are never empty. So the
 functions here write one operator each; everything else is ndonnx's.
 """

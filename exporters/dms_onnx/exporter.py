@@ -13,7 +13,7 @@ from dms_onnx.verify import verify
 from dms_spec.artifact import Artifact
 from dms_spec.errors import FileError, SpecError, UnsupportedCapability
 from dms_spec.files import replacing_folder
-from dms_spec.interface import Exporter
+from dms_spec.interface.exporter import Exporter
 from dms_spec.types import INPUT_NAMES
 
 #: The dtypes that inputs may have.

@@ -26,10 +26,10 @@ from dms_spec.artifact import Artifact
 from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K
 from dms_spec.conformance.context import ConformanceError
+from dms_spec.engine.resolve import resolve
 from dms_spec.errors import DMSError, FileError, VerificationError
 from dms_spec.plugins import available, get_backend, installed_version
 from dms_spec.predictor import Predictor
-from dms_spec.resolve import resolve
 from dms_spec.spec import SchedulerSpec
 
 Arrays = dict[str, NDArray[Any]]

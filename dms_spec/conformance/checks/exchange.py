@@ -13,7 +13,7 @@ from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import DMSError
-from dms_spec.interface import Backend
+from dms_spec.interface.backend import Backend
 from dms_spec.plugins import available, get_backend
 from dms_spec.spec import SchedulerSpec
 

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.context import Arrays
 from dms_spec.conformance.registry import Context, check
-from dms_spec.interface import ArrayBackend, Differentiable
+from dms_spec.engine.array_backend import ArrayBackend
+from dms_spec.interface.backend import Differentiable
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 

@@ -13,8 +13,8 @@ from dms_spec.conformance.checks.policies import far_apart
 from dms_spec.conformance.closeness import loss_scale
 from dms_spec.conformance.context import Arrays
 from dms_spec.conformance.registry import Context, check
+from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.losses import Reduction, consistency_loss
-from dms_spec.interface import ArrayBackend
 from dms_spec.spec import SchedulerSpec
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from dms_spec.conformance.mutants.mutant import Mutant, library, policy
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations import learned as right
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import PolicyInput
-from dms_spec.resolve import Resolved
+from dms_spec.interface.policy import PolicyInput
 from dms_spec.types import Array
 
 _Policy = Callable[..., Mapping[str, Array]]

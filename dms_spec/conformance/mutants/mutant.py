@@ -9,12 +9,13 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.capabilities import Capabilities
+from dms_spec.engine.array_backend import ArrayBackend
+from dms_spec.engine.resolve import Resolved, resolve
+from dms_spec.engine.scheduler import EquationScheduler
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.scheduler import EquationScheduler
-from dms_spec.interface import ArrayBackend, Backend, Differentiable, Scheduler
+from dms_spec.interface.backend import Backend, Differentiable, Scheduler
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
-from dms_spec.resolve import Resolved, resolve
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.conformance.mutants.mutant import Arrays, Call, Mutant, primitives
-from dms_spec.equations.weights import masked_softmax, usable
+from dms_spec.equations.primitives import masked_softmax, usable
 from dms_spec.errors import NonFiniteInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch, Schedule

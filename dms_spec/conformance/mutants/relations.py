@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.conformance.mutants.mutant import Mutant, primitives, signal, softmax
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations import signals as right
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.signals import Evidence
-from dms_spec.resolve import Resolved
+from dms_spec.interface.signal import Evidence
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

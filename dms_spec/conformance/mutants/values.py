@@ -18,10 +18,10 @@ from dms_spec.conformance.mutants.mutant import (
     signal,
     softmax,
 )
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations import policies as right
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import PolicyInput
-from dms_spec.resolve import Resolved
+from dms_spec.interface.policy import PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

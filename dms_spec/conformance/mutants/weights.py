@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.conformance.mutants.mutant import Call, Mutant, policy, primitives
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import PolicyInput, linear
-from dms_spec.equations.weights import masked_softmax
-from dms_spec.resolve import Resolved
+from dms_spec.equations.policies import linear
+from dms_spec.equations.primitives import masked_softmax
+from dms_spec.interface.policy import PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.primitives import device_of
 from dms_spec.equations.published.common import (
     check_axes,
     check_range,
@@ -26,7 +27,6 @@ from dms_spec.equations.published.common import (
     mean_over,
     softplus,
 )
-from dms_spec.equations.weights import device_of
 from dms_spec.errors import BackendUnavailable, ShapeError
 from dms_spec.types import Array
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Floats, Policy, PolicyInput
 from dms_spec.equations.published.common import check_range, mean_over
 from dms_spec.equations.signals import confidence, cosine
+from dms_spec.interface.policy import Floats, Policy, PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 

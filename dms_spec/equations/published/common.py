@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.weights import device_of
+from dms_spec.equations.primitives import device_of
 from dms_spec.errors import ShapeError, SpecError
 from dms_spec.types import Array
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.published.common import check_axes, check_range, everything, mean_over
-from dms_spec.equations.weights import masked_logsumexp
 from dms_spec.types import Array
 
 
@@ -74,5 +73,5 @@ def contrastive_loss(
         hard = xp.sum(q[:, None, :] * unit_vectors(ns, clean), axis=-1) / temperature
         similar = xp.concat([similar, hard], axis=1)
         mask = xp.concat([mask, counted[:, None] & everything(ns, hard, 2)], axis=1)
-    total = masked_logsumexp(ns, similar, mask, axis=1)[:, 0]
+    total = ns.masked_logsumexp(similar, mask, axis=1)[:, 0]
     return mean_over(ns, total - own, counted)

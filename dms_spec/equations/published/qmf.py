@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Policy, PolicyInput
 from dms_spec.equations.published.common import check_axes, check_range, everything, mean_over
 from dms_spec.errors import SpecError
+from dms_spec.interface.policy import Policy, PolicyInput
 from dms_spec.types import Array
 
 

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Floats, Policy, PolicyInput
 from dms_spec.equations.published.common import check_axes, everything, mean_over
 from dms_spec.errors import DTypeError, SpecError
+from dms_spec.interface.policy import Floats, Policy, PolicyInput
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import Policy, PolicyInput
 from dms_spec.equations.published.common import (
     check_axes,
     check_range,
@@ -22,7 +21,8 @@ from dms_spec.equations.published.common import (
     softplus,
 )
 from dms_spec.equations.published.special import digamma, log_gamma
-from dms_spec.equations.signals import Evidence, Signal
+from dms_spec.interface.policy import Policy, PolicyInput
+from dms_spec.interface.signal import Evidence, Signal
 from dms_spec.types import Array
 
 

@@ -6,11 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dms_spec import ArrayBackend, Capabilities
-from dms_spec.equations import namespace, weights
-from dms_spec.equations.namespace import Namespace
+from dms_spec import ArrayBackend, Capabilities, Differentiable, Namespace
+from dms_spec.equations import primitives
 from dms_spec.errors import UnsupportedCapability
-from dms_spec.interface import Differentiable
 
 
 def _compiled(function, *static):
@@ -37,14 +35,14 @@ def _cosine(left, right):
 _NAMESPACE = Namespace.of(
     jnp,
     jax.Array,
-    softmax=_compiled(namespace.softmax, "axis"),
-    logsumexp=_compiled(namespace.logsumexp, "axis"),
-    log_softmax=_compiled(namespace.log_softmax, "axis"),
-    entropy=_compiled(namespace.entropy),
-    variance_over_passes=_compiled(namespace.variance_over_passes),
-    masked_softmax=_compiled(weights.masked_softmax),
-    usable=_compiled(weights.usable),
-    select=_compiled(namespace.select),
+    softmax=_compiled(primitives.softmax, "axis"),
+    logsumexp=_compiled(primitives.logsumexp, "axis"),
+    log_softmax=_compiled(primitives.log_softmax, "axis"),
+    entropy=_compiled(primitives.entropy),
+    variance_over_passes=_compiled(primitives.variance_over_passes),
+    masked_softmax=_compiled(primitives.masked_softmax),
+    usable=_compiled(primitives.usable),
+    select=_compiled(primitives.select),
     cosine=_cosine,
     stop_gradient=jax.lax.stop_gradient,
 )

@@ -3,8 +3,7 @@
 import array_api_strict as xp
 import numpy as np
 
-from dms_spec import ArrayBackend, Capabilities
-from dms_spec.equations.namespace import Namespace
+from dms_spec import ArrayBackend, Capabilities, Namespace
 from dms_spec.errors import UnsupportedCapability
 
 _DTYPES = ("float64", "float32")

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 from math import prod
 from typing import Any, final
 
-from dms_spec.capabilities import Capabilities
+from dms_spec.engine.pipeline import compute
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.pipeline import compute
 from dms_spec.errors import (
     DMSWarning,
     DTypeError,
@@ -19,8 +19,8 @@ from dms_spec.errors import (
     ShapeError,
     UnsupportedCapability,
 )
-from dms_spec.interface import Scheduler
-from dms_spec.resolve import Resolved
+from dms_spec.interface.backend import Scheduler
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
 

@@ -1,4 +1,4 @@
-"""What a scheduler, a backend and an exporter are.
+"""What a scheduler and a backend are.
 
 Every public method here is either abstract or final: a backend that could override a helper
 could change what it means without anybody noticing.
@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 from numpy.typing import NDArray
 
-from dms_spec.capabilities import Capabilities
 from dms_spec.errors import BackendUnavailable, UnsupportedCapability, closest
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
-
-if TYPE_CHECKING:
-    from dms_spec.artifact import Artifact
-    from dms_spec.equations.namespace import Namespace
 
 
 class Scheduler(ABC):
@@ -57,7 +52,7 @@ class Scheduler(ABC):
 
 
 class Backend(ABC):
-    """Where schedulers run. Most libraries want `ArrayBackend` instead."""
+    """Where schedulers run. Most libraries want `dms_spec.ArrayBackend` instead."""
 
     @property
     @abstractmethod
@@ -135,25 +130,6 @@ class Backend(ABC):
         return device
 
 
-class ArrayBackend(Backend):
-    """A backend that is an array library: it names a namespace, and the equations do the rest."""
-
-    @abstractmethod
-    def namespace(self, device: str) -> Namespace:
-        """The namespace to compute in."""
-
-    @final
-    def _scheduler(
-        self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
-    ) -> Scheduler:
-        from dms_spec.equations.scheduler import EquationScheduler
-        from dms_spec.resolve import resolve
-
-        return EquationScheduler(
-            self.namespace(device), resolve(spec, parameters), self.capabilities
-        )
-
-
 class Differentiable(ABC):
     """A backend through which gradients flow, and that claims ``gradients``, is also this."""
 
@@ -166,45 +142,4 @@ class Differentiable(ABC):
         Args:
             function: From floating arrays of the backend, by name, to a scalar array.
             arrays: Where to take the gradient.
-        """
-
-
-class Exporter(ABC):
-    """How a scheduler leaves Python."""
-
-    @property
-    @abstractmethod
-    def name(self) -> str:
-        """The name that it is registered under."""
-
-    @abstractmethod
-    def export(
-        self, artifact: Artifact, folder: Path, *, overwrite: bool = False, **options: Any
-    ) -> Path:
-        """Write a scheduler, with its heads where it has any, and verify it.
-
-        Args:
-            artifact: What to write.
-            folder: Where to; the file lies in a folder of the exporter's own name in it.
-            overwrite: Replace what was exported there before.
-            options: The exporter's own.
-
-        Returns:
-            The file written.
-
-        Raises:
-            VerificationError: The result is wrong; nothing is written.
-            FileError: Something is there already, or the folder cannot be written.
-        """
-
-    @abstractmethod
-    def verify(self, path: Path) -> dict[str, Any]:
-        """Look at an exported file again, on the machine where it is to run.
-
-        Returns:
-            The report, as plain data.
-
-        Raises:
-            FileError: The file is damaged, or not one of this exporter.
-            VerificationError: It is not what it says it is, or computes something else.
         """

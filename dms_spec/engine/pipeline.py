@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import reduce
 
+from dms_spec.engine.resolve import Resolved
 from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabilities
 from dms_spec.equations.namespace import Namespace
-from dms_spec.equations.policies import PolicyInput
-from dms_spec.equations.signals import Evidence
 from dms_spec.errors import ShapeError
-from dms_spec.resolve import Resolved
+from dms_spec.interface.policy import PolicyInput
+from dms_spec.interface.signal import Evidence
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from dms_spec.equations.policies import Policy
-from dms_spec.equations.signals import Signal
 from dms_spec.errors import ShapeError, SpecError, closest, unknown
+from dms_spec.interface.policy import Policy
+from dms_spec.interface.signal import Signal
 from dms_spec.plugins import get_policy, get_signal
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array

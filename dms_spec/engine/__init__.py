@@ -1,0 +1,1 @@
+"""From a spec to a schedule: names are resolved, the pipeline computes, the scheduler checks."""

@@ -1,0 +1,30 @@
+"""A backend that is an array library: binds its namespace to the equations."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import final
+
+from dms_spec.engine.resolve import resolve
+from dms_spec.engine.scheduler import EquationScheduler
+from dms_spec.equations.namespace import Namespace
+from dms_spec.interface.backend import Backend, Scheduler
+from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Array
+
+
+class ArrayBackend(Backend):
+    """A backend that is an array library: it names a namespace, and the equations do the rest."""
+
+    @abstractmethod
+    def namespace(self, device: str) -> Namespace:
+        """The namespace to compute in."""
+
+    @final
+    def _scheduler(
+        self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
+    ) -> Scheduler:
+        return EquationScheduler(
+            self.namespace(device), resolve(spec, parameters), self.capabilities
+        )

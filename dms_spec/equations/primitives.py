@@ -1,0 +1,156 @@
+"""The plain primitives: small array functions that the equations are written in.
+
+A backend may replace each by something faster of its own, never by something different. Equations
+call them through their `Namespace`, as ``ns.softmax`` and so on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dms_spec.types import Array
+
+# exp(-1e4) is 0 in every float dtype, and 0 * -1e4 is 0 where 0 * -inf would be NaN.
+_NO_MASS = -1e4
+
+
+def device_of(array: Array) -> Any:
+    """Where an array is, to make another there; None, the default device, if it cannot say.
+
+    JAX hides the device while it traces (https://github.com/jax-ml/jax/issues/26000).
+    """
+    return getattr(array, "device", None)
+
+
+def softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
+    """exp(l) / sum exp(l) along an axis, shifted by the maximum; -inf gives 0."""
+    e = xp.exp(logits - xp.max(logits, axis=axis, keepdims=True))
+    return e / xp.sum(e, axis=axis, keepdims=True)
+
+
+def logsumexp(xp: Any, logits: Array, axis: int = -1) -> Array:
+    """The log of the sum of exp(l) along an axis, which it drops; shifted by the maximum."""
+    peak = xp.max(logits, axis=axis, keepdims=True)
+    total = xp.sum(xp.exp(logits - peak), axis=axis, keepdims=True)
+    return xp.squeeze(peak + xp.log(total), axis=axis)
+
+
+def log_softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
+    """l - log sum exp(l) along an axis; -inf stays -inf."""
+    shifted = logits - xp.max(logits, axis=axis, keepdims=True)
+    return shifted - xp.log(xp.sum(xp.exp(shifted), axis=axis, keepdims=True))
+
+
+def entropy(xp: Any, logits: Array) -> Array:
+    """Entropy in nats of softmax(l) over the last axis: H = log S - sum(e^x x)/S, x = l - max l.
+
+    Both parts are non-negative, so nothing cancels. -inf logits contribute 0 (0 log 0 = 0): the
+    finite floor is what keeps 0 * -inf out of values and out of gradients.
+    """
+    peak = xp.max(logits, axis=-1, keepdims=True)
+    x = xp.maximum(
+        logits - peak, xp.full((), _NO_MASS, dtype=logits.dtype, device=device_of(logits))
+    )
+    e = xp.exp(x)
+    total = xp.sum(e, axis=-1)
+    return xp.log(total) - xp.sum(e * x, axis=-1) / total
+
+
+def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
+    """Population variance over T of the class probabilities, summed over classes (equation E3).
+
+    Two passes over the data, not E[p^2] - E[p]^2, which cancels: [T, B, M, C] -> [B, M].
+    """
+    p = softmax(xp, mc_logits)
+    deviation = p - xp.mean(p, axis=0, keepdims=True)
+    return xp.sum(xp.mean(deviation * deviation, axis=0), axis=-1)
+
+
+def cosine(xp: Any, left: Array, right: Array) -> Array:
+    """Cosine over the last axis of vectors whose squares are in range; 0 where either is zero.
+
+    The axes before the last are broadcast.
+    """
+    norms = xp.linalg.vector_norm(left, axis=-1) * xp.linalg.vector_norm(right, axis=-1)
+    defined = norms > 0
+    zero = xp.zeros((), dtype=norms.dtype, device=device_of(norms))
+    # Selected before the quotient, whose slope at a zero vector is infinite.
+    dot = xp.where(defined, xp.sum(left * right, axis=-1), zero)
+    return clip(xp, dot / xp.where(defined, norms, zero + 1.0), -1.0, 1.0)
+
+
+def select(xp: Any, mask: Array, values: Array) -> Array:
+    """The values where the mask [B, M] holds, exactly 0 elsewhere, NaN and Inf included.
+
+    The mask is aligned with the axes B and M of ``[B, M]``, ``[B, M, *]``, ``[T, B, M, *]``.
+    """
+    if values.ndim > mask.ndim:
+        mask = mask[..., None]
+    return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=device_of(values)))
+
+
+def count(xp: Any, array: Array, axis: int) -> Array:
+    """The size of an axis, to compute with: never frozen into a traced graph.
+
+    An array of one entry, of the dtype of the other; it broadcasts like a scalar.
+    """
+    return xp.full((), array.shape[axis], dtype=array.dtype, device=device_of(array))
+
+
+def clip(xp: Any, values: Array, low: float, high: float) -> Array:
+    """Values held to [low, high]: for round-off at the ends of a range, nothing else."""
+    least, most = (
+        xp.full((), v, dtype=values.dtype, device=device_of(values)) for v in (low, high)
+    )
+    return xp.minimum(xp.maximum(values, least), most)
+
+
+def others(xp: Any, array: Array) -> Array:
+    """Ones off the diagonal, [M, M]: a matrix product with it sums over the others."""
+    # Not eye: the array API's is filled in place for torch, which no exporter follows.
+    m = xp.arange(array.shape[1], device=device_of(array))
+    return xp.astype(m[:, None] != m, array.dtype)
+
+
+def usable(
+    xp: Any,
+    *,
+    features: Array | None = None,
+    logits: Array | None = None,
+    mc_logits: Array | None = None,
+) -> Array:
+    """Which modalities carry numbers that mean something: bool [B, M].
+
+    Features must be finite. A row of logits must have a finite maximum: NaN and +Inf spoil it,
+    and so does a row of nothing but -Inf, while single -Inf entries are legal zeros. One bad
+    pass in ``mc_logits`` and the modality counts as absent for that sample.
+
+    At least one of features and logits must be given.
+    """
+    verdicts = []
+    if features is not None:
+        verdicts.append(xp.all(xp.isfinite(features), axis=-1))
+    if logits is not None:
+        verdicts.append(xp.isfinite(xp.max(logits, axis=-1)))
+    if mc_logits is not None:
+        verdicts.append(xp.all(xp.isfinite(xp.max(mc_logits, axis=-1)), axis=0))
+    verdict = verdicts[0]
+    for other in verdicts[1:]:
+        verdict = verdict & other
+    return verdict
+
+
+def masked_softmax(xp: Any, scores: Array, active: Array) -> Array:
+    """w = exp(s) / sum exp(s) over the active modalities, exactly 0 elsewhere: [B, M].
+
+    Equation E6; DMS (arXiv 2506.12724) section 3.2. One active gives exactly 1, none gives a
+    row of zeros. Selection comes before the exponential, so a NaN score of an inactive modality
+    reaches neither a value nor a gradient.
+    """
+    zero = xp.zeros((), dtype=scores.dtype, device=device_of(scores))
+    peak = xp.max(xp.where(active, scores, zero - float("inf")), axis=-1, keepdims=True)
+    # A row with nothing active has no maximum.
+    peak = xp.where(xp.any(active, axis=-1, keepdims=True), peak, zero)
+    e = xp.where(active, xp.exp(xp.where(active, scores, peak) - peak), zero)
+    total = xp.sum(e, axis=-1, keepdims=True)
+    return e / xp.where(total > 0, total, zero + 1.0)

@@ -1,0 +1,64 @@
+"""What a policy is, and what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.interface.signal import Evidence
+from dms_spec.types import Array
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyInput:
+    """What a policy sees.
+
+    Attributes:
+        evidence: The clean batch and this policy's parameters.
+        signals: Each signal of the spec, ``[B, M]``.
+        directions: +1 or -1 for each signal.
+        coefficients: The spec's non-negative coefficients, by signal.
+    """
+
+    evidence: Evidence
+    signals: Mapping[str, Array] = field(default_factory=dict)
+    directions: Mapping[str, int] = field(default_factory=dict)
+    coefficients: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """A policy and what the rest of the library needs to know about it.
+
+    Attributes:
+        name: What specs call it.
+        function: ``(namespace, PolicyInput, **options) -> {term: [B, M]}``; the scores are the
+            sum of the terms. Its keyword-only arguments are the options that a spec may set.
+        source: Where the rule is published.
+        equation: Its number in the specification, or in its source.
+        needs: Arrays of the batch that it reads beside the signals.
+        uses_signals: Whether coefficients mean anything to it.
+        parameters: The parameter arrays that it needs from the artifact, each with its axes, such
+            as ``"M"`` or ``"D d"``.
+        parameters_optional: It can do without them, but not with some of them alone.
+        training_presence: What training does to the presence mask, as
+            ``(present, *, seed, **options) -> present``; None for nothing.
+        initial: Where learning starts, as ``(spec, sizes, *, seed, **options) -> {name: array}``
+            with the sizes of M, K and where known D and C; None where there is nothing to learn.
+    """
+
+    name: str
+    function: Callable[..., Mapping[str, Array]]
+    source: str
+    equation: str = ""
+    needs: tuple[str, ...] = ()
+    uses_signals: bool = False
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters_optional: bool = False
+    training_presence: Callable[..., NDArray[np.bool_]] | None = None
+    initial: Callable[..., dict[str, Floats]] | None = None
