@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.calibration import (
+from dms_spec.embeddings.calibration import (
     TEMPERATURES,
     Calibration,
     expected_calibration_error,

@@ -20,12 +20,12 @@ from dms_spec import __dms_spec_version__, __version__
 from dms_spec.artifact import Artifact, save_artifact
 from dms_spec.cli import main
 from dms_spec.conformance import worked_example
+from dms_spec.embeddings.typicality import fit_place, stacked
 from dms_spec.errors import DMSWarning
 from dms_spec.files import read_arrays, write_arrays
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
 from dms_spec.types import ModalityBatch
-from dms_spec.typicality import fit_place, stacked
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[..., Any]

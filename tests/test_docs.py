@@ -190,9 +190,9 @@ def test_the_python_of_the_robustness_guide_runs() -> None:
 
 
 def test_every_corruption_is_documented() -> None:
-    from dms_spec.robustness.corruptions import FEATURES
+    from dms_spec.robustness.corruptions.features import FEATURES
+    from dms_spec.robustness.corruptions.raw import RAW
     from dms_spec.robustness.patterns import SENSORS
-    from dms_spec.robustness.raw import RAW
 
     text = page("guide/robustness.md")
     assert all(f"`{name}`" in text for name in FEATURES | RAW)

@@ -22,18 +22,18 @@ from hypothesis.strategies import floats, integers
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
+from dms_spec.embeddings.predictor import Predictor, evaluate
+from dms_spec.embeddings.table import Table, read_table
 from dms_spec.equations.typicality import PLACE, TRUST
 from dms_spec.errors import ArtifactError, DMSError, FileError, SpecError
 from dms_spec.interface.policy import PolicyInput
 from dms_spec.interface.signal import Evidence
 from dms_spec.plugins import get_backend, get_policy, get_signal
-from dms_spec.predictor import Predictor, evaluate
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table, read_table
 
 torch = pytest.importorskip("torch")
 
-from dms_torch.training import FitSettings, Progress, fit  # noqa: E402
+from dms_torch.fit.training import FitSettings, Progress, fit  # noqa: E402
 
 Run = Callable[..., Any]
 
@@ -132,7 +132,7 @@ def test_the_settings_of_the_verb_are_those_of_the_library(
     train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Defaults stand twice, so that --help need not import torch."""
-    from dms_torch import training
+    from dms_torch.fit import training
 
     seen: list[Any] = []
 
@@ -529,7 +529,7 @@ def test_a_killed_command_goes_on(dms: Run, train: Path, tmp_path: Path) -> None
     code = """if True:
         import sys, time
         from dms_spec.cli import main
-        from dms_torch.checkpoint import Checkpoint
+        from dms_torch.fit.checkpoint import Checkpoint
         init, save = Checkpoint.__init__, Checkpoint.save
         Checkpoint.__init__ = lambda self, path, run, seconds: init(self, path, run, 0.0)
         Checkpoint.save = lambda self, state: (save(self, state), time.sleep(0.1))
@@ -653,7 +653,7 @@ def test_a_device_that_is_not_there_is_refused(dms: Run, train: Path, tmp_path: 
 def test_without_torch_it_says_what_to_install(
     dms: Run, train: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "dms_torch.training", None)
+    monkeypatch.setitem(sys.modules, "dms_torch.fit.training", None)
     message = dms("fit", train, "-o", tmp_path / "a").refused(4)
     assert "pip install 'dms-spec[torch]'" in message
 

@@ -11,24 +11,24 @@ from hypothesis import given
 from hypothesis import settings as settings_of
 from hypothesis.strategies import floats, integers, lists
 
-from dms_spec.calibration import fit_temperature
+from dms_spec.embeddings.calibration import fit_temperature
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import MissingInput
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table
 
 torch = pytest.importorskip("torch")
 
-from dms_torch import heads as heads_module  # noqa: E402
-from dms_torch import start as start_module  # noqa: E402
-from dms_torch.chance import corrupted, dropped, noisy, spoilt, stream  # noqa: E402
-from dms_torch.checkpoint import Checkpoint  # noqa: E402
-from dms_torch.descent import Descent, on_device  # noqa: E402
-from dms_torch.heads import Heads  # noqa: E402
-from dms_torch.policy import PolicyStage  # noqa: E402
-from dms_torch.rows import FOLDS, NEVER_HELD, folds, rows_of, scale_of  # noqa: E402
-from dms_torch.settings import FitSettings  # noqa: E402
-from dms_torch.start import ridge_start  # noqa: E402
-from dms_torch.typical import learn_typicality  # noqa: E402
+from dms_torch.fit import heads as heads_module  # noqa: E402
+from dms_torch.fit import initialize as start_module  # noqa: E402
+from dms_torch.fit.checkpoint import Checkpoint  # noqa: E402
+from dms_torch.fit.corruption import corrupted, dropped, noisy, spoilt, stream  # noqa: E402
+from dms_torch.fit.folds import FOLDS, NEVER_HELD, folds, rows_of, scale_of  # noqa: E402
+from dms_torch.fit.heads import Heads  # noqa: E402
+from dms_torch.fit.initialize import ridge_start  # noqa: E402
+from dms_torch.fit.optimize import Descent, on_device  # noqa: E402
+from dms_torch.fit.policy import PolicyStage  # noqa: E402
+from dms_torch.fit.settings import FitSettings  # noqa: E402
+from dms_torch.fit.typicality import learn_typicality  # noqa: E402
 
 NAMES = ("image", "text")
 SPEC = SchedulerSpec.preset("robust", NAMES)

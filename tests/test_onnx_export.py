@@ -25,6 +25,8 @@ from dms_spec.conformance.strategies import (
     trust,
     typical,
 )
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import (
     DMSError,
     FileError,
@@ -35,9 +37,7 @@ from dms_spec.errors import (
 from dms_spec.interface.policy import Policy
 from dms_spec.interface.signal import Signal
 from dms_spec.plugins import available, get_backend, get_exporter, get_policy, get_signal
-from dms_spec.predictor import Predictor
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("ndonnx")

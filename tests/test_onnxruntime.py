@@ -38,10 +38,11 @@ pytest.importorskip("ndonnx")
 pytest.importorskip("spox")
 pytest.importorskip("onnx_ir")
 
+from dms_onnx import session as session_module  # noqa: E402
+from dms_onnx import wheels  # noqa: E402
+from dms_onnx.session import cuda_works  # noqa: E402
 from dms_onnx.trace import trace_predictor, trace_scheduler  # noqa: E402
-from dms_onnxruntime import Session, wheels  # noqa: E402
-from dms_onnxruntime import session as session_module  # noqa: E402
-from dms_onnxruntime.session import cuda_works  # noqa: E402
+from dms_onnxruntime import Session  # noqa: E402
 from dms_spec.artifact import Artifact  # noqa: E402
 
 Arrays = dict[str, Any]

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.embeddings.predictor import Predictor, class_indices, evaluate
+from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import ArtifactError, DMSError, NothingPresent, ShapeError
 from dms_spec.files import read_arrays, write_arrays
 from dms_spec.plugins import get_backend
-from dms_spec.predictor import Predictor, class_indices, evaluate
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table, read_table
 
 Run = Callable[..., Any]
 

@@ -1016,8 +1016,8 @@ def test_policies_and_signals_say_where_they_are_from() -> None:
 @pytest.mark.parametrize("policy", ["dmome", "qmf", "tmc", "ma_afs"])
 def test_policies_are_fitted_to_a_table(policy: str) -> None:
     """One modality shows the label, one is noise; both have gaps. What can be learned is."""
-    from dms_spec.tables import Table
-    from dms_torch import FitSettings, fit
+    from dms_spec.embeddings.table import Table
+    from dms_torch.fit import FitSettings, fit
 
     random, rows = np.random.Generator(np.random.Philox(9)), 240
     labels = random.integers(3, size=rows)

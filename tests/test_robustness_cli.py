@@ -14,11 +14,11 @@ import pytest
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import read_table
 from dms_spec.files import read_arrays
 from dms_spec.plugins import get_backend
-from dms_spec.predictor import Predictor
 from dms_spec.robustness import protocol, read_result
-from dms_spec.tables import read_table
 
 pytest.importorskip("matplotlib")
 Run = Callable[..., Any]

@@ -23,9 +23,9 @@ from dms_spec.robustness import (
     sensor_failure,
     sweep,
 )
-from dms_spec.robustness.corruptions import FEATURES
+from dms_spec.robustness.corruptions.features import FEATURES
+from dms_spec.robustness.corruptions.raw import RAW
 from dms_spec.robustness.patterns import SENSORS
-from dms_spec.robustness.raw import RAW
 from dms_spec.robustness.samples import Scale, stream
 
 NAMES = ("a", "b", "c", "d")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dms_spec.calibration import expected_calibration_error
+from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.errors import MissingInput, ShapeError, SpecError
 from dms_spec.robustness import average, damaged_sets, expected
 from dms_spec.robustness import metrics as m

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dms_spec.embeddings.table import Table, check_learnable, read_table
 from dms_spec.errors import DMSError, MissingInput, NonFiniteInput
 from dms_spec.files import write_arrays
-from dms_spec.tables import Table, check_learnable, read_table
 
 NAN = float("nan")
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle
+from dms_spec.embeddings.typicality import SHRINKAGE, TYPICAL, fit_place, fit_trust, stacked
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.typicality import PLACE, TRUST, log_distance, typicality
 from dms_spec.errors import MissingInput, ShapeError, SpecError
@@ -19,7 +20,6 @@ from dms_spec.interface.signal import Evidence
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
-from dms_spec.typicality import SHRINKAGE, TYPICAL, fit_place, fit_trust, stacked
 
 Floats = NDArray[Any]
 NS = Namespace.of(xp, np.ndarray)

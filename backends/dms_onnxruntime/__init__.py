@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dms_onnxruntime.session import Session as Session
+    from dms_onnx.session import Session as Session
 
 __all__ = ["Session"]
 
@@ -17,6 +17,6 @@ def __getattr__(name: str) -> object:
     # plugin.py lies in this package, and listing plugins must import neither NumPy nor the rest.
     if name != "Session":
         raise AttributeError(f"module 'dms_onnxruntime' has no attribute {name!r}")
-    from dms_onnxruntime.session import Session
+    from dms_onnx.session import Session
 
     return Session

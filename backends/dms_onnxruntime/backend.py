@@ -9,9 +9,9 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_onnx.session import Session, cuda_works, why_no_cuda
 from dms_onnx.trace import TERMS, trace_scheduler
-from dms_onnxruntime.session import Session, cuda_works, why_no_cuda
-from dms_onnxruntime.wheels import conflict, installed, runtime
+from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.resolve import resolve

@@ -12,8 +12,6 @@ _HOME = {
     "Fusion": "fusion",
     "FusionOutput": "fusion",
     "TorchBackend": "backend",
-    "FitSettings": "settings",
-    "fit": "training",
     "consistency_loss": "losses",
     "fusion_loss": "losses",
     "weight_entropy": "losses",

@@ -19,20 +19,20 @@ from protocol import Inputs, Split, Trial
 from torch.nn import functional
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table
+from dms_spec.embeddings.typicality import Covariance
 from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.policies import modality_dropout_presence
 from dms_spec.equations.published.simmlm import nested_pairs
 from dms_spec.equations.published.tmc import dempster_shafer, evidence_of
 from dms_spec.plugins import get_backend
-from dms_spec.predictor import Predictor
 from dms_spec.robustness import Answer
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table
-from dms_spec.typicality import Covariance
 from dms_torch import Fusion
+from dms_torch.fit.settings import FitSettings
+from dms_torch.fit.training import fit
 from dms_torch.published import more_vs_fewer
-from dms_torch.settings import FitSettings
-from dms_torch.training import fit
 
 Names = tuple[str, ...]
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import DMSError
-from dms_spec.predictor import class_indices
-from dms_spec.tables import Table, read_table
 
 SEEDS = (0, 1, 2, 3, 4)
 SIGMAS = (0.1, 0.3, 0.5, 1.0, 2.0)

@@ -43,10 +43,10 @@ from tables import write_tables
 from tqdm import tqdm
 
 from dms_onnxruntime import Session
+from dms_spec.embeddings.table import Table
 from dms_spec.plugins import get_exporter
 from dms_spec.robustness import average, damaged_sets, expected, metrics
-from dms_spec.tables import Table
-from dms_torch.settings import FitSettings
+from dms_torch.fit.settings import FitSettings
 
 #: Measured on everything.
 MAIN = (

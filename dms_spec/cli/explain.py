@@ -82,9 +82,9 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     """The same, by way of the heads of an artifact."""
     import numpy as np
 
+    from dms_spec.embeddings.predictor import Predictor
+    from dms_spec.embeddings.table import read_table
     from dms_spec.plugins import get_backend
-    from dms_spec.predictor import Predictor
-    from dms_spec.tables import read_table
 
     spec = artifact.spec
     embeddings = read_table(args.input, spec.modalities)

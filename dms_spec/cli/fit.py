@@ -74,12 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dms_spec.artifact import check_target, save_artifact
+    from dms_spec.embeddings.table import read_table
     from dms_spec.plugins import get_backend
-    from dms_spec.tables import read_table
 
     device = get_backend("torch").check_device(args.device)
     try:
-        training = import_module("dms_torch.training")
+        training = import_module("dms_torch.fit.training")
         import_module("tqdm")  # for the progress bar: before the work, not in it
     except ImportError as error:
         raise BackendUnavailable(

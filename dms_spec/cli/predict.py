@@ -45,10 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from dms_spec.artifact import load_artifact
+    from dms_spec.embeddings.predictor import Predictor, class_indices
+    from dms_spec.embeddings.table import read_table
     from dms_spec.files import write_arrays
     from dms_spec.plugins import get_backend
-    from dms_spec.predictor import Predictor, class_indices
-    from dms_spec.tables import read_table
 
     check_output(args.output, args.input)
     backend = get_backend(args.backend)

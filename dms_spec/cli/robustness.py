@@ -85,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
             fix="pip install 'dms-spec[robustness]'",
         ) from error
     from dms_spec.artifact import CARD, Artifact, load_artifact
+    from dms_spec.embeddings.predictor import Predictor
+    from dms_spec.embeddings.table import read_table
     from dms_spec.plugins import get_backend
-    from dms_spec.predictor import Predictor
     from dms_spec.robustness import Samples, measure, of_predictor, report
-    from dms_spec.tables import read_table
 
     backend = get_backend(args.backend)
     fitted = load_artifact(args.artifact)
@@ -147,7 +147,7 @@ def store_of(output: Path) -> Path:
 def _cases(args: argparse.Namespace, modalities: tuple[str, ...]) -> tuple[Case, ...]:
     from dms_spec.errors import unknown
     from dms_spec.robustness import named, sensor_failure, sweep
-    from dms_spec.robustness.corruptions import FEATURES
+    from dms_spec.robustness.corruptions.features import FEATURES
 
     if args.corruption and args.protocol:
         raise SpecError(
@@ -188,7 +188,7 @@ def _cases(args: argparse.Namespace, modalities: tuple[str, ...]) -> tuple[Case,
 def _corruption(text: str) -> Corruption:
     from dms_spec.errors import UnknownName
     from dms_spec.robustness import corruption
-    from dms_spec.robustness.corruptions import FEATURES
+    from dms_spec.robustness.corruptions.features import FEATURES
 
     name, _, numbers = text.partition(":")
     if name not in FEATURES:  # raw inputs are for Python: a table holds features

@@ -14,9 +14,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler
 
-from dms_spec.calibration import fit_temperature
 from dms_spec.demo.trust import Arrays, Known, fit_typicality
 from dms_spec.demo.views import VIEWS, FloatArray
+from dms_spec.embeddings.calibration import fit_temperature
 
 NAMES: tuple[str, ...] = tuple(VIEWS)
 #: Of all scans those to test on, and of the rest those that say how far to trust a view.

@@ -15,9 +15,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dms_spec.demo.views import FloatArray
+from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.typicality import log_distance
-from dms_spec.typicality import fit_place, fit_trust, stacked
 
 #: How often the held-out part is corrupted anew.
 DRAWS = 8

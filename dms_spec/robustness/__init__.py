@@ -13,7 +13,8 @@ A run is *methods* × *cases* on *samples*::
 
 from __future__ import annotations
 
-from dms_spec.robustness.corruptions import Corruption, Scene, corruption
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene
+from dms_spec.robustness.corruptions.registry import corruption
 from dms_spec.robustness.methods import Answer, Method, of_predictor
 from dms_spec.robustness.patterns import (
     EVERY,

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import NonFiniteInput, ShapeError, SpecError
-from dms_spec.predictor import Predictor
 from dms_spec.robustness.samples import BoolArray, FloatArray
-from dms_spec.tables import Table
 
 
 @dataclass(frozen=True, kw_only=True)

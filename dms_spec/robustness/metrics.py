@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dms_spec.calibration import expected_calibration_error
+from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.errors import ShapeError, SpecError
 from dms_spec.robustness.samples import FloatArray
 
@@ -49,7 +49,7 @@ def retention(clean: float | None, noisy: float | None) -> float | None:
 
 
 def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """`dms_spec.calibration.expected_calibration_error` over samples whose label is a class."""
+    """`expected_calibration_error` over the samples whose label is a class."""
     p, y = _known(probabilities, labels)
     return expected_calibration_error(p, y) if len(y) else None
 

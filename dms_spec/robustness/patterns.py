@@ -15,7 +15,9 @@ from itertools import combinations
 import numpy as np
 
 from dms_spec.errors import MissingInput, SpecError, unknown
-from dms_spec.robustness.corruptions import Corruption, Scene, blank, corruption
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene
+from dms_spec.robustness.corruptions.features import blank
+from dms_spec.robustness.corruptions.registry import corruption
 from dms_spec.robustness.samples import BoolArray, FloatArray, stream
 
 

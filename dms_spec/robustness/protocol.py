@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dms_spec._version import PACKAGE
 from dms_spec.errors import ShapeError, SpecError
 from dms_spec.robustness import metrics
-from dms_spec.robustness.corruptions import Scene
+from dms_spec.robustness.corruptions.corruption import Scene
 from dms_spec.robustness.methods import ORACLE, STATIC, Answer, Method, ask, baselines
 from dms_spec.robustness.patterns import CLEAN, SENSORS, Case, clean
 from dms_spec.robustness.result import Measured, Result, pack

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
+from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, unknown
-from dms_spec.predictor import class_indices
-from dms_spec.tables import Table
 
 #: What a modality's array holds. Only ``"features"`` have a scale.
 Kind = Literal["features", "image", "text", "audio"]

@@ -31,11 +31,11 @@ from dms_onnx.exporter import OnnxExporter
 from dms_spec.artifact import Artifact
 from dms_spec.demo.data import DRAWN, NAMES, TEST_SHARE
 from dms_spec.demo.views import VIEWS
+from dms_spec.embeddings.predictor import Predictor, evaluate
+from dms_spec.embeddings.table import Table
 from dms_spec.plugins import get_backend, get_signal
-from dms_spec.predictor import Predictor, evaluate
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table
-from dms_torch.training import fit
+from dms_torch.fit.training import fit
 
 HERE = Path(__file__).resolve().parent
 PAGE = ("index.html", "style.css", "page.js")

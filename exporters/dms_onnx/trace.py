@@ -23,11 +23,11 @@ from dms_onnx.namespace import onnx_namespace
 from dms_onnx.opsets import TRACED, converted
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
+from dms_spec.embeddings.predictor import Model, head_outputs
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads, class_probabilities
 from dms_spec.errors import DMSError, SpecError
-from dms_spec.predictor import Model, head_outputs
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import AXES, INPUT_NAMES, ModalityBatch
 

@@ -20,10 +20,10 @@ from dms_spec.artifact import Artifact
 from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.context import ConformanceError, Context
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import DMSWarning
 from dms_spec.plugins import get_backend
-from dms_spec.predictor import Predictor
-from dms_spec.tables import Table
 from dms_spec.types import ModalityBatch
 
 Arrays = dict[str, NDArray[Any]]

@@ -26,10 +26,10 @@ from dms_spec.artifact import Artifact
 from dms_spec.conformance import oracle
 from dms_spec.conformance.closeness import K
 from dms_spec.conformance.context import ConformanceError
+from dms_spec.embeddings.predictor import Predictor
 from dms_spec.engine.resolve import resolve
 from dms_spec.errors import DMSError, FileError, VerificationError
 from dms_spec.plugins import available, get_backend, installed_version
-from dms_spec.predictor import Predictor
 from dms_spec.spec import SchedulerSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -351,6 +351,6 @@ def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
         ) from error
     yield Runtime("onnx", lambda a: dict(zip(names, evaluator.run(names, a), strict=True)))
     if "onnxruntime" in available("backend"):
-        from dms_onnxruntime.session import Session
+        from dms_onnx.session import Session
 
         yield Runtime("onnxruntime", Session(model.SerializeToString()).run)

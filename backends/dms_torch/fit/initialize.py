@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.calibration import fit_temperature
+from dms_spec.embeddings.calibration import fit_temperature
 
 _PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
 # Enough to start from; the rest is left to the training.

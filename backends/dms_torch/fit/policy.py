@@ -9,18 +9,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dms_spec.embeddings.predictor import head_outputs
 from dms_spec.equations.heads import class_scores
 from dms_spec.plugins import get_policy
-from dms_spec.predictor import head_outputs
 from dms_spec.spec import SchedulerSpec
-from dms_torch.chance import DRAWS, Random, corrupted, stream
-from dms_torch.checkpoint import Arrays
-from dms_torch.descent import Stage, Tensors, on_device, to_host
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.corruption import DRAWS, Random, corrupted, stream
+from dms_torch.fit.folds import FOLDS, Part, batches, cut
+from dms_torch.fit.heads import Heads
+from dms_torch.fit.optimize import Stage, Tensors, on_device, to_host
+from dms_torch.fit.settings import FitSettings
 from dms_torch.fusion import Fusion
-from dms_torch.heads import Heads
 from dms_torch.losses import present_cross_entropy
-from dms_torch.rows import FOLDS, Part, batches, cut
-from dms_torch.settings import FitSettings
 
 # The policy has few parameters, and a pull that keeps them: it may take long steps.
 _RATE = 5

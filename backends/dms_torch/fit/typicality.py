@@ -14,13 +14,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
 from dms_spec.equations.typicality import log_distance
-from dms_spec.typicality import fit_place, fit_trust, stacked
-from dms_torch.chance import DRAWS, corrupted, stream
-from dms_torch.checkpoint import Arrays
-from dms_torch.descent import Tensors, on_device
-from dms_torch.heads import Heads
-from dms_torch.rows import Part
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.corruption import DRAWS, corrupted, stream
+from dms_torch.fit.folds import Part
+from dms_torch.fit.heads import Heads
+from dms_torch.fit.optimize import Tensors, on_device
 
 # From fewer held-out rows, the two ends of what is typical are little more than a guess.
 _FEW = 100

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import ShapeError
-from dms_spec.robustness.corruptions import Corruption, Scene
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene
 from dms_spec.robustness.samples import FloatArray
 
 # --------------------------------------------------------------------------------------- images

@@ -10,118 +10,15 @@ nothing but the severity, and a case is the same whichever others are run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from math import inf, isfinite
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from dms_spec.errors import MissingInput, SpecError, unknown
-from dms_spec.robustness.samples import BoolArray, FloatArray, Kind, Space, stream
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """What a corruption may know beside the array that it spoils.
-
-    Attributes:
-        random: For this modality; anew for every call.
-        labels: Index of each sample's class, ``[N]``.
-        hit: bool ``[N, M]``: what the pattern says is corrupted.
-        there: bool ``[N]``: where this modality is present; elsewhere the array holds nothing.
-        index: Which of the M modalities this is.
-        seed: To draw what concerns all modalities, with `shared`.
-        name: The corruption's.
-    """
-
-    random: Generator
-    labels: NDArray[np.intp]
-    hit: BoolArray
-    there: BoolArray
-    index: int
-    seed: int
-    name: str
-
-    def shared(self) -> Generator:
-        """Random numbers that all modalities see alike."""
-        return stream(self.seed, self.name)
-
-
-#: From an array, a severity and the scene to a spoilt array of the same first axis. What it says
-#: about samples that are not hit is not used.
-Function = Callable[[NDArray[Any], float, Scene], NDArray[Any]]
-
-#: From what the pattern hits, bool ``[N, M]``, a severity and shared random numbers to what is hit.
-Narrowing = Callable[[BoolArray, float, Generator], BoolArray]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corruption:
-    """One way for a modality to go wrong.
-
-    Attributes:
-        name: Unique.
-        function: What it does to one modality, of which it sees all samples.
-        meaning: What that is, in a sentence.
-        severities: From mild to strong, the ones to measure when nothing else is asked for.
-        unit: What a severity counts, in words; empty if there is nothing to count: then 1 stands
-            for all of it.
-        kind: Which modalities it applies to; ``"any"`` for all.
-        space: In which numbers it sees features.
-        told: Whether the methods are told: ``present`` becomes False.
-        hits: Which modalities of a sample it hits if nothing else is asked for: half of those
-            that it applies to, or every one.
-        narrowing: Leaves some of the hit samples out.
-        clean_at: The severity at which nothing happens, if there is one.
-        random: Whether it draws anything.
-        least: Severities below are refused.
-        most: Severities above are refused.
-    """
-
-    name: str
-    function: Function
-    meaning: str = ""
-    severities: tuple[float, ...] = (1.0,)
-    unit: str = ""
-    kind: Kind | Literal["any"] = "features"
-    space: Space = "range"
-    told: bool = False
-    hits: Literal["half", "every"] = "half"
-    narrowing: Narrowing | None = None
-    clean_at: float | None = None
-    random: bool = True
-    least: float = -inf
-    most: float = inf
-
-    def __post_init__(self) -> None:
-        if not self.severities:
-            raise SpecError(f"corruption {self.name!r} has no severity", expected="one or more")
-        if not self.unit and not set(self.severities) <= {0.0, 1.0}:
-            raise SpecError(
-                f"corruption {self.name!r} has no severities",
-                expected="1, or 0 for nothing",
-                got=", ".join(f"{severity:g}" for severity in self.severities),
-            )
-        for severity in self.severities:
-            if not isfinite(severity) or not self.least <= severity <= self.most:
-                raise SpecError(
-                    f"corruption {self.name!r} has no such severity",
-                    expected=f"{self.least:g} to {self.most:g}"
-                    + (f" ({self.unit})" if self.unit else ""),
-                    got=f"{severity:g}",
-                )
-
-    def at(self, *severities: float) -> Self:
-        """The same with other severities, from mild to strong.
-
-        Raises:
-            SpecError: One of them is out of range.
-        """
-        return replace(self, severities=tuple(float(severity) for severity in severities))
-
+from dms_spec.errors import MissingInput
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene
+from dms_spec.robustness.samples import BoolArray, FloatArray
 
 # ------------------------------------------------------------------------------- what they do
 
@@ -326,24 +223,3 @@ FEATURES: dict[str, Corruption] = {
         ),
     )
 }
-
-
-def corruption(name: str | Corruption) -> Corruption:
-    """The corruption of a name, of features or of raw inputs; one that is given is given back.
-
-    Raises:
-        UnknownName: There is none; the message names the closest.
-    """
-    from dms_spec.robustness.raw import RAW
-
-    if isinstance(name, Corruption):
-        return name
-    known = FEATURES | RAW
-    if name not in known:
-        raise unknown("corruption", name, known)
-    return known[name]
-
-
-def corruptions(names: Iterable[str | Corruption]) -> tuple[Corruption, ...]:
-    """Several of them."""
-    return tuple(corruption(name) for name in names)

@@ -1,12 +1,12 @@
-"""How `dms_torch.training.fit` learns."""
+"""How `dms_torch.fit.training.fit` learns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import get_args
 
+from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import SpecError
-from dms_spec.typicality import Covariance
 
 
 @dataclass(frozen=True, kw_only=True)

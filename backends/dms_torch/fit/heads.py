@@ -19,17 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from dms_spec.calibration import fit_temperature
+from dms_spec.embeddings.calibration import fit_temperature
 from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import torch_namespace
-from dms_torch.chance import Random, dropped, noisy, stream
-from dms_torch.checkpoint import Arrays
-from dms_torch.descent import Stage, Tensors
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.corruption import Random, dropped, noisy, stream
+from dms_torch.fit.folds import FOLDS, Part, Rows, batches, cut
+from dms_torch.fit.initialize import ridge_start
+from dms_torch.fit.optimize import Stage, Tensors
+from dms_torch.fit.settings import FitSettings
 from dms_torch.losses import consistency_loss
-from dms_torch.rows import FOLDS, Part, Rows, batches, cut
-from dms_torch.settings import FitSettings
-from dms_torch.start import ridge_start
 
 
 class Heads:

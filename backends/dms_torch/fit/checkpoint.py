@@ -1,4 +1,4 @@
-"""Where a run of `dms_torch.training.fit` stands, in one safetensors file: no pickle.
+"""Where a run of `dms_torch.fit.training.fit` stands, in one safetensors file: no pickle.
 
 The file is written under a temporary name and moved, so that a process killed at any moment
 leaves the last whole one. JSON in its metadata says what run it is of.

@@ -1,10 +1,4 @@
-"""Learning from a table: heads, temperatures, what is typical, then what the policy has to learn.
-
-Where a change goes: what is learned from, `dms_torch.rows`; what is random, `dms_torch.chance`;
-heads and their temperatures, `dms_torch.heads` and `dms_torch.start`; what is typical,
-`dms_torch.typical`; the policy, `dms_torch.policy`; epochs, checkpoints and when to stop,
-`dms_torch.descent`. Here is the order of it all, and what comes out.
-"""
+"""Learns from a table: heads, temperatures, typicality, then what the policy has to learn."""
 
 from __future__ import annotations
 
@@ -23,21 +17,21 @@ import torch
 
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
+from dms_spec.embeddings.predictor import evaluate, head_outputs
+from dms_spec.embeddings.table import Table, check_learnable
 from dms_spec.engine.resolve import Resolved
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend
-from dms_spec.predictor import evaluate, head_outputs
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table, check_learnable
 from dms_torch.backend import TorchBackend
-from dms_torch.chance import stream
-from dms_torch.checkpoint import Arrays, Checkpoint
-from dms_torch.descent import Descent, Progress, on_device
-from dms_torch.heads import Heads
-from dms_torch.policy import PolicyStage, at_the_rule
-from dms_torch.rows import Rows, rows_of
-from dms_torch.settings import FitSettings
-from dms_torch.typical import learn_typicality
+from dms_torch.fit.checkpoint import Arrays, Checkpoint
+from dms_torch.fit.corruption import stream
+from dms_torch.fit.folds import Rows, rows_of
+from dms_torch.fit.heads import Heads
+from dms_torch.fit.optimize import Descent, Progress, on_device
+from dms_torch.fit.policy import PolicyStage, at_the_rule
+from dms_torch.fit.settings import FitSettings
+from dms_torch.fit.typicality import learn_typicality
 
 __all__ = ["FitSettings", "Fitted", "Progress", "fit"]
 

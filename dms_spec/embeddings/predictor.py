@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
-from dms_spec.calibration import expected_calibration_error
+from dms_spec.embeddings.calibration import expected_calibration_error
+from dms_spec.embeddings.table import Table
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads, class_probabilities
@@ -25,7 +26,6 @@ from dms_spec.errors import (
     UnsupportedCapability,
 )
 from dms_spec.interface.backend import Backend
-from dms_spec.tables import Table
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 Arrays = dict[str, NDArray[Any]]

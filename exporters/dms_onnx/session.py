@@ -19,7 +19,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_onnxruntime.wheels import conflict, installed, runtime
+from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.errors import (
     BackendUnavailable,
     DMSError,

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.table import Table
 from dms_spec.errors import MissingInput, NonFiniteInput
 from dms_spec.plugins import get_policy
-from dms_spec.predictor import class_indices
 from dms_spec.spec import SchedulerSpec
-from dms_spec.tables import Table
 from dms_torch.backend import TorchBackend
-from dms_torch.chance import Random
-from dms_torch.checkpoint import Arrays
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.corruption import Random
 
 #: Into how many parts the training rows are cut, to judge each by heads that have not seen it.
 FOLDS = 5

@@ -1,0 +1,1 @@
+"""Learning from tables of embeddings: tables, calibration, typicality, prediction, on the host."""
