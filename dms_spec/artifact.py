@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dms_spec._version import ARTIFACT_FORMAT, PACKAGE
 from dms_spec.errors import ArtifactError
 from dms_spec.files import read_arrays, replacing_folder, write_arrays
+from dms_spec.markup import markdown_table, percent
 from dms_spec.spec import SchedulerSpec
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
@@ -211,11 +212,9 @@ def _card(artifact: Artifact) -> str:
             spec.to_json(),
             "```",
             "",
-            *(
-                _markdown(("parameter", "shape", "dtype"), parameters)
-                if parameters
-                else ["No parameters."]
-            ),
+            markdown_table(("parameter", "shape", "dtype"), parameters)
+            if parameters
+            else "No parameters.",
             "",
             f"Written by dms-spec {PACKAGE}. Use it with `{use}`.",
             "",
@@ -235,19 +234,19 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
         ]
         rows = [(n, row["width"], row["present"]) for n, row in data["modalities"].items()]
         lines += ["## Data", "", f"{data['rows']} rows: {', '.join(counts)}.", ""]
-        lines += [*_markdown(("modality", "width", "present in rows"), rows), ""]
+        lines += [markdown_table(("modality", "width", "present in rows"), rows), ""]
     if metrics:
         sets = tuple(metrics.values())
         rows = [
-            (title, *(_percent(one[key]["accuracy"]) for one in sets))
+            (title, *(percent(one[key]["accuracy"]) for one in sets))
             for title, key in (("fused", "fused"), ("uniform weights", "static"))
         ]
         rows += [
-            (f"{name} alone", *(_percent(one["modalities"][name]["accuracy"]) for one in sets))
+            (f"{name} alone", *(percent(one["modalities"][name]["accuracy"]) for one in sets))
             for name in sets[0]["modalities"]
         ]
         header = ("Accuracy", *(name.replace("_", " ") for name in metrics))
-        lines += ["## Measured", "", *_markdown(header, rows), ""]
+        lines += ["## Measured", "", markdown_table(header, rows), ""]
         lines += ["The held-out rows are judged by heads that have not seen them, but chose when"]
         lines += ["to stop: the test rows, if any, are the fair ones.", ""]
     if model.get("calibration"):
@@ -261,21 +260,12 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
             "",
             "On rows that the heads had not seen.",
             "",
-            *_markdown(header, rows),
+            markdown_table(header, rows),
             "",
         ]
     if notes:
         lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
     return lines
-
-
-def _markdown(header: tuple[str, ...], rows: Sequence[tuple[Any, ...]]) -> list[str]:
-    lines = (header, ("---",) * len(header), *rows)
-    return [f"| {' | '.join(str(cell) for cell in line)} |" for line in lines]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def _digits(value: float | None) -> str:

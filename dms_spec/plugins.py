@@ -20,18 +20,17 @@ from importlib.metadata import (
     entry_points,
     version,
 )
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pkgutil import resolve_name
+from typing import Any, Literal, cast
 
 import pluggy
 
 from dms_spec._version import PLUGIN_ABI, SUPPORTED_EDITIONS
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, closest, unknown
-
-if TYPE_CHECKING:
-    from dms_spec.interface.backend import Backend
-    from dms_spec.interface.exporter import Exporter
-    from dms_spec.interface.policy import Policy
-    from dms_spec.interface.signal import Signal
+from dms_spec.interface.backend import Backend
+from dms_spec.interface.exporter import Exporter
+from dms_spec.interface.policy import Policy
+from dms_spec.interface.signal import Signal
 
 GROUP = "dms_spec"
 Kind = Literal["backend", "policy", "signal", "exporter"]
@@ -49,7 +48,8 @@ class Descriptor:
 
     Args:
         name: What users ask for. Unique among things of its kind.
-        load: Called with nothing, once, when it is first asked for; returns the thing itself.
+        load: Called with nothing, once, when it is first asked for; returns the thing itself. As
+            text, ``"module:name"``, it names such a callable, which is imported only then.
         summary: One line for listings.
         editions: Editions of the specification that it follows.
         abi: The plugin contract that it was written for, `dms_spec._version.PLUGIN_ABI`.
@@ -59,7 +59,7 @@ class Descriptor:
     """
 
     name: str
-    load: Callable[[], Any]
+    load: Callable[[], Any] | str
     summary: str = ""
     editions: tuple[str, ...] = SUPPORTED_EDITIONS
     abi: int = PLUGIN_ABI
@@ -93,6 +93,9 @@ HOOKS: dict[str, Kind] = {
     "dms_register_signals": "signal",
     "dms_register_exporters": "exporter",
 }
+
+# A callable by its module and its name in it.
+_NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 # Names in every output file, which a signal of the same name would overwrite.
 _OUTPUTS = ("weights", "fused", "scores", "active")
@@ -312,8 +315,8 @@ def _descriptor_problem(item: Descriptor, kind: Kind) -> str:
         return "name is empty"
     if kind == "signal" and item.name in _OUTPUTS:
         return f"name is {item.name!r}, which is an output of every schedule"
-    if not callable(item.load):
-        return f"load is {item.load!r}, which cannot be called"
+    if not callable(item.load) and not _NAMED.fullmatch(str(item.load)):
+        return f"load is {item.load!r}, which cannot be called and names no module:name"
     if not isinstance(item.abi, int):
         return f"abi is {item.abi!r}, not a whole number"
     for key in ("editions", "requires"):
@@ -398,29 +401,21 @@ def get_backend(name: str) -> Backend:
         PluginError: It is registered, but broken, duplicate, invalid or outdated.
         BackendUnavailable: What it needs is not installed, or cannot be imported.
     """
-    from dms_spec.interface.backend import Backend
-
     return cast("Backend", _get("backend", name, Backend))
 
 
 def get_policy(name: str) -> Policy:
     """The policy of a name; raises like `get_backend`."""
-    from dms_spec.interface.policy import Policy
-
     return cast("Policy", _get("policy", name, Policy))
 
 
 def get_signal(name: str) -> Signal:
     """The signal of a name; raises like `get_backend`."""
-    from dms_spec.interface.signal import Signal
-
     return cast("Signal", _get("signal", name, Signal))
 
 
 def get_exporter(name: str) -> Exporter:
     """The exporter of a name; raises like `get_backend`."""
-    from dms_spec.interface.exporter import Exporter
-
     return cast("Exporter", _get("exporter", name, Exporter))
 
 
@@ -445,7 +440,8 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
     descriptor = usable[0].descriptor
     assert descriptor is not None  # noqa: S101 - narrows the type; filtered above
     try:
-        thing = descriptor.load()
+        load = descriptor.load
+        thing = (resolve_name(load) if isinstance(load, str) else load)()
         own_name = getattr(thing, "name", name)
         if kind == "backend":
             getattr(thing, "capabilities", None)  # one that cannot say what it can do is unusable

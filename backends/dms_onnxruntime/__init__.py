@@ -5,6 +5,7 @@ Needs ONNX Runtime: ``pip install 'dms-spec[onnxruntime]'``.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,4 @@ def __getattr__(name: str) -> object:
     # plugin.py lies in this package, and listing plugins must import neither NumPy nor the rest.
     if name != "Session":
         raise AttributeError(f"module 'dms_onnxruntime' has no attribute {name!r}")
-    from dms_onnx.session import Session
-
-    return Session
+    return getattr(import_module("dms_onnx.session"), name)

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dms_spec.plugins import Descriptor, hookimpl
-
-
-def _load() -> Any:
-    from dms_onnxruntime.backend import OnnxRuntimeBackend
-
-    return OnnxRuntimeBackend()
 
 
 @hookimpl
@@ -18,7 +10,7 @@ def dms_register_backends() -> list[Descriptor]:
     return [
         Descriptor(
             name="onnxruntime",
-            load=_load,
+            load="dms_onnxruntime.backend:OnnxRuntimeBackend",
             summary="ONNX Runtime: runs the exported graph, on the CPU and on CUDA",
             requires=("onnxruntime|onnxruntime-gpu", "onnx", "onnx_ir", "ndonnx", "spox"),
             extra="dms-spec[onnxruntime]",

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dms_spec.plugins import Descriptor, hookimpl
-
-
-def _load() -> Any:
-    from dms_torch.backend import TorchBackend
-
-    return TorchBackend()
 
 
 @hookimpl
@@ -18,7 +10,7 @@ def dms_register_backends() -> list[Descriptor]:
     return [
         Descriptor(
             name="torch",
-            load=_load,
+            load="dms_torch.backend:TorchBackend",
             summary="PyTorch, eager and compiled, with gradients",
             requires=("torch", "ml_dtypes"),
             extra="dms-spec[torch]",

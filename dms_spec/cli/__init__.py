@@ -1,8 +1,8 @@
 """The command line: ``dms VERB ...``, also ``python -m dms_spec VERB ...``.
 
-A verb is a module of this package with ``HELP``, ``add_arguments(parser)`` and ``run(args)``,
-which returns the exit code. Only the verb that is called is run; parsing imports no plugin, so
-that ``dms --help`` and ``dms plugins list`` work however broken the plugins are.
+A verb is a module of this package with ``add_arguments(parser)`` and ``run(args)``, which returns
+the exit code. Only the verb that is called is imported, so that ``dms --help`` is quick. Parsing
+imports no plugin, so that ``dms plugins list`` works however broken the plugins are.
 """
 
 from __future__ import annotations
@@ -16,26 +16,25 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from dms_spec._version import EDITION, PACKAGE
+from dms_spec.cli.codes import BAD_INPUT, DEFECT, GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, VerificationError
 
-GOOD, NOT_CONFORMANT, BAD_INPUT, OUT_OF_TOLERANCE, UNAVAILABLE = range(5)
-DEFECT = 70  # the usual number for "software"; Python's own would be 1, which is taken
-
-VERBS = (
-    "schedule",
-    "fit",
-    "predict",
-    "robustness",
-    "explain",
-    "export",
-    "verify",
-    "check",
-    "report",
-    "demo",
-    "backends",
-    "plugins",
-    "doctor",
-)
+#: The verbs, each with its help.
+VERBS = {
+    "schedule": "weigh and fuse a batch of samples",
+    "fit": "learn heads and a scheduler from a table of embeddings",
+    "predict": "score a table of embeddings with what dms fit learned",
+    "robustness": "measure a fitted artifact under noise, conflict and missing modalities",
+    "explain": "show why the weights of a sample are what they are",
+    "export": "write a scheduler for another runtime, such as onnx, and verify it",
+    "verify": "check an exported model again, on the machine where it is to run",
+    "check": "run the conformance suite on a backend",
+    "report": "draw reports of dms check side by side, as Markdown, HTML or a badge",
+    "demo": "weigh four views of real digits, clean, noisy and missing: a table and a picture",
+    "backends": "list the backends, what each can do here, and why some cannot",
+    "plugins": "list the plugins, the broken ones with the reason and the fix",
+    "doctor": "run a worked example on every backend and device, and compare with the oracle",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,12 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     version = f"dms-spec {PACKAGE}, specification {EDITION}"
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for name in VERBS:
-        module = import_module(f"dms_spec.cli.{name}")
-        verb = verbs.add_parser(name, help=module.HELP, description=module.HELP)
-        module.add_arguments(verb)
-        verb.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    called = next((word for word in given if not word.startswith("-")), None)
+    for name, text in VERBS.items():
+        verb = verbs.add_parser(name, help=text, description=text)
+        if name == called:
+            module = import_module(f"dms_spec.cli.{name}")
+            module.add_arguments(verb)
+            verb.set_defaults(run=module.run)
+    args = parser.parse_args(given)
     # A warning of ours is news to the user, not a line of source to a developer.
     warnings.showwarning = _show_warning
     try:

@@ -6,10 +6,9 @@ import argparse
 import json
 from typing import Any
 
-from dms_spec.cli.common import table
 from dms_spec.errors import DMSError
-
-HELP = "list the backends, what each can do here, and why some cannot"
+from dms_spec.markup import text_table
+from dms_spec.plugins import get_backend, plugin_records
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     header = ("backend", "status", "devices", "dtypes", "gradients", "from")
     print(
-        table(
+        text_table(
             header,
             [
                 (
@@ -46,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
 
 def survey() -> list[dict[str, Any]]:
     """Each registered backend with its live capabilities, or the reason why it has none."""
-    from dms_spec.plugins import get_backend, plugin_records
-
     rows = []
     for record in plugin_records():
         if record.kind != "backend":

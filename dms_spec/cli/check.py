@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
+import secrets
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dms_spec.cli.common import table
-from dms_spec.errors import BackendUnavailable, DMSError, SpecError
+from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
+from dms_spec.conformance.expected import read_expected
+from dms_spec.conformance.render import badge, html, markdown
+from dms_spec.conformance.report import Report, write_report
+from dms_spec.errors import BackendUnavailable, DMSError, FileError, SpecError
+from dms_spec.files import replacing
+from dms_spec.markup import text_table
 
 if TYPE_CHECKING:
     from dms_spec.conformance.context import Context
-    from dms_spec.conformance.report import Report
     from dms_spec.conformance.runner import Planned
-
-HELP = "run the conformance suite on a backend"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +58,6 @@ def run(args: argparse.Namespace) -> int:
             "the conformance suite needs hypothesis",
             fix='Install it: pip install "dms-spec[conformance]".',
         ) from error
-    from dms_spec.conformance.expected import read_expected
     from dms_spec.conformance.registry import checks
     from dms_spec.conformance.runner import find_backend, known_checks, plan
     from dms_spec.conformance.runner import run as run_suite
@@ -97,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _seed(given: int | None) -> int:
-    import secrets
 
     return secrets.randbits(32) if given is None else given
 
@@ -140,7 +141,6 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
 
 
 def _check_format(path: Path) -> None:
-    from dms_spec.errors import FileError
 
     if path.suffix not in (".json", ".md", ".html", ".svg"):
         raise FileError(
@@ -151,9 +151,6 @@ def _check_format(path: Path) -> None:
 
 
 def _write(path: Path, report: Report) -> None:
-    from dms_spec.conformance.render import badge, html, markdown
-    from dms_spec.conformance.report import write_report
-    from dms_spec.files import replacing
 
     if path.suffix == ".json":
         write_report(path, report)
@@ -183,7 +180,7 @@ def _print(report: Report) -> None:
         for level, count in report.levels.items()
         if count["of"]
     ]
-    print(table(("level", "passed"), rows, right=(1,)))
+    print(text_table(("level", "passed"), rows, right=(1,)))
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     print(f"\n{counts}")
     worst = [(dtype, max(own.values(), default=0.0)) for dtype, own in report.worst.items()]
@@ -202,7 +199,6 @@ def _indented(text: str) -> str:
 
 
 def _exit_code(report: Report) -> int:
-    from dms_spec.cli import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
 
     codes: dict[str, Any] = {"non-conformant": NOT_CONFORMANT, "invalid-run": OUT_OF_TOLERANCE}
     return int(codes.get(report.verdict, GOOD))
@@ -213,8 +209,8 @@ def _list() -> int:
     from dms_spec.conformance.registry import checks
 
     rows = [(c.name, c.level, ", ".join(c.clauses), c.summary) for c in checks()]
-    print(table(("check", "level", "clauses", "what"), rows))
+    print(text_table(("check", "level", "clauses", "what"), rows))
     print()
     wrong = [(f"mutant:{m.name}", m.clause, m.summary) for m in mutants()]
-    print(table(("mutant", "breaks", "what is wrong"), wrong))
+    print(text_table(("mutant", "breaks", "what is wrong"), wrong))
     return 0

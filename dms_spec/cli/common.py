@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from numpy.typing import NDArray
+
+from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from dms_spec.artifact import Artifact
-    from dms_spec.types import ModalityBatch, Schedule
+from dms_spec.files import check_suffix, read_arrays
+from dms_spec.markup import text_table
+from dms_spec.plugins import get_backend
+from dms_spec.spec import PRESETS, SchedulerSpec
+from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,10 +53,6 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
 
     Arrays that no scheduler reads are named on stderr and left alone.
     """
-    from dms_spec.files import read_arrays
-    from dms_spec.plugins import get_backend
-    from dms_spec.types import INPUT_NAMES, ModalityBatch
-
     backend = get_backend(args.backend)
     device = backend.check_device(args.device)
     arrays = read_arrays(args.input)
@@ -89,8 +87,6 @@ def check_output(output: Path, source: Path) -> None:
     Raises:
         FileError: It is one of the two.
     """
-    from dms_spec.files import check_suffix
-
     check_suffix(output)
     try:
         same = output.samefile(source)
@@ -129,7 +125,7 @@ def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
         rows.append(
             (row["name"], f"{row['active']} of {samples}", "-" if mean is None else f"{mean:.3f}")
         )
-    return table(("modality", "active in", "mean weight there"), rows, right=(1, 2))
+    return text_table(("modality", "active in", "mean weight there"), rows, right=(1, 2))
 
 
 def read_spec(text: str, modalities: str | None, count: int | None = None) -> Artifact:
@@ -140,9 +136,6 @@ def read_spec(text: str, modalities: str | None, count: int | None = None) -> Ar
     Raises:
         SpecError: It is none of the three, or names are given that the spec has already.
     """
-    from dms_spec.artifact import Artifact, load_artifact
-    from dms_spec.spec import PRESETS, SchedulerSpec
-
     path = Path(text)
     if text in PRESETS:
         if not modalities and count is None:
@@ -166,17 +159,4 @@ def read_spec(text: str, modalities: str | None, count: int | None = None) -> Ar
         f"there is no spec {text!r}",
         expected=f"a preset ({', '.join(PRESETS)}), a JSON file or an artifact folder",
         fix=closest(text, PRESETS),
-    )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> str:
-    """Columns of text, padded; those whose index is in ``right`` are aligned to the right."""
-    lines = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
     )

@@ -10,12 +10,13 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dms_spec.artifact import Artifact, check_target, save_artifact
 from dms_spec.errors import BackendUnavailable, FileError
+from dms_spec.files import replacing, write_arrays
+from dms_spec.plugins import get_backend
 
 if TYPE_CHECKING:
     from dms_spec.demo.study import Study
-
-HELP = "weigh four views of real digits, clean, noisy and missing: a table and a picture"
 
 _FILES = {
     "results.json": "every number, and the settings",
@@ -65,9 +66,6 @@ def run(args: argparse.Namespace) -> int:
             got=str(error),
             fix="pip install 'dms-spec[demo]'",
         ) from error
-    from dms_spec.artifact import Artifact, check_target, save_artifact
-    from dms_spec.files import replacing, write_arrays
-    from dms_spec.plugins import get_backend
 
     backend = get_backend(args.backend)
     _make_folder(args.output)  # before the work, not after it

@@ -7,11 +7,16 @@ import json
 import platform
 from typing import Any
 
-from dms_spec._version import EDITION, PACKAGE
-from dms_spec.cli.common import table
-from dms_spec.errors import DMSError
+import numpy as np
 
-HELP = "run a worked example on every backend and device, and compare with the oracle"
+from dms_spec._version import EDITION, PACKAGE
+from dms_spec.cli.codes import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
+from dms_spec.conformance import oracle, worked_example
+from dms_spec.conformance.closeness import finfo
+from dms_spec.errors import DMSError
+from dms_spec.markup import text_table
+from dms_spec.plugins import available, discover, get_backend, installed_version
+from dms_spec.types import ModalityBatch
 
 _PACKAGES = (
     "numpy",
@@ -30,8 +35,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.cli import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
-    from dms_spec.plugins import discover, installed_version
 
     packages = {name: installed_version(name) or "not installed" for name in _PACKAGES}
     runs = examine()
@@ -58,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         print("\nThe worked example of the specification, run on each backend, device and dtype:")
         header = ("backend", "device", "dtype", "verdict", "worst error (eps of the dtype)")
         rows = [(r["backend"], r["device"], r["dtype"], r["verdict"], r["error"]) for r in runs]
-        print(table(header, rows))
+        print(text_table(header, rows))
         for name, notes in _notes().items():
             for note in notes:
                 print(f"\n{name}: {note}")
@@ -71,8 +74,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _notes() -> dict[str, list[str]]:
     """What each backend that works says about itself on this machine."""
-    from dms_spec.plugins import available, get_backend
-
     notes = {}
     for name in available("backend"):
         try:
@@ -84,8 +85,6 @@ def _notes() -> dict[str, list[str]]:
 
 def examine() -> list[dict[str, Any]]:
     """The worked example on everything that claims to run: one entry for each combination."""
-    from dms_spec.plugins import available, get_backend
-
     runs = []
     for name in available("backend"):
         try:
@@ -125,12 +124,6 @@ def _entry(backend: str, device: str, dtype: str, verdict: str, error: str) -> d
 
 def _worked_example(backend: Any, device: str, dtype: str) -> float:
     """Largest error of weights and fused values, in eps of the dtype that they come out in."""
-    import numpy as np
-
-    from dms_spec.conformance import oracle, worked_example
-    from dms_spec.conformance.closeness import finfo
-    from dms_spec.types import ModalityBatch
-
     spec, arrays = worked_example.SPEC, worked_example.arrays(dtype)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = backend.scheduler(spec, device=device)(ModalityBatch(**moved))

@@ -8,19 +8,21 @@ import sys
 from collections.abc import Sequence
 from math import exp
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file, table
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.artifact import Artifact
+from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file
+from dms_spec.cli.explain_plot import draw
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import read_table
 from dms_spec.errors import FileError, ShapeError
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from dms_spec.artifact import Artifact
-    from dms_spec.types import Schedule
-
-HELP = "show why the weights of a sample are what they are"
+from dms_spec.files import read_arrays
+from dms_spec.markup import text_table
+from dms_spec.plugins import get_backend
+from dms_spec.types import Schedule
 
 # Less is no reason to name.
 _LEAST_LOSS = 0.05
@@ -52,8 +54,6 @@ def run(args: argparse.Namespace) -> int:
     artifact = _with_heads(args)
     policy, explained, notes = _of_batch(args) if artifact is None else _of_table(args, artifact)
     if args.plot is not None:
-        from dms_spec.cli.explain_plot import draw
-
         draw(args.plot, explained)
     if args.json:
         report = {"policy": policy, "notes": notes, "samples": explained}
@@ -80,12 +80,6 @@ def _of_batch(args: argparse.Namespace) -> _Explained:
 
 def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     """The same, by way of the heads of an artifact."""
-    import numpy as np
-
-    from dms_spec.embeddings.predictor import Predictor
-    from dms_spec.embeddings.table import read_table
-    from dms_spec.plugins import get_backend
-
     spec = artifact.spec
     embeddings = read_table(args.input, spec.modalities)
     _check_samples(args.sample, len(embeddings))
@@ -100,8 +94,6 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
 
 def _with_heads(args: argparse.Namespace) -> Artifact | None:
     """The artifact, if it brings heads and the input has embeddings for them."""
-    from dms_spec.files import read_arrays
-
     if not Path(args.spec).is_dir():
         return None
     artifact = read_spec(args.spec, args.modalities)
@@ -185,7 +177,7 @@ def _text(explained: dict[str, Any]) -> str:
         rows.append(row)
     lines = [
         f"sample {explained['sample']}: weight is the softmax of score, [signal] as measured",
-        table(header, rows, right=range(1, len(header))),
+        text_table(header, rows, right=range(1, len(header))),
     ]
     lines += [_reason(entry, explained) for entry in entries]
     return "\n".join(lines)

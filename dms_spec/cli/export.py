@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.cli.common import read_spec
-
-HELP = "write a scheduler for another runtime, such as onnx, and verify it"
+from dms_spec.markup import text_table
+from dms_spec.plugins import get_exporter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.plugins import get_exporter
 
     exporter = get_exporter(args.format)
     artifact = read_spec(args.spec, args.modalities)
@@ -51,8 +50,6 @@ def run(args: argparse.Namespace) -> int:
 
 def print_report(report: dict[str, Any]) -> None:
     """What a verification found, for people; `dms verify` prints the same."""
-    from dms_spec.cli.common import table
-
     for side in ("inputs", "outputs"):
         values = (f"{v['name']} {v['dtype']} {v['shape']}" for v in report[side])
         print(f"{side}: {', '.join(values)}".replace("'", ""))
@@ -62,7 +59,7 @@ def print_report(report: dict[str, Any]) -> None:
         (name, *(f"{errors[name]:.2f}" for errors in runtimes.values()))
         for name in next(iter(runtimes.values()))
     ]
-    print(table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
+    print(text_table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
     for note in report["notes"]:
         print(f"note: {note}")
     print()

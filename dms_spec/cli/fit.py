@@ -8,15 +8,14 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dms_spec.cli.common import table as text_table
+from dms_spec.artifact import check_target, save_artifact
+from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest
-
-if TYPE_CHECKING:
-    from dms_spec.spec import SchedulerSpec
-
-HELP = "learn heads and a scheduler from a table of embeddings"
+from dms_spec.markup import percent, text_table
+from dms_spec.plugins import get_backend, get_policy
+from dms_spec.spec import PRESETS, SchedulerSpec
 
 _SPEC = "robust"
 
@@ -73,9 +72,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.artifact import check_target, save_artifact
-    from dms_spec.embeddings.table import read_table
-    from dms_spec.plugins import get_backend
 
     device = get_backend("torch").check_device(args.device)
     try:
@@ -135,8 +131,6 @@ def checkpoint_of(output: Path) -> Path:
 
 def _json_spec(text: str | None) -> SchedulerSpec | None:
     """The spec of a JSON file; None for a preset."""
-    from dms_spec.spec import PRESETS, SchedulerSpec
-
     if text is None or text in PRESETS:
         return None
     path = Path(text)
@@ -155,8 +149,6 @@ def _json_spec(text: str | None) -> SchedulerSpec | None:
 def _spec(
     args: argparse.Namespace, given: SchedulerSpec | None, modalities: tuple[str, ...]
 ) -> SchedulerSpec:
-    from dms_spec.plugins import get_policy
-    from dms_spec.spec import SchedulerSpec
 
     spec = given or SchedulerSpec.preset(args.spec or _SPEC, modalities)
     policy = args.policy
@@ -209,15 +201,11 @@ def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
     measured = model["metrics"]
     header = ["accuracy", *(name.replace("_", " ") for name in measured)]
     rows = [
-        [name, *(_percent(m[key]["accuracy"]) for m in measured.values())]
+        [name, *(percent(m[key]["accuracy"]) for m in measured.values())]
         for name, key in (("fused", "fused"), ("uniform weights", "static"))
     ]
     rows += [
-        [f"{name} alone", *(_percent(m["modalities"][name]["accuracy"]) for m in measured.values())]
+        [f"{name} alone", *(percent(m["modalities"][name]["accuracy"]) for m in measured.values())]
         for name in spec.modalities
     ]
     return "\n".join([*lines, text_table(header, rows, right=range(1, len(header))), ""])
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

@@ -6,14 +6,15 @@ import argparse
 import json
 import traceback
 
-from dms_spec.cli.common import table
+from dms_spec.markup import text_table
+from dms_spec.plugins import discover
 
-HELP = "list the plugins, the broken ones with the reason and the mend"
+_LIST = "list the plugins, the broken ones with the reason and the fix"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help=HELP, description=HELP)
+    listing = actions.add_parser("list", help=_LIST, description=_LIST)
     listing.add_argument("--json", action="store_true", help="print JSON, for machines")
     listing.add_argument(
         "--traceback", action="store_true", help="show where a broken plugin failed"
@@ -22,7 +23,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     # Not plugin_records: DMS_SPEC_STRICT_PLUGINS must not keep the list from being shown.
-    from dms_spec.plugins import discover
 
     records = discover()
     if args.json:
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([{key: getattr(r, key) for key in keys} for r in records], indent=2))
         return 0
     rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
-    print(table(("kind", "name", "status", "from"), rows))
+    print(text_table(("kind", "name", "status", "from"), rows))
     for record in records:
         if record.reason:
             print(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")

@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dms_spec.artifact import load_artifact
 from dms_spec.cli.common import check_output, modality_summary, modality_table
+from dms_spec.embeddings.predictor import Predictor, class_indices
+from dms_spec.embeddings.table import read_table
 from dms_spec.errors import FileError
-
-HELP = "score a table of embeddings with what dms fit learned"
+from dms_spec.files import write_arrays
+from dms_spec.plugins import get_backend
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.artifact import load_artifact
-    from dms_spec.embeddings.predictor import Predictor, class_indices
-    from dms_spec.embeddings.table import read_table
-    from dms_spec.files import write_arrays
-    from dms_spec.plugins import get_backend
 
     check_output(args.output, args.input)
     backend = get_backend(args.backend)

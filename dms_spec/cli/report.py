@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dms_spec.conformance.render import badge, html, markdown
+from dms_spec.conformance.report import read_reports
 from dms_spec.errors import FileError
-
-HELP = "draw reports of dms check side by side, as Markdown, HTML or a badge"
+from dms_spec.files import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.conformance.render import badge, html, markdown
-    from dms_spec.conformance.report import read_reports
-    from dms_spec.files import replacing
 
     reports = read_reports(args.reports)
     draw = {".md": markdown, ".html": html}.get(args.output.suffix)

@@ -5,22 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dms_spec.cli.common import table as text_table
-from dms_spec.errors import BackendUnavailable, SpecError, closest
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from dms_spec.robustness import Case, Corruption, Progress, Result
-
-HELP = "measure a fitted artifact under noise, conflict and missing modalities"
+from dms_spec.artifact import CARD, Artifact, load_artifact
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import read_table
+from dms_spec.errors import BackendUnavailable, SpecError, UnknownName, closest, unknown
+from dms_spec.markup import text_table
+from dms_spec.plugins import get_backend
+from dms_spec.robustness import (
+    Case,
+    Corruption,
+    Progress,
+    Result,
+    Samples,
+    conditions,
+    corruption,
+    findings,
+    measure,
+    named,
+    of_predictor,
+    report,
+    sensor_failure,
+    sweep,
+)
+from dms_spec.robustness.corruptions.features import FEATURES
 
 _QUICK = ("gaussian", "zeroed", "absent", "conflict")
 _PROTOCOLS = ("quick", "full", "sensor")
@@ -84,11 +99,6 @@ def run(args: argparse.Namespace) -> int:
             got=str(error),
             fix="pip install 'dms-spec[robustness]'",
         ) from error
-    from dms_spec.artifact import CARD, Artifact, load_artifact
-    from dms_spec.embeddings.predictor import Predictor
-    from dms_spec.embeddings.table import read_table
-    from dms_spec.plugins import get_backend
-    from dms_spec.robustness import Samples, measure, of_predictor, report
 
     backend = get_backend(args.backend)
     fitted = load_artifact(args.artifact)
@@ -128,7 +138,7 @@ def run(args: argparse.Namespace) -> int:
             "samples": len(samples),
             "summary": result.summary(),
             "sensor_failure": result.sensor_failure(),
-            "findings": report.findings(result),
+            "findings": findings.findings(result),
             "notes": list(result.notes),
         }
         print(json.dumps(data, indent=2))
@@ -145,9 +155,6 @@ def store_of(output: Path) -> Path:
 
 
 def _cases(args: argparse.Namespace, modalities: tuple[str, ...]) -> tuple[Case, ...]:
-    from dms_spec.errors import unknown
-    from dms_spec.robustness import named, sensor_failure, sweep
-    from dms_spec.robustness.corruptions.features import FEATURES
 
     if args.corruption and args.protocol:
         raise SpecError(
@@ -186,9 +193,6 @@ def _cases(args: argparse.Namespace, modalities: tuple[str, ...]) -> tuple[Case,
 
 
 def _corruption(text: str) -> Corruption:
-    from dms_spec.errors import UnknownName
-    from dms_spec.robustness import corruption
-    from dms_spec.robustness.corruptions.features import FEATURES
 
     name, _, numbers = text.partition(":")
     if name not in FEATURES:  # raw inputs are for Python: a table holds features
@@ -208,8 +212,6 @@ def _corruption(text: str) -> Corruption:
 
 def _identity(artifact: Any, backend: str) -> str:
     """A text that changes when the artifact or the place of computing does."""
-    from hashlib import sha256
-
     digest = sha256(json.dumps([backend, artifact.spec.to_dict(), dict(artifact.model)]).encode())
     for name, array in sorted(artifact.parameters.items()):
         digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -238,14 +240,13 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 
 def _print(result: Result, args: argparse.Namespace) -> None:
-    from dms_spec.robustness import report
 
     print(f"{result.samples} samples, {', '.join(result.modalities)}; backend {args.backend}\n")
-    tables = [report.accuracy_table(result)] if len(report.swept(result)) > 1 else []
-    tables += [found for found in [report.sensor_table(result)] if found[1]]
+    tables = [findings.accuracy_table(result)] if len(conditions.swept(result)) > 1 else []
+    tables += [found for found in [findings.sensor_table(result)] if found[1]]
     for header, rows in tables:
         print(text_table(header, rows, right=range(1, len(header))) + "\n")
-    for text in report.findings(result):
+    for text in findings.findings(result):
         print(text)
     if args.card:
         print(f"wrote a section into {args.artifact / 'README.md'}")

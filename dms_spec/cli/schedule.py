@@ -14,8 +14,7 @@ from dms_spec.cli.common import (
     modality_table,
     schedule_file,
 )
-
-HELP = "weigh and fuse a batch of samples"
+from dms_spec.files import write_arrays
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.files import write_arrays
 
     check_output(args.output, args.input)
     artifact, batch, result = schedule_file(args)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 from dms_spec.cli.export import print_report
 from dms_spec.errors import FileError
+from dms_spec.plugins import available, get_exporter
 
 # A file may ask for any amount of memory; this much beside its own size is plenty.
 _MEMORY = 2 << 30
-
-HELP = "check an exported model again, on the machine where it is to run"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +24,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from dms_spec.plugins import available, get_exporter
 
     kind = args.model.suffix.removeprefix(".")
     if kind not in available("exporter"):

@@ -6,15 +6,16 @@ Importing this package costs nothing; running checks needs hypothesis (``pip ins
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dms_spec.conformance.pytest_plugin import (
+    from dms_spec.conformance.pytest_suite import (
         parametrize_with_checks as parametrize_with_checks,
     )
     from dms_spec.conformance.runner import run_check as run_check
 
-_HOMES = {"run_check": "runner", "parametrize_with_checks": "pytest_plugin"}
+_HOMES = {"run_check": "runner", "parametrize_with_checks": "pytest_suite"}
 
 __all__ = ["parametrize_with_checks", "run_check"]
 
@@ -22,6 +23,4 @@ __all__ = ["parametrize_with_checks", "run_check"]
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -7,6 +7,7 @@ from html import escape
 
 from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.report import Report, Result
+from dms_spec.markup import html_page, html_table, markdown_table
 
 _SIGNS = {
     "passed": "✓",
@@ -41,11 +42,11 @@ _COLOURS = {
 def markdown(reports: Sequence[Report]) -> str:
     """A verdict for each report, the matrix of clauses, and the worst errors."""
     parts = ["# Conformance, measured", "", _about(reports), ""]
-    parts += _table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
+    parts.append(markdown_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports)))
     parts += ["", "## Clauses", "", f"{_legend()}.", ""]
-    parts += _table(("clause", *_columns(reports)), _matrix(reports))
+    parts.append(markdown_table(("clause", *_columns(reports)), _matrix(reports)))
     parts += ["", "## Worst error", "", "In eps of its scale; 8 are allowed.", ""]
-    parts += _table(("output", *_columns(reports)), _errors(reports))
+    parts.append(markdown_table(("output", *_columns(reports)), _errors(reports)))
     if reasons := _gaps(reports):
         parts += ["", "## What did not pass", "", *(f"- {reason}" for reason in reasons)]
     return "\n".join(parts) + "\n"
@@ -53,16 +54,19 @@ def markdown(reports: Sequence[Report]) -> str:
 
 def html(reports: Sequence[Report]) -> str:
     """The same as one page without anything outside it; a clause shows its text when pointed at."""
+    columns = _columns(reports)
     body = ["<h1>Conformance, measured</h1>", f"<p>{escape(_about(reports))}</p>"]
-    body += _html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports))
+    body.append(
+        html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports), kind=_kind)
+    )
     body += ["<h2>Clauses</h2>", f"<p>{escape(_legend())}.</p>"]
-    body += _html_table(("clause", *_columns(reports)), _matrix(reports), titles=True)
+    body.append(html_table(("clause", *columns), _matrix(reports), kind=_kind, hint=_text_of))
     body += ["<h2>Worst error</h2>", "<p>In eps of its scale; 8 are allowed.</p>"]
-    body += _html_table(("output", *_columns(reports)), _errors(reports))
+    body.append(html_table(("output", *columns), _errors(reports), kind=_kind))
     if reasons := _gaps(reports):
         items = "".join(f"<li><pre>{escape(reason)}</pre></li>" for reason in reasons)
         body += ["<h2>What did not pass</h2>", f"<ul>{items}</ul>"]
-    return _PAGE.format(body="\n".join(body))
+    return html_page("Conformance", "\n".join(body), _STYLE)
 
 
 def badge(report: Report) -> str:
@@ -184,22 +188,9 @@ def _legend() -> str:
     return ", ".join(f"{sign} {word}" for sign, word in _WORDS.items())
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [header, ["---"] * len(header), *rows]
-    return [f"| {' | '.join(line)} |" for line in lines]
-
-
-def _html_table(
-    header: Sequence[str], rows: Sequence[Sequence[str]], *, titles: bool = False
-) -> list[str]:
-    lines = ["<div><table><thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in header)]
-    lines.append("</tr></thead><tbody>")
-    for first, *rest in rows:
-        known = clauses().get(first) if titles else None
-        title = f' title="{escape(known.text)}"' if known else ""
-        cells = "".join(f'<td class="{_kind(cell)}">{escape(cell)}</td>' for cell in rest)
-        lines.append(f"<tr><th{title}>{escape(first)}</th>{cells}</tr>")
-    return [*lines, "</tbody></table></div>"]
+def _text_of(clause: str) -> str:
+    known = clauses().get(clause)
+    return known.text if known else ""
 
 
 def _kind(cell: str) -> str:
@@ -208,26 +199,10 @@ def _kind(cell: str) -> str:
     )
 
 
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width">
-<title>Conformance</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; }}
-body {{ padding: 0 1rem; }}
-div {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ border-bottom: 1px solid #8884; padding: .2rem .7rem; text-align: center; }}
-th:first-child {{ text-align: left; white-space: nowrap; }}
-thead th {{ position: sticky; top: 0; background: Canvas; }}
-.good {{ color: #2e7d32; }} .bad {{ color: #d93025; font-weight: bold; }} .gap {{ color: #a15c00; }}
-pre {{ white-space: pre-wrap; }}
-</style>
-{body}
-</html>
-"""
+_STYLE = """th, td { text-align: center; }
+thead th { position: sticky; top: 0; background: Canvas; }
+.good { color: #2e7d32; } .bad { color: #d93025; font-weight: bold; } .gap { color: #a15c00; }
+pre { white-space: pre-wrap; }"""
 
 _BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" \
 aria-label="{label}: {message}">

@@ -13,6 +13,7 @@ from dms_spec._version import PACKAGE
 from dms_spec.conformance import clauses, strategies
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.expected import Expectation
+from dms_spec.conformance.mutants import get_mutant, self_test
 from dms_spec.conformance.registry import Check, checks
 from dms_spec.conformance.report import Report, Result, Status
 from dms_spec.conformance.worked_example import SPEC, arrays
@@ -183,8 +184,6 @@ def run(
         failed: As in `run_one`.
         progress: Wraps the loop, to show how far it is.
     """
-    from dms_spec.conformance.mutants import self_test
-
     caught = self_test()
     results = [
         run_one(backend, one, examples=examples, seed=seed, expected=expected, failed=failed)
@@ -232,8 +231,6 @@ def find_backend(name: str) -> Backend:
         UnknownName, PluginError, BackendUnavailable: As `dms_spec.plugins.get_backend`.
     """
     if name.startswith("mutant:"):
-        from dms_spec.conformance.mutants import get_mutant
-
         return get_mutant(name.removeprefix("mutant:"))
     return get_backend(name)
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from dms_spec.cli.common import table
 from dms_spec.demo.data import CONDITIONS, DRAWN, DROPOUT, NAMES, PASSES
 from dms_spec.demo.study import LEVELS, ORACLE, SPECS, SWEPT, Accuracy, Study
 from dms_spec.demo.trust import DRAWS, NOISE
+from dms_spec.markup import text_table
 
 _CLEAN = CONDITIONS[0].name
 _BASELINE = "uniform"
@@ -53,7 +53,7 @@ def results_table(study: Study) -> str:
             ]
         )
     header = ["condition", "single", *SPECS, ORACLE, "gain", "share"]
-    return table(header, rows, right=range(1, len(header)))
+    return text_table(header, rows, right=range(1, len(header)))
 
 
 def findings(study: Study) -> list[str]:

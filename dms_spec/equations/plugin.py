@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 from dms_spec.plugins import Descriptor, hookimpl
@@ -31,8 +32,6 @@ _MORE_POLICIES = {
 
 
 def _load(table: str, module: str, name: str) -> Any:
-    from importlib import import_module
-
     things = getattr(import_module(f"dms_spec.equations.{module}"), table)
     return next(thing for thing in things if thing.name == name)
 

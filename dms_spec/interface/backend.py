@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, final
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, final
 
 from dms_spec.errors import BackendUnavailable, UnsupportedCapability, closest
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
+
+if TYPE_CHECKING:  # listing plugins does not pay for NumPy
+    from numpy.typing import NDArray
 
 
 class Scheduler(ABC):

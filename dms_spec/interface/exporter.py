@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dms_spec.artifact import Artifact
+if TYPE_CHECKING:  # listing plugins does not pay for NumPy
+    from dms_spec.artifact import Artifact
 
 
 class Exporter(ABC):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from dms_spec.interface.signal import Evidence
 from dms_spec.types import Array
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:  # listing plugins does not pay for NumPy
+    import numpy as np
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float32]"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dms_spec.errors import BackendUnavailable
+from dms_spec.robustness.conditions import Condition, label, shown, swept
 from dms_spec.robustness.methods import ORACLE, STATIC
-from dms_spec.robustness.report import Condition, label, shown, swept
 from dms_spec.robustness.result import Result
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; no colour means two things.

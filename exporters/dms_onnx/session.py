@@ -6,9 +6,11 @@ be neither pickled nor used after a fork; here it is made again from the model.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from functools import cache
@@ -19,6 +21,7 @@ from weakref import WeakSet
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_onnx.files import read_model
 from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.errors import (
     BackendUnavailable,
@@ -59,8 +62,6 @@ class Session:
         Raises:
             FileError: The file is missing, damaged, or not one that dms-spec exports.
         """
-        from dms_onnx.files import read_model
-
         return cls(read_model(Path(path)).SerializeToString(), device, threads=threads)
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
@@ -114,9 +115,6 @@ class Session:
 
     def placement(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
         """How many nodes each execution provider really ran, measured in one profiled run."""
-        import json
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             session = self._session(profile=Path(folder) / "profile")
             session.run(None, dict(arrays))

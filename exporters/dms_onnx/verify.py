@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from dms_onnx import batches
+from dms_onnx.session import Session
 from dms_onnx.trace import PREFIX, input_axes, output_axes, parameters_hash
 from dms_onnx.truth import Answer, Truth
 from dms_spec._version import PACKAGE
@@ -351,6 +352,4 @@ def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
         ) from error
     yield Runtime("onnx", lambda a: dict(zip(names, evaluator.run(names, a), strict=True)))
     if "onnxruntime" in available("backend"):
-        from dms_onnx.session import Session
-
         yield Runtime("onnxruntime", Session(model.SerializeToString()).run)

@@ -8,31 +8,28 @@ two of them before anything else. An author who wants to see the suite bite runs
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
 
+from dms_spec.conformance.context import ConformanceError, Context
+from dms_spec.conformance.mutants import (
+    arrays,
+    gradients,
+    learned,
+    presence,
+    relations,
+    signals,
+    typicality,
+    values,
+    weights,
+)
 from dms_spec.conformance.mutants.mutant import EquationsMutantBackend as EquationsMutantBackend
 from dms_spec.conformance.mutants.mutant import Mutant as Mutant
 from dms_spec.conformance.mutants.mutant import MutantBackend as MutantBackend
+from dms_spec.conformance.registry import Check, checks
 from dms_spec.errors import unknown
-
-if TYPE_CHECKING:
-    from dms_spec.conformance.registry import Check
 
 
 def mutants() -> tuple[Mutant, ...]:
     """Every mutant; those of gradients where torch is installed."""
-    from dms_spec.conformance.mutants import (
-        arrays,
-        gradients,
-        learned,
-        presence,
-        relations,
-        signals,
-        typicality,
-        values,
-        weights,
-    )
-
     return (
         *presence.MUTANTS,
         *weights.MUTANTS,
@@ -70,8 +67,6 @@ def self_test() -> dict[str, bool]:
 
 def caught(backend: MutantBackend | EquationsMutantBackend, *, examples: int) -> bool:
     """Whether a check of the clause that a mutant breaks fails on it, and names the clause."""
-    from dms_spec.conformance.registry import checks
-
     clause = backend.mutant.clause
     # Those that are for the clause before those that touch it.
     own = sorted(checks(clauses=[clause]), key=lambda check: check.clauses[0] != clause)
@@ -86,8 +81,6 @@ def broken_clause(
     Empty if it fails without naming one, None if it does not fail. Nothing is shrunk: nobody
     reads the case.
     """
-    from dms_spec.conformance.context import ConformanceError, Context
-
     for device in backend.capabilities.devices:
         context = Context(
             backend=backend,

@@ -1,0 +1,100 @@
+"""Tables and pages as text: for a terminal, as Markdown, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from html import escape
+from typing import Any
+
+
+def percent(share: float | None) -> str:
+    """A share in percent with one digit, or a dash where there is none."""
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def text_table(
+    header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
+) -> str:
+    """Columns of text, padded; those whose index is in ``right`` are aligned to the right."""
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
+        for line in (header, ["---"] * len(header), *rows)
+    ]
+    return "\n".join(lines)
+
+
+def html_table(
+    header: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    kind: Callable[[str], str] | None = None,
+    hint: Callable[[str], str] | None = None,
+) -> str:
+    """A table in HTML; the first cell of a row is its heading.
+
+    Args:
+        header: The headings of the columns.
+        rows: Their cells.
+        kind: The CSS class of a cell, from its text.
+        hint: What a row's heading says when it is pointed at, from its text.
+    """
+    lines = ["<div><table><thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in header)]
+    lines.append("</tr></thead><tbody>")
+    for first, *rest in rows:
+        title = f' title="{escape(hint(first))}"' if hint and hint(first) else ""
+        cells = "".join(
+            f'<td class="{kind(cell)}">{escape(cell)}</td>' if kind else f"<td>{escape(cell)}</td>"
+            for cell in rest
+        )
+        lines.append(f"<tr><th{title}>{escape(first)}</th>{cells}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def html_list(items: Iterable[str]) -> str:
+    """A list in HTML."""
+    return "\n".join(["<ul>", *(f"<li>{escape(item)}</li>" for item in items), "</ul>"])
+
+
+def html_page(title: str, body: str, style: str = "") -> str:
+    """One HTML page with nothing outside it, light or dark as the reader's machine is.
+
+    Args:
+        title: Plain text.
+        body: HTML.
+        style: CSS of the page's own.
+    """
+    return _PAGE.format(title=escape(title), body=body, style=style)
+
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; }}
+body {{ padding: 0 1rem; }}
+div {{ overflow-x: auto; margin: 1rem 0; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+th, td {{ border-bottom: 1px solid #8884; padding: .2rem .7rem; text-align: right; }}
+th:first-child {{ text-align: left; white-space: nowrap; }}
+img {{ max-width: 100%; background: white; }}
+{style}
+</style>
+{body}
+</html>
+"""
