@@ -33,7 +33,7 @@ def conforms(vector):
 
 def main(folder):
     count, wrong = 0, []
-    for path in sorted(folder.iterdir(), key=str):
+    for path in sorted((p for p in folder.iterdir() if p.name.endswith(".json")), key=str):
         for vector in json.loads(path.read_text("utf-8"))["vectors"]:
             # Left out: what is refused, batches of no samples, and what is not implemented below.
             if vector["refusal"] or not vector["active"]["values"] or not knows(vector["spec"]):

@@ -1,0 +1,86 @@
+"""A golden vector: a case with its exact answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.conformance import closeness
+from dms_spec.spec import SchedulerSpec
+
+Arrays = Mapping[str, NDArray[Any]]
+Floats = NDArray[np.float64]
+
+#: The dtypes that a case may come in.
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+#: The errors that a vector may ask for.
+REFUSALS = ("NonFiniteInput", "NothingPresent")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Expected:
+    """One output as it should be.
+
+    Attributes:
+        values: The oracle's answer, float64, in the output's shape.
+        scale: Its scale, float64, in the same shape; infinite where any finite number will do.
+        allowance: What is allowed on top, float64, in the same shape: the last rounding of a
+            fused value that is returned in a narrower dtype than it is computed in. 0 elsewhere.
+    """
+
+    values: Floats
+    scale: Floats
+    allowance: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Vector:
+    """A case and its answer.
+
+    Attributes:
+        description: What it is about, in one line.
+        clauses: Ids of the clauses that it holds an implementation to; the first is the one that
+            is named when a value is off.
+        dtype: Name of the dtype that the case comes in.
+        spec: What to compute.
+        arrays: ``features`` ``[B, M, D]``, ``logits`` ``[B, M, C]``, ``mc_logits``
+            ``[T, B, M, C]`` and ``present`` ``[B, M]`` (bool), as far as they are given, each in
+            its own dtype.
+        parameters: Parameter arrays by full name.
+        active: bool ``[B, M]``: who takes part.
+        expected: ``scores``, ``weights``, ``fused`` and each signal, by name. Empty where the
+            case is to be refused.
+        refusal: Name of the error that the spec asks for; empty if the case has an answer.
+        k: The constant of closeness.
+    """
+
+    description: str
+    clauses: tuple[str, ...]
+    dtype: str
+    spec: SchedulerSpec
+    arrays: Arrays
+    parameters: Arrays = field(default_factory=dict)
+    active: NDArray[np.bool_]
+    expected: Mapping[str, Expected]
+    refusal: str = ""
+    k: float = closeness.K
+
+    @property
+    def computing(self) -> str:
+        """Name of the computing dtype (DMS-S-002)."""
+        return computing(self.arrays)
+
+    @property
+    def eps(self) -> float:
+        """Eps of the computing dtype."""
+        return float(np.finfo(self.computing).eps)
+
+
+def computing(arrays: Arrays) -> str:
+    """Name of the dtype that a batch is computed in (DMS-S-002)."""
+    wide = any(array.dtype == np.float64 for array in arrays.values())
+    return "float64" if wide else "float32"

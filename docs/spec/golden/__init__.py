@@ -1,0 +1,1 @@
+"""The golden vectors' cases, one module for each group of families."""
