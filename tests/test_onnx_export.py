@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from dms_spec import plugins
 from dms_spec._version import EDITION
 from dms_spec.artifact import Artifact, save_artifact
 from dms_spec.conformance.strategies import (
@@ -36,7 +35,7 @@ from dms_spec.errors import (
 )
 from dms_spec.interface.policy import Policy
 from dms_spec.interface.signal import Signal
-from dms_spec.plugins import available, get_backend, get_exporter, get_policy, get_signal
+from dms_spec.plugins import available, get_backend, get_exporter, get_policy, get_signal, registry
 from dms_spec.spec import SchedulerSpec
 
 onnx = pytest.importorskip("onnx")
@@ -600,7 +599,7 @@ def test_what_cannot_be_traced_is_refused(
 ) -> None:
     """A policy that looks at values: named, with the reason, and nothing written."""
     stranger = Policy(name="odd", function=function, source="here", needs=("features",))
-    monkeypatch.setitem(plugins._loaded, ("policy", "odd"), stranger)
+    monkeypatch.setitem(registry._loaded, ("policy", "odd"), stranger)
     artifact = Artifact(spec=SchedulerSpec(modalities=NAMES, policy="odd"))
     with pytest.raises(SpecError, match="'odd'") as caught:
         get_exporter("onnx").export(artifact, tmp_path / "out")
@@ -611,7 +610,7 @@ def test_what_cannot_be_traced_is_refused(
     args = ("export", "onnx", tmp_path / "spec.json", "-o", tmp_path / "out")
     assert "cannot be traced" in dms(*args).refused(2)
     fine = Policy(name="odd", function=_plain, source="here", needs=("features",))
-    monkeypatch.setitem(plugins._loaded, ("policy", "odd"), fine)
+    monkeypatch.setitem(registry._loaded, ("policy", "odd"), fine)
     dms(*args).succeeded()
 
 
@@ -625,7 +624,7 @@ def test_a_plugin_that_computes_something_else_when_traced_is_found_out(
         return {"x": total if isinstance(total, np.ndarray) else total * 1.001}
 
     stranger = Policy(name="sly", function=sly, source="here", needs=("features",))
-    monkeypatch.setitem(plugins._loaded, ("policy", "sly"), stranger)
+    monkeypatch.setitem(registry._loaded, ("policy", "sly"), stranger)
     artifact = Artifact(spec=SchedulerSpec(modalities=NAMES, policy="sly"))
     with pytest.raises(VerificationError, match="computes something else"):
         get_exporter("onnx").export(artifact, tmp_path / "out")
@@ -1142,7 +1141,7 @@ def test_a_signal_of_ones_own_beside_those_of_the_core(monkeypatch: pytest.Monke
         bounds="[-1, 1]",
         parameters={"direction": "D"},
     )
-    monkeypatch.setitem(plugins._loaded, ("signal", "slope"), stranger)
+    monkeypatch.setitem(registry._loaded, ("signal", "slope"), stranger)
     parameters = draw_parameters(dict(get_policy("monotone").parameters), "policy")
     parameters |= draw_parameters({"direction": "D"}, "signals.slope")
     spec = SchedulerSpec(

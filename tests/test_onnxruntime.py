@@ -499,7 +499,7 @@ def test_either_wheel_makes_the_backend_available(
     def version(name: str) -> str:
         return right(name) if not name.startswith("onnxruntime") else "1.99" * (name == there)
 
-    monkeypatch.setattr(plugins, "installed_version", version)
+    monkeypatch.setattr("dms_spec.plugins.judging.installed_version", version)
     plugins.refresh()
     try:
         (record,) = [r for r in plugins.discover() if r.name == "onnxruntime"]

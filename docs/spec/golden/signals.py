@@ -237,5 +237,4 @@ CASES = (
     q_mutual_information,
     q_typicality,
     q_uncertainty,
-,
 )

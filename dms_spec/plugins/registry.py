@@ -1,0 +1,135 @@
+"""Gives the things that plugins offer, by name."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pkgutil import resolve_name
+from typing import Any, cast
+
+from dms_spec.errors import BackendUnavailable, DMSError, PluginError, unknown
+from dms_spec.interface.backend import Backend
+from dms_spec.interface.descriptor import Kind
+from dms_spec.interface.exporter import Exporter
+from dms_spec.interface.policy import Policy
+from dms_spec.interface.signal import Signal
+from dms_spec.plugins.discovery import discover
+from dms_spec.plugins.records import PluginRecord
+
+_lock = threading.RLock()
+_records: tuple[PluginRecord, ...] | None = None
+_loaded: dict[tuple[Kind, str], Any] = {}
+
+
+def plugin_records() -> tuple[PluginRecord, ...]:
+    """Every plugin and what became of it, discovered once per process.
+
+    Raises:
+        PluginError: A plugin is unusable and DMS_SPEC_STRICT_PLUGINS is set to 1.
+    """
+    global _records
+    with _lock:
+        if _records is None:
+            found = discover()
+            if os.environ.get("DMS_SPEC_STRICT_PLUGINS") == "1":
+                for record in found:
+                    if record.status not in ("ok", "unavailable", "disabled"):
+                        raise _refusal(record)
+            _records = found
+        return _records
+
+
+def refresh() -> None:
+    """Forget what was discovered, after something was installed in this very process."""
+    global _records
+    with _lock:
+        _records = None
+        _loaded.clear()
+
+
+def available(kind: Kind) -> tuple[str, ...]:
+    """Names that can be asked for, sorted."""
+    return tuple(sorted(r.name for r in plugin_records() if r.kind == kind and r.status == "ok"))
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of a name.
+
+    Raises:
+        UnknownName: Nobody registered it; the message names the closest.
+        PluginError: It is registered, but broken, duplicate, invalid or outdated.
+        BackendUnavailable: What it needs is not installed, or cannot be imported.
+    """
+    return cast("Backend", _get("backend", name, Backend))
+
+
+def get_policy(name: str) -> Policy:
+    """The policy of a name; raises like `get_backend`."""
+    return cast("Policy", _get("policy", name, Policy))
+
+
+def get_signal(name: str) -> Signal:
+    """The signal of a name; raises like `get_backend`."""
+    return cast("Signal", _get("signal", name, Signal))
+
+
+def get_exporter(name: str) -> Exporter:
+    """The exporter of a name; raises like `get_backend`."""
+    return cast("Exporter", _get("exporter", name, Exporter))
+
+
+def _get(kind: Kind, name: str, expected: type) -> object:
+    with _lock:
+        if (kind, name) in _loaded:
+            return _loaded[kind, name]
+        thing = _materialise(kind, name, expected)
+        _loaded[kind, name] = thing  # only after success
+        return thing
+
+
+def _materialise(kind: Kind, name: str, expected: type) -> object:
+    records = plugin_records()
+    # A plugin that is broken as a whole never said what it offers: its own name stands for it.
+    mine = [r for r in records if r.name == name and r.kind in (kind, None)]
+    usable = [r for r in mine if r.status == "ok" and r.descriptor]
+    if not usable:
+        if mine:
+            raise _refusal(mine[0])
+        raise unknown(kind, name, available(kind))
+    descriptor = usable[0].descriptor
+    assert descriptor is not None  # noqa: S101 - narrows the type; filtered above
+    try:
+        load = descriptor.load
+        thing = (resolve_name(load) if isinstance(load, str) else load)()
+        own_name = getattr(thing, "name", name)
+        if kind == "backend":
+            getattr(thing, "capabilities", None)  # one that cannot say what it can do is unusable
+    except DMSError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise BackendUnavailable(
+            f"{kind} {name!r} of {usable[0].distribution} could not be loaded",
+            got=f"{type(error).__name__}: {error}",
+            fix=f"pip install --upgrade '{descriptor.extra or usable[0].distribution.split()[0]}'",
+        ) from error
+    if not isinstance(thing, expected):
+        raise PluginError(
+            f"{kind} {name!r} of {usable[0].distribution} loads something else",
+            expected=f"{expected.__module__}.{expected.__qualname__}",
+            got=type(thing).__qualname__,
+        )
+    if own_name != name:
+        raise PluginError(
+            f"{kind} {name!r} of {usable[0].distribution} calls itself otherwise",
+            expected=f"the name of its descriptor, {name!r}",
+            got=repr(own_name),
+        )
+    return thing
+
+
+def _refusal(record: PluginRecord) -> DMSError:
+    what = f"{record.kind or 'plugin'} {record.name!r} of {record.distribution} is {record.status}"
+    kind = BackendUnavailable if record.status == "unavailable" else PluginError
+    error = kind(what, got=record.reason, fix=record.fix)
+    error.__cause__ = record.cause
+    return error
