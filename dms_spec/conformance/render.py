@@ -41,7 +41,7 @@ _COLOURS = {
 
 def markdown(reports: Sequence[Report]) -> str:
     """A verdict for each report, the matrix of clauses, and the worst errors."""
-    parts = ["# Conformance, measured", "", _about(reports), ""]
+    parts = ["# Conformance results", "", _about(reports), ""]
     parts.append(markdown_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports)))
     parts += ["", "## Clauses", "", f"{_legend()}.", ""]
     parts.append(markdown_table(("clause", *_columns(reports)), _matrix(reports)))
@@ -55,7 +55,7 @@ def markdown(reports: Sequence[Report]) -> str:
 def html(reports: Sequence[Report]) -> str:
     """The same as one page without anything outside it; a clause shows its text when pointed at."""
     columns = _columns(reports)
-    body = ["<h1>Conformance, measured</h1>", f"<p>{escape(_about(reports))}</p>"]
+    body = ["<h1>Conformance results</h1>", f"<p>{escape(_about(reports))}</p>"]
     body.append(
         html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports), kind=_kind)
     )

@@ -22,11 +22,11 @@ EXAMPLES = 30
 _SLOW = ("exchange", "export")
 
 _HEAD = """\
-# Mutants
+# Mutants: wrong backends that measure the suite
 
-{count} backends that are wrong on purpose ship with the suite, each in one way that somebody could
-be wrong in. They measure the suite: a mutant that no check catches is a hole in it. All of them are
-caught, each by a check that names the clause that it breaks; a test of this repository holds that.
+The suite ships with {count} backends that are wrong on purpose, each in one way in which somebody
+could be wrong. They measure the suite: a mutant that no check catches is a gap in it. All of them
+are caught, each by a check that names the clause that it breaks, and a test makes sure of that.
 `dms check` runs two of them before anything else, and calls the run invalid if one survives. To see
 the suite fail on one:
 
@@ -34,12 +34,12 @@ the suite fail on one:
 dms check mutant:nan_times_zero
 ```
 
-Most are NumPy with one thing wrong. Those that need gradients are made from torch, and are listed
-where torch is installed.
+Most mutants are NumPy with one thing wrong. Those that need gradients are made from torch, and are
+listed where torch is installed.
 
-This page is written by `make mutants`, which runs every check on every mutant with {examples} cases
-for each property. A mutant is held to *breaks*; the column *caught by* lists the checks that failed
-in that clause's name, and how many others failed too, by this clause or by another.
+`make mutants` writes this page. It runs every check on every mutant, with {examples} cases for each
+property. The column *breaks* names the clause that a mutant must be caught by. *Caught by* lists the
+checks that failed in the name of that clause. *And by* counts the other checks that failed.
 
 | mutant | what is wrong | breaks | caught by | and by |
 |---|---|---|---|---|
@@ -48,9 +48,9 @@ in that clause's name, and how many others failed too, by this clause or by anot
 _CLAUSES = """
 ## Clauses
 
-The suite has checks of {checked} clauses. {broken} of them are broken by at least one mutant.
-Clauses that only the tests of this repository check, such as those of the command line, are left
-out: a backend cannot break them.
+The suite checks {checked} clauses. At least one mutant breaks {broken} of them. Some clauses, such
+as those of the command line, are checked by the tests of this repository alone. They are left out,
+because a backend cannot break them.
 
 | clause | mutants |
 |---|---|

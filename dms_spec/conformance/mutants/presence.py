@@ -189,7 +189,7 @@ MUTANTS = (
     ),
     Mutant(
         name="first_pass",
-        summary="looks at the first pass alone: a later bad one does not spoil",
+        summary="looks at the first pass alone: a later bad one does not count",
         clause="DMS-P-004",
         namespace=primitives(usable=_first_pass),
     ),
