@@ -38,8 +38,9 @@ Most mutants are NumPy with one thing wrong. Those that need gradients are made 
 listed where torch is installed.
 
 `make mutants` writes this page. It runs every check on every mutant, with {examples} cases for each
-property. The column *breaks* names the clause that a mutant must be caught by. *Caught by* lists the
-checks that failed in the name of that clause. *And by* counts the other checks that failed.
+property. The column *breaks* names the clause that a check must name to catch the mutant. *Caught
+by* lists the checks that failed in the name of that clause. *And by* counts the other checks that
+failed.
 
 | mutant | what is wrong | breaks | caught by | and by |
 |---|---|---|---|---|
