@@ -109,6 +109,15 @@ CASES: dict[str, tuple[Call, str, str, str, str]] = {
         "",
         "history",
     ),
+    "history_ranking, released": (
+        lambda ns, a: qmf.history_ranking(
+            ns, a["square"], a["history"], form="released", active=a["active"]
+        ),
+        "square",
+        "",
+        "",
+        "history",
+    ),
     "dempster_shafer": (
         lambda ns, a: tmc.dempster_shafer(ns, a["evidence"], a["active"]),
         "evidence",
@@ -576,7 +585,9 @@ def test_gradients_go_through_the_energies_of_qmf_unless_asked(detach: bool) -> 
         assert torch.autograd.gradcheck(lambda x: Fusion(spec)(logits=x).weights, (logits + 2,))
 
 
-def test_history_ranking_by_hand() -> None:
+@pytest.mark.parametrize(("form", "sense"), [("paper", 1), ("released", -1)])
+def test_history_ranking_by_hand(form: qmf.Form, sense: int) -> None:
+    """The margin is asked for in the paper's form, and given away in the released one."""
     arrays = data()
     kappa, c, there = arrays["square"], arrays["history"], arrays["active"]
     wanted = 0.0
@@ -586,15 +597,43 @@ def test_history_ranking_by_hand() -> None:
             j = (i + 1) % B
             if there[i, m] and there[j, m]:
                 sign = 1 if c[i, m] > c[j, m] else -1
-                margin = abs(c[i, m] - c[j, m])
-                losses.append(max(0.0, margin + sign * (kappa[i, m] - kappa[j, m])))
+                margin = sense * abs(c[i, m] - c[j, m])
+                losses.append(max(0.0, sign * (kappa[i, m] - kappa[j, m]) + margin))
         wanted += fsum(losses) / len(losses) if losses else 0.0
-    got = qmf.history_ranking(NS, kappa, c, active=there)
+    assert wanted > 0
+    got = qmf.history_ranking(NS, kappa, c, form=form, active=there)
     np.testing.assert_allclose(float(got), wanted, rtol=1e-12)
-    even = qmf.history_ranking(NS, kappa, np.full_like(c, 0.5))
+    even = qmf.history_ranking(NS, kappa, np.full_like(c, 0.5), form=form)
     assert even == 0, "samples of equal history are not ranked"
     # Confidence that falls as history rises, by at least as much: nothing left to say.
-    assert qmf.history_ranking(NS, -2 * c, c) == 0
+    assert qmf.history_ranking(NS, -2 * c, c, form=form) == 0
+
+
+def test_history_ranking_of_two_samples() -> None:
+    """Two samples of past losses 0.9 and 0.4; their pair counts in both orders."""
+    c = np.array([[0.9], [0.4]])
+    wrong = np.array([[0.3], [0.1]])  # the worse one is more confident, by 0.2
+    right = np.array([[0.1], [0.4]])  # the better one is, by 0.3
+    assert float(qmf.history_ranking(NS, wrong, c)) == pytest.approx(0.7)
+    assert float(qmf.history_ranking(NS, right, c)) == pytest.approx(0.2)
+    assert float(qmf.history_ranking(NS, wrong, c, form="released")) == 0
+    assert float(qmf.history_ranking(NS, right, c, form="released")) == 0
+    assert float(qmf.history_ranking(NS, 4 * wrong, c, form="released")) == pytest.approx(0.3)
+    with pytest.raises(SpecError, match="form"):
+        qmf.history_ranking(NS, wrong, c, form="published")  # type: ignore[arg-type]
+
+
+def test_the_released_history_ranking_is_torchs_margin_loss() -> None:
+    """As QMF's trainers put it together: the successor's confidence moved, the target negated."""
+    arrays = data(3)
+    kappa, c = (torch.from_numpy(arrays[key]) for key in ("square", "history"))
+    wanted = 0.0
+    for m in range(M):
+        target = (c[:, m] - c[:, m].roll(-1)).sign()
+        other = kappa[:, m].roll(-1) + (c[:, m] - c[:, m].roll(-1)).abs() / target
+        wanted += float(torch.nn.MarginRankingLoss()(kappa[:, m], other, -target))
+    got = published.history_ranking(kappa, c, form="released")
+    assert float(got) == pytest.approx(wanted, rel=1e-12)
 
 
 def test_history_by_hand() -> None:

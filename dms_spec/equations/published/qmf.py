@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from dms_spec.equations.published.common import check_axes, check_range, everyth
 from dms_spec.errors import SpecError
 from dms_spec.interface.policy import Policy, PolicyInput
 from dms_spec.types import Array
+
+#: The forms of `history_ranking`.
+Form = Literal["paper", "released"]
 
 
 def qmf(
@@ -42,15 +45,25 @@ def qmf(
 
 
 def history_ranking(
-    ns: Namespace, confidence: Array, history: Array, *, active: Array | None = None
+    ns: Namespace,
+    confidence: Array,
+    history: Array,
+    *,
+    form: Form = "paper",
+    active: Array | None = None,
 ) -> Array:
-    """Who has been predicted worse should be less confident: pairs of samples, ranked.
+    """Rank pairs of samples: who has been predicted worse should be less confident.
 
     QMF (arXiv 2306.02050, section 3) after correctness ranking (Moon et al. 2020, arXiv
-    2007.01458), in the form of its released code. With each sample i and its successor j in the
-    batch (the last with the first)::
+    2007.01458). With each sample i and its successor j in the batch (the last with the first)::
 
-        max(0, |c_i - c_j| + sign(c_i - c_j) (kappa_i - kappa_j))
+        paper      max(0, sign(c_i - c_j) (kappa_i - kappa_j) + |c_i - c_j|)
+        released   max(0, sign(c_i - c_j) (kappa_i - kappa_j) - |c_i - c_j|)
+
+    In the paper's form the confidences must lie apart by at least the difference of the past
+    losses. QMF's released trainers turn the sign of correctness ranking's target around and leave
+    its margin as it was: a pair in the wrong order costs nothing until it is off by more than
+    that difference.
 
     QMF adds it, for each modality, to the cross-entropies of the fused and of every single
     prediction.
@@ -60,6 +73,7 @@ def history_ranking(
         confidence: kappa, 0.1 times the energy in QMF, floating ``[B, M]``.
         history: c, past losses in [0, 1], from `LossHistory`, floating ``[B, M]`` of the same
             dtype; gets no gradient.
+        form: ``"paper"`` or ``"released"``.
         active: bool ``[B, M]``; only pairs with the modality active in both count. None: all.
 
     Returns:
@@ -67,7 +81,12 @@ def history_ranking(
 
     Raises:
         ShapeError: Shapes disagree.
+        SpecError: There is no such form.
     """
+    if form not in get_args(Form):
+        raise SpecError(
+            "history_ranking has no such form", expected='"paper" or "released"', got=repr(form)
+        )
     check_axes(confidence=(confidence, "B M"), history=(history, "B M"), active=(active, "B M"))
     xp = ns.xp
     active = everything(ns, confidence, 2) if active is None else active
@@ -75,7 +94,8 @@ def history_ranking(
     pairs = active & xp.roll(active, -1, axis=0)
     behind = c - xp.roll(c, -1, axis=0)
     lead = kappa - xp.roll(kappa, -1, axis=0)
-    off = xp.abs(behind) + xp.sign(behind) * lead
+    margin = xp.abs(behind) if form == "paper" else -xp.abs(behind)
+    off = xp.sign(behind) * lead + margin
     return xp.sum(mean_over(ns, xp.maximum(off, ns.constant(0.0, off)), pairs, axis=0))
 
 
