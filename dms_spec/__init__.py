@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.errors import DMSWarning as DMSWarning
     from dms_spec.interface.backend import Backend as Backend
     from dms_spec.interface.backend import Differentiable as Differentiable
+    from dms_spec.interface.backend import Predictive as Predictive
+    from dms_spec.interface.backend import RowPredictor as RowPredictor
     from dms_spec.interface.backend import Scheduler as Scheduler
     from dms_spec.interface.capabilities import Capabilities as Capabilities
     from dms_spec.interface.exporter import Exporter as Exporter
@@ -48,6 +50,8 @@ _HOME = {
     "DMSWarning": "errors",
     "Backend": "interface.backend",
     "Differentiable": "interface.backend",
+    "Predictive": "interface.backend",
+    "RowPredictor": "interface.backend",
     "Scheduler": "interface.backend",
     "Capabilities": "interface.capabilities",
     "Exporter": "interface.exporter",

@@ -70,7 +70,8 @@ def preset(name: str = "robust", **changes: Any) -> Artifact:
 def model_of(artifact: Artifact, dtype: str = "float32", opset: int = 21) -> Model:
     """The graph, as it is before it is verified and written."""
     if artifact.model:
-        return trace_predictor(artifact, dtype, opset)[0]
+        dtypes = dict.fromkeys(artifact.spec.modalities, dtype)
+        return trace_predictor(artifact, dtypes, opset)[0]
     from dms_onnx.trace import scheduler_inputs
     from dms_spec.engine.resolve import resolve
 

@@ -469,7 +469,8 @@ def test_classes_that_are_strings_come_out_as_strings_or_are_refused(library: st
             parameters[f"heads.{name}.{short}"] = np.ones(shape, dtype=np.float32)
     model = {"classes": ["no", "yes"], "prior": [0.4, 0.6], "dropout": 0.1, "passes": 3}
     artifact = Artifact(spec=ROBUST, parameters=parameters, model=model)
-    session = Session(trace_predictor(artifact, "float32")[0].SerializeToString())
+    dtypes = dict.fromkeys(artifact.spec.modalities, "float32")
+    session = Session(trace_predictor(artifact, dtypes)[0].SerializeToString())
     arrays: Arrays = {name: np.ones((4, 2), dtype=np.float32) for name in NAMES}
     arrays["present"] = np.zeros((4, 3), dtype=bool)
     if library == "numpy":

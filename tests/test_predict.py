@@ -10,12 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.embeddings.predictor import Predictor, class_indices, evaluate
 from dms_spec.embeddings.table import Table, read_table
-from dms_spec.errors import ArtifactError, DMSError, NothingPresent, ShapeError
+from dms_spec.errors import (
+    ArtifactError,
+    DMSError,
+    NonFiniteInput,
+    NothingPresent,
+    ShapeError,
+    SpecError,
+    UnsupportedCapability,
+)
 from dms_spec.files import read_arrays, write_arrays
+from dms_spec.interface.backend import Backend
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 
@@ -77,6 +88,8 @@ def make_table(rows: int = 50, dtype: str = "float32") -> Table:
 
 
 NUMPY = get_backend("numpy")
+#: The others that come with the project.
+OTHERS = ("torch", "onnxruntime")
 
 
 def assert_each_once(notes: list[str], *words: str | tuple[str, ...]) -> None:
@@ -98,16 +111,126 @@ def assert_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], roun
             assert np.array_equal(got[name], array), name
 
 
+def optional(name: str) -> Backend:
+    """A backend beside NumPy, or the test is left out."""
+    pytest.importorskip(name)
+    return get_backend(name)
+
+
 @pytest.mark.clause("DMS-X-007")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 @pytest.mark.parametrize("name", SPECS)
-def test_backends_agree(name: str, dtype: str) -> None:
-    pytest.importorskip("torch")
+@pytest.mark.parametrize("other", OTHERS)
+def test_backends_agree(other: str, name: str, dtype: str) -> None:
     artifact, table = make_artifact(SPECS[name]), make_table(dtype=dtype)
+    wanted, got = Predictor(artifact, NUMPY), Predictor(artifact, optional(other))
+    results = wanted.predict(table)
+    assert results["weights"].dtype == ("float64" if dtype == "float64" else "float32")
+    assert_close(got.predict(table), results, rounds=64)
+    assert got.notes == wanted.notes
+    alone, also = wanted.unimodal(table), got.unimodal(table)
+    assert_close({"unimodal": also}, {"unimodal": alone}, rounds=64)
+    whole, same = wanted.schedule(table), got.schedule(table)
+    assert_close(
+        same.arrays() | dict(same.terms) | {"scores": np.where(same.active, same.scores, 0)},
+        whole.arrays() | dict(whole.terms) | {"scores": np.where(whole.active, whole.scores, 0)},
+        rounds=64,
+    )
+
+
+@pytest.mark.clause("DMS-X-007")
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_backends_agree_on_any_table(data: st.DataObject) -> None:
+    """Modalities of dtypes of their own, any of them missing, absent ones hold anything."""
+    rows = data.draw(st.integers(0, 9))
+    arrays = make_arrays(rows)
+    arrays["present"] = np.array(
+        data.draw(st.lists(st.lists(st.booleans(), min_size=3, max_size=3),
+                           min_size=rows, max_size=rows)), dtype=bool,
+    ).reshape(rows, 3)  # fmt: skip
+    filler = data.draw(st.sampled_from([np.nan, np.inf, 1e4]))
+    embeddings = {}
+    for m, name in enumerate(NAMES):
+        array = np.nan_to_num(arrays[name], nan=0.5)
+        array[~arrays["present"][:, m]] = filler
+        embeddings[name] = array.astype(data.draw(st.sampled_from(["float16", "float32"])))
+    table = Table(embeddings=embeddings, present=arrays["present"])
+    artifact = make_artifact(SPECS[data.draw(st.sampled_from(sorted(SPECS)))])
     wanted = Predictor(artifact, NUMPY).predict(table)
-    got = Predictor(artifact, get_backend("torch")).predict(table)
-    assert wanted["weights"].dtype == dtype
-    assert_close(got, wanted, rounds=64)
+    for other in OTHERS:
+        assert_close(Predictor(artifact, optional(other)).predict(table), wanted, rounds=64)
+
+
+def test_the_exported_graph_is_cut_as_its_backend_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows at a time, or all at once: the same, and each session is made once."""
+    pytest.importorskip("onnxruntime")
+    from dms_onnx.session import Session
+    from dms_onnxruntime import backend as module
+
+    sizes: list[int] = []
+    run = Session.run
+
+    def counted(self: Session, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        sizes.append(len(arrays["present"]))
+        return run(self, arrays)
+
+    monkeypatch.setattr(Session, "run", counted)
+    predictor = Predictor(make_artifact(SPECS["robust"]), get_backend("onnxruntime"))
+    table = make_table()
+    whole = predictor.predict(table)
+    assert sizes == [50]
+    monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", 800)
+    assert_close(predictor.predict(table), whole, rounds=64)
+    assert len(sizes) > 3 and sum(sizes[1:]) == 50 and sizes[1] > 1
+    assert len(predictor._rows._graphs) == 1  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["numpy", *OTHERS])
+def test_every_backend_refuses_what_the_spec_refuses(name: str) -> None:
+    pytest.importorskip(name)
+    table = make_table()
+    strict = make_artifact(SPECS["robust"].replace(strict=True))
+    some = np.flatnonzero(~table.present.any(axis=1))[0]
+    with pytest.raises(NothingPresent, match=f"from row {some - some % 5} on"):
+        Predictor(strict, get_backend(name)).predict(table, 5)
+    changed = {n: array.copy() for n, array in table.embeddings.items()}
+    there = np.flatnonzero(table.present[:, 0])[:3]
+    changed["a"][there] = 3e38  # finite, but not once it is standardised
+    table = replace(table, embeddings=changed)
+    raising = make_artifact(SPECS["robust"].replace(nonfinite="raise"))
+    raising.parameters["heads.a.classifier.weight"][:] *= 100  # type: ignore[index]
+    with pytest.raises(NonFiniteInput, match=f"sample {there[0]}, modality 'a'"):
+        Predictor(raising, get_backend(name)).predict(table)
+
+
+def test_a_backend_of_schedulers_alone_says_so() -> None:
+    class Bare(Backend):
+        name, capabilities = "bare", NUMPY.capabilities
+
+        def from_numpy(self, array: Any, device: str) -> Any:
+            return array
+
+        def to_numpy(self, array: Any) -> Any:
+            return array
+
+        def _scheduler(self, spec: Any, parameters: Any, device: str) -> Any:
+            raise AssertionError
+
+    with pytest.raises(UnsupportedCapability, match=r"'bare' runs schedulers alone.*numpy"):
+        Predictor(make_artifact(SPECS["robust"]), Bare())
+
+
+@pytest.mark.parametrize("name", ["weights", "fused", "predicted", "confidence"])
+def test_a_modality_named_like_an_output_is_refused_by_a_graph_alone(name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    good = make_artifact(SPECS["robust"])
+    parameters = {k.replace("heads.a.", f"heads.{name}."): v for k, v in good.parameters.items()}
+    spec = good.spec.replace(modalities=(name, "b", "c"))
+    artifact = replace(good, spec=spec, parameters=parameters)
+    Predictor(artifact, NUMPY)
+    with pytest.raises(SpecError, match=f"called '{name}'"):
+        Predictor(artifact, get_backend("onnxruntime"))
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -178,14 +301,6 @@ def test_what_is_too_far_out_is_not_active() -> None:
     assert 0 <= metrics["fused"]["ece"] <= 1
 
 
-def test_strict_specs_name_the_rows() -> None:
-    predictor = Predictor(make_artifact(SPECS["robust"].replace(strict=True)), NUMPY)
-    table = make_table()
-    some = np.flatnonzero(~table.present.any(axis=1))[0]
-    with pytest.raises(NothingPresent, match=f"from row {some - some % 5} on"):
-        predictor.predict(table, 5)
-
-
 # ------------------------------------------------------------------------------------- the verb
 
 
@@ -208,6 +323,29 @@ def test_the_verb_writes_what_the_library_gives(dms: Run, folder: Path) -> None:
         assert np.array_equal(got[name], array), name
     assert "50 rows" in text
     assert_each_once(outcome.err.splitlines(), UNFITTED, "nothing active")
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_verb_scores_in_any_backend(dms: Run, folder: Path, other: str) -> None:
+    """Equal classes, and everything else within round-off of NumPy's."""
+    device = optional(other).capabilities.devices[-1]
+    output = folder / "out.npz"
+    arguments = ("predict", folder / "artifact", folder / "in.npz", "-o", output)
+    outcome = dms(*arguments, "--backend", other, "--device", device)
+    assert f"backend {other}" in outcome.succeeded()
+    assert_each_once(outcome.err.splitlines(), UNFITTED, "nothing active")
+    wanted = Predictor(make_artifact(SPECS["robust"]), NUMPY).predict(make_table())
+    assert_close(read_arrays(output), wanted, rounds=64)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_explanations_with_heads_in_any_backend(dms: Run, folder: Path, other: str) -> None:
+    optional(other)
+    arguments = ("explain", folder / "in.npz", "--spec", folder / "artifact", "--json")
+    wanted = json.loads(dms(*arguments).succeeded())
+    got = json.loads(dms(*arguments, "--backend", other).succeeded())
+    assert got.keys() == wanted.keys()
+    assert got["notes"] == wanted["notes"]
 
 
 def test_the_verb_measures_where_there_are_labels(dms: Run, folder: Path) -> None:
@@ -358,8 +496,9 @@ def test_a_zero_temperature_is_refused() -> None:
 
 @pytest.mark.clause("DMS-X-007")
 def test_from_scans_of_digits_to_predictions(dms: Run, tmp_path: Path) -> None:
-    """Real data, named classes, views missing in training and in use, two backends."""
+    """Real data, named classes, views missing in training and in use, three backends."""
     pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
     datasets = pytest.importorskip("sklearn.datasets")
     from dms_spec.demo.views import VIEWS
 
@@ -380,15 +519,16 @@ def test_from_scans_of_digits_to_predictions(dms: Run, tmp_path: Path) -> None:
     use = {name: array[order[1200:]] for name, array in arrays.items()}
     np.savez(tmp_path / "use.npz", **use)
     results = []
-    for backend in ("numpy", "torch"):
-        output = tmp_path / f"{backend}.npz"
+    for name in ("numpy", *OTHERS):
+        output = tmp_path / f"{name}.npz"
         arguments = ("predict", tmp_path / "a", tmp_path / "use.npz", "-o", output)
-        report = json.loads(dms(*arguments, "--backend", backend, "--json").succeeded())
+        report = json.loads(dms(*arguments, "--backend", name, "--json").succeeded())
         results.append(read_arrays(output))
         test = load_artifact(tmp_path / "a").model["metrics"]["test"]["fused"]
         assert report["accuracy"] == pytest.approx(test["accuracy"], abs=1e-12)
         assert report["accuracy"] > 0.9
-    assert_close(results[1], results[0], rounds=64)
+    for other in results[1:]:
+        assert_close(other, results[0], rounds=64)
     assert set(results[0]["predicted"]) == set(words)
 
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_onnx.session import Session, cuda_works, why_no_cuda
-from dms_onnx.trace import TERMS, trace_scheduler
+from dms_onnx.trace import (
+    TERMS,
+    check_names,
+    trace_predictor,
+    trace_scheduler,
+    trace_unimodal,
+)
 from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
+from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.resolve import resolve
-from dms_spec.engine.scheduler import check_batch, check_result, in_blocks
+from dms_spec.engine.scheduler import check_batch, check_dtype, checked, in_blocks, row_blocks
 from dms_spec.errors import DMSWarning
-from dms_spec.interface.backend import Backend, Scheduler
+from dms_spec.interface.backend import Backend, Predictive, RowPredictor, Scheduler
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
@@ -34,7 +41,7 @@ _OUTPUTS = ("weights", "fused", "scores", "active")
 
 
 @final
-class OnnxRuntimeBackend(Backend):
+class OnnxRuntimeBackend(Backend, Predictive):
     """ONNX Runtime on the CPU, with NumPy arrays, and on CUDA, with torch tensors.
 
     A graph is traced when a batch of new inputs and dtypes first comes, and kept.
@@ -77,6 +84,9 @@ class OnnxRuntimeBackend(Backend):
         own = {name: self.to_numpy(array) for name, array in parameters.items()}
         return OnnxRuntimeScheduler(Artifact(spec=spec, parameters=own), self.capabilities, device)
 
+    def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
+        return OnnxRuntimeRowPredictor(artifact, self.capabilities, device)
+
 
 @final
 class OnnxRuntimeScheduler(Scheduler):
@@ -98,25 +108,14 @@ class OnnxRuntimeScheduler(Scheduler):
         check_batch(ns, resolved, self._capabilities, batch)
         at_once = _ENTRIES_AT_ONCE if self._device == "cpu" else None
         result = in_blocks(ns.xp, self._run, batch, at_once)
-        check_result(ns, self.spec, batch, result)
-        return result
+        return checked(ns, resolved, batch.present, result)
 
     def _run(self, batch: ModalityBatch) -> Schedule:
         arrays = batch.arrays()
         if batch.passes == 0:  # they are optional, and no graph reduces over nothing
             del arrays["mc_logits"]
         session, notes = self._graph(arrays, one_pass=batch.passes == 1)
-        found = session.run(arrays)
-        return Schedule(
-            **{name: found.pop(name) for name in _OUTPUTS},
-            terms={
-                name.removeprefix(TERMS): found.pop(name)
-                for name in list(found)
-                if name.startswith(TERMS)
-            },
-            signals=found,
-            notes=notes,
-        )
+        return _schedule(session.run(arrays), notes)
 
     def _graph(
         self, arrays: Mapping[str, Array], one_pass: bool
@@ -127,6 +126,93 @@ class OnnxRuntimeScheduler(Scheduler):
             model, notes = trace_scheduler(self._artifact, dtypes, one_pass=one_pass, terms=True)
             self._graphs[key] = Session(model.SerializeToString(), self._device), notes
         return self._graphs[key]
+
+
+@final
+class OnnxRuntimeRowPredictor(RowPredictor):
+    """A fitted artifact and its graphs, which hold heads, scheduler and class probabilities.
+
+    One is traced when rows of new dtypes first come, and kept. It may be pickled, and used after
+    a fork.
+    """
+
+    def __init__(self, artifact: Artifact, capabilities: Capabilities, device: str) -> None:
+        self._capabilities, self._device = capabilities, device
+        self._fitted = FittedHeads(artifact)
+        check_names(artifact, whole=True)
+        self._graphs: dict[tuple[Any, ...], tuple[Session, tuple[str, ...]]] = {}
+
+    def predict(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> tuple[Schedule, NDArray[Any]]:
+        artifact = self._fitted.artifact
+        found, notes = self._run("whole", embeddings, present)
+        probabilities = found.pop("probabilities")
+        resolved = resolve(artifact.spec, artifact.scheduler_parameters)
+        ns = _library("cpu").namespace("cpu")
+        return checked(ns, resolved, present, _schedule(found, notes)), probabilities
+
+    def unimodal(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> NDArray[Any]:
+        return self._run("unimodal", embeddings, present)[0]["unimodal"]
+
+    def _run(
+        self, kind: str, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
+        """What a graph gives for the rows, a few at a time on the CPU, as NumPy arrays."""
+        session, notes = self._graph(kind, embeddings)
+        arrays, library = {**embeddings, "present": present}, _library(self._device)
+        parts = [
+            session.run({k: library.from_numpy(v[rows], self._device) for k, v in arrays.items()})
+            for rows in self._blocks(embeddings, len(present))
+        ]
+        joined = {
+            name: np.concatenate([library.to_numpy(part[name]) for part in parts])
+            for name in parts[0]
+        }
+        return joined, notes
+
+    def _blocks(self, embeddings: Mapping[str, NDArray[Any]], rows: int) -> Iterator[slice]:
+        classes, fitted = len(self._fitted.classes), self._fitted
+        widest = max(array.shape[1] for array in embeddings.values())
+        widths = {"features": widest, "logits": classes, "mc_logits": classes * fitted.passes}
+        own = sum(widths[name] for name in fitted.outputs) * len(embeddings)
+        entries = rows * (own + sum(array.shape[1] for array in embeddings.values()))
+        at_once = _ENTRIES_AT_ONCE if self._device == "cpu" else max(entries, 1)
+        return row_blocks(rows, entries, at_once)
+
+    def _graph(
+        self, kind: str, embeddings: Mapping[str, NDArray[Any]]
+    ) -> tuple[Session, tuple[str, ...]]:
+        ns = _library("cpu").namespace("cpu")
+        for name, array in embeddings.items():
+            check_dtype(ns, self._capabilities, name, array)
+        dtypes = {name: array.dtype.name for name, array in embeddings.items()}
+        key = (kind, *dtypes.items())
+        if key not in self._graphs:
+            artifact = self._fitted.artifact
+            model, notes = (
+                trace_predictor(artifact, dtypes, whole=True)
+                if kind == "whole"
+                else (trace_unimodal(artifact, dtypes), ())
+            )
+            self._graphs[key] = Session(model.SerializeToString(), self._device), notes
+        return self._graphs[key]
+
+
+def _schedule(found: dict[str, Array], notes: tuple[str, ...]) -> Schedule:
+    """The schedule in the outputs of a graph: what is no other output is a signal or a term."""
+    return Schedule(
+        **{name: found.pop(name) for name in _OUTPUTS},
+        terms={
+            name.removeprefix(TERMS): found.pop(name)
+            for name in list(found)
+            if name.startswith(TERMS)
+        },
+        signals=found,
+        notes=notes,
+    )
 
 
 def _library(device: str) -> ArrayBackend:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dms_spec.artifact import Artifact
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.engine.scheduler import check_batch, check_result, compute_in_blocks
+from dms_spec.engine.scheduler import check_batch, checked, compute_in_blocks
 from dms_spec.errors import DMSWarning, MissingInput, ShapeError, SpecError, closest
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
@@ -133,8 +133,7 @@ class Fusion(nn.Module):
         ns, resolved = torch_namespace(anything.device.type), self._live()
         check_batch(ns, resolved, self._capabilities, batch)
         if not torch.compiler.is_compiling():
-            result = compute_in_blocks(ns, resolved, batch)
-            check_result(ns, self.spec, batch, result)
+            result = checked(ns, resolved, batch.present, compute_in_blocks(ns, resolved, batch))
         elif self.spec.strict or self.spec.nonfinite == "raise":
             # A builtin error, because the compiler cannot trace the making of one of ours.
             raise NotImplementedError(

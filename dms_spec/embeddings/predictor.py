@@ -1,10 +1,8 @@
-"""From a table to predictions: the heads, the scheduler and the classes of a fitted artifact."""
+"""Predicts from a table with a fitted artifact: rows in batches, classes, notes, metrics."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,10 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact
 from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.embeddings.table import Table
-from dms_spec.engine.array_backend import ArrayBackend
-from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.equations.heads import apply_heads, class_probabilities
-from dms_spec.errors import (
-    ArtifactError,
-    DMSError,
-    DMSWarning,
-    MissingInput,
-    ShapeError,
-    SpecError,
-    UnsupportedCapability,
-)
-from dms_spec.interface.backend import Backend
-from dms_spec.types import Array, ModalityBatch, Schedule
+from dms_spec.engine.fitted import FittedHeads
+from dms_spec.errors import DMSError, MissingInput, ShapeError, UnsupportedCapability
+from dms_spec.interface.backend import Backend, Predictive
+from dms_spec.types import Schedule
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -34,23 +22,12 @@ Arrays = dict[str, NDArray[Any]]
 BATCH_SIZE = 1024
 
 
-def head_outputs(resolved: Resolved, passes: int) -> tuple[str, ...]:
-    """What the heads must compute for a spec, out of `HEAD_OUTPUTS`, in their order.
-
-    Without passes there are no ``mc_logits``; a signal that would read them is 0 and says so.
-    """
-    read = resolved.reads()
-    if passes == 0:
-        read.discard("mc_logits")
-    return tuple(name for name in ("features", "logits", "mc_logits") if name in read)
-
-
 class Predictor:
     """A fitted artifact bound to a backend.
 
     Args:
         artifact: With heads and a model, as ``dms fit`` writes it.
-        backend: An array backend: the heads are computed in its namespace.
+        backend: One that runs the heads too, as every array backend does, and onnxruntime.
         device: One of its devices; None for its first.
 
     Raises:
@@ -60,33 +37,18 @@ class Predictor:
     """
 
     def __init__(self, artifact: Artifact, backend: Backend, device: str | None = None) -> None:
-        if not isinstance(backend, ArrayBackend):
+        if not isinstance(backend, Predictive):
             raise UnsupportedCapability(
-                f"backend {backend.name!r} cannot compute heads",
+                f"backend {backend.name!r} runs schedulers alone, and no heads",
                 capability="heads",
-                expected="a backend that is an array library, such as numpy",
+                expected="a backend that is also a dms_spec.Predictive, as every ArrayBackend is",
+                fix="Use another backend, such as numpy; or run its heads elsewhere, and "
+                "`dms schedule` here.",
             )
-        self.artifact, self._backend = artifact, backend
-        self._device = backend.check_device(device)
-        self._ns = backend.namespace(self._device)
+        self.artifact = artifact
         #: What the artifact's model says, checked.
-        self.model = Model(artifact)
-        spec = artifact.spec
-        own = artifact.scheduler_parameters
-        with warnings.catch_warnings():
-            # The same words come back as notes of the schedule.
-            warnings.simplefilter("ignore", DMSWarning)
-            self._scheduler = backend.scheduler(spec, own, device=self._device)
-        resolved = resolve(spec, own)
-        self._outputs = head_outputs(resolved, self.model.passes)
-        self._parameters = {
-            # from_numpy may give a scalar an axis.
-            name: self._ns.xp.reshape(backend.from_numpy(array, self._device), array.shape)
-            for name, array in artifact.parameters.items()
-            if name not in own
-        }
-        self._prior = backend.from_numpy(self.model.prior, self._device)
-        self._check_parameters(resolved)
+        self.model = FittedHeads(artifact)
+        self._rows = backend.row_predictor(artifact, backend.check_device(device))
         #: Everything that was weaker than asked for, in words; known after `predict`.
         self.notes: tuple[str, ...] = ()
 
@@ -144,56 +106,23 @@ class Predictor:
             ShapeError, NonFiniteInput, NothingPresent: As in `predict`.
         """
         self._check_table(table)
-        return self._schedule(table).converted(self._backend.to_numpy)
+        return self._rows.predict(table.embeddings, table.present)[0]
 
     def unimodal(self, table: Table, batch_size: int = BATCH_SIZE) -> NDArray[Any]:
         """Class probabilities of each modality by itself, [N, M, C]; uniform where it is absent."""
-        parts = []
-        for rows in _slices(len(table), batch_size):
-            logits = self._heads(table.rows(rows), ("logits",))["logits"]
-            with self._ns.guard():
-                parts.append(self._backend.to_numpy(self._ns.softmax(logits)))
-        return np.concatenate(parts)
-
-    def _heads(self, table: Table, outputs: tuple[str, ...]) -> dict[str, Array]:
-        move = self._backend.from_numpy
-        with self._ns.guard():
-            return apply_heads(
-                self._ns,
-                {name: move(array, self._device) for name, array in table.embeddings.items()},
-                move(table.present, self._device),
-                self._parameters,
-                modalities=self.artifact.spec.modalities,
-                dropout=self.model.dropout,
-                outputs=outputs,
-            )
-
-    def _schedule(self, table: Table) -> Schedule:
-        present = self._backend.from_numpy(table.present, self._device)
-        return self._scheduler(ModalityBatch(**self._heads(table, self._outputs), present=present))
+        parts = (table.rows(rows) for rows in _slices(len(table), batch_size))
+        return np.concatenate([self._rows.unimodal(p.embeddings, p.present) for p in parts])
 
     def _predict(self, table: Table) -> Arrays:
         """The results for one batch."""
-        back = self._backend.to_numpy
-        result = self._schedule(table)
+        result, probabilities = self._rows.predict(table.embeddings, table.present)
         self.notes = tuple(dict.fromkeys(self.notes + result.notes))
-        with self._ns.guard():
-            probabilities = back(
-                class_probabilities(
-                    self._ns,
-                    result.fused,
-                    result.active,
-                    level=self.artifact.spec.fusion,
-                    parameters=self._parameters,
-                    prior=self._prior,
-                )
-            )
         return {
             "probabilities": probabilities,
             "predicted": self.model.classes[probabilities.argmax(axis=1)],
-            "weights": back(result.weights),
-            "active": back(result.active),
-            **{name: back(array) for name, array in result.signals.items()},
+            "weights": result.weights,
+            "active": result.active,
+            **result.signals,
         }
 
     def _check_table(self, table: Table) -> None:
@@ -207,99 +136,6 @@ class Predictor:
             )
         if spec.nonfinite == "raise":
             table.refuse_spoilt()
-
-    def _check_parameters(self, resolved: Resolved) -> None:
-        """Hold heads, head and model to each other, on a table without rows."""
-        embeddings = {}
-        for name in self.artifact.spec.modalities:
-            shape = np.shape(self.artifact.parameters.get(f"heads.{name}.scale.zero", ()))
-            embeddings[name] = np.zeros((0, *(shape or (1,))), np.float32)
-        empty = Table(embeddings=embeddings, present=np.zeros((0, len(embeddings)), dtype=bool))
-        try:
-            for name in self.artifact.spec.modalities:
-                for short in ("scale.unit", "temperature"):
-                    values = self.artifact.parameters.get(f"heads.{name}.{short}")
-                    if values is not None and not (values > 0).all():
-                        raise ShapeError(f"{short} of {name!r} is not above 0")
-            first = f"heads.{self.artifact.spec.modalities[0]}.projection.weight"
-            if resolved.shares_space() and first not in self._parameters:
-                raise SpecError(
-                    "features of different modalities are compared, and there is no projection "
-                    f"into a common space: the heads lack {first!r}"
-                )
-            logits = self._heads(empty, (*self._outputs, "logits"))["logits"]
-            if int(logits.shape[-1]) != len(self.classes):
-                raise ShapeError(
-                    "the classifiers do not fit the classes",
-                    expected=f"C = {len(self.classes)}",
-                    got=f"C = {logits.shape[-1]}",
-                )
-            if self.artifact.spec.fusion == "feature":
-                self._check_head()
-        except DMSError as error:
-            raise ArtifactError(
-                "the artifact has no usable heads",
-                got=str(error),
-                fix="Fit one with `dms fit`; a scheduler alone is for `dms schedule`.",
-            ) from error
-
-    def _check_head(self) -> None:
-        width = self._parameters[f"heads.{self.artifact.spec.modalities[0]}.projection.bias"]
-        expected = {
-            "head.weight": (int(width.shape[0]), len(self.classes)),
-            "head.bias": (len(self.classes),),
-        }
-        for name, shape in expected.items():
-            got = tuple(self._parameters[name].shape) if name in self._parameters else "none"
-            if got != shape:
-                raise ShapeError(f"{name} does not fit", expected=str(shape), got=str(got))
-
-
-class Model:
-    """What a predictor reads of an artifact's model, checked: it may come from anywhere."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        model = artifact.model
-        if not model:
-            raise ArtifactError(
-                "the artifact has no heads",
-                expected="one that was written by `dms fit`",
-                got="a scheduler alone",
-                fix="Use it with `dms schedule`, on features and logits of your own.",
-            )
-        classes: Any = model.get("classes")
-        prior: Any = model.get("prior")
-        if not isinstance(classes, list) or not classes or not _plain(classes):
-            raise _unusable("classes", "a list of integers or of strings, each once", classes)
-        numbers = isinstance(prior, list) and all(_number(p) and p >= 0 for p in prior)
-        if not numbers or len(prior) != len(classes) or abs(sum(prior) - 1) > 1e-6:
-            raise _unusable("prior", f"{len(classes)} numbers that sum to one", prior)
-        dropout: Any = model.get("dropout")
-        passes: Any = model.get("passes")
-        if not _number(dropout) or not 0 <= dropout < 1:
-            raise _unusable("dropout", "a number in [0, 1)", dropout)
-        if not isinstance(passes, int) or isinstance(passes, bool) or passes < 0:
-            raise _unusable("passes", "an integer, 0 or more", passes)
-        self.classes = np.array(classes)
-        self.prior = np.array(prior)
-        self.dropout, self.passes = float(dropout), passes
-        self.usual = classes[int(self.prior.argmax())]
-
-
-def _plain(classes: list[Any]) -> bool:
-    kind = type(classes[0])
-    same = kind in (int, bool, str) and all(type(c) is kind for c in classes)
-    return same and len(set(classes)) == len(classes) and np.array(classes).dtype != object
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _unusable(name: str, expected: str, got: object) -> ArtifactError:
-    return ArtifactError(
-        f"the artifact's model has no usable {name}", expected=expected, got=repr(got)[:80]
-    )
 
 
 def _slices(rows: int, size: int) -> Iterator[slice]:

@@ -6,15 +6,17 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from typing import final
 
+from dms_spec.artifact import Artifact
 from dms_spec.engine.resolve import resolve
+from dms_spec.engine.row_predictor import EquationRowPredictor
 from dms_spec.engine.scheduler import EquationScheduler
 from dms_spec.equations.namespace import Namespace
-from dms_spec.interface.backend import Backend, Scheduler
+from dms_spec.interface.backend import Backend, Predictive, RowPredictor, Scheduler
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 
 
-class ArrayBackend(Backend):
+class ArrayBackend(Backend, Predictive):
     """A backend that is an array library: it names a namespace, and the equations do the rest."""
 
     @abstractmethod
@@ -28,3 +30,7 @@ class ArrayBackend(Backend):
         return EquationScheduler(
             self.namespace(device), resolve(spec, parameters), self.capabilities
         )
+
+    @final
+    def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
+        return EquationRowPredictor(self, self.namespace(device), artifact, device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any, final
 
@@ -41,8 +42,7 @@ class EquationScheduler(Scheduler):
     def schedule(self, batch: ModalityBatch) -> Schedule:
         check_batch(self._ns, self._resolved, self._capabilities, batch)
         result = compute_in_blocks(self._ns, self._resolved, batch)
-        check_result(self._ns, self.spec, batch, result)
-        return result
+        return checked(self._ns, self._resolved, batch.present, result)
 
 
 def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
@@ -68,13 +68,17 @@ def _blocks(batch: ModalityBatch, budget: int | None) -> Iterator[ModalityBatch]
     if budget is None or entries <= budget:
         yield batch
         return
-    samples = batch.shape[0]
-    step = max(1, samples * budget // entries)
-    for start in range(0, samples, step):
-        rows = slice(start, start + step)
+    for rows in row_blocks(batch.shape[0], entries, budget):
         yield ModalityBatch(
             **{k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
         )
+
+
+def row_blocks(samples: int, entries: int, budget: int) -> Iterator[slice]:
+    """Consecutive samples, as many at a time as a budget of entries allows."""
+    step = max(1, samples * budget // max(entries, 1))
+    for start in range(0, max(samples, 1), step):
+        yield slice(start, start + step)
 
 
 def check_batch(
@@ -119,10 +123,15 @@ def check_batch(
                 got=f"{type(array).__module__}.{type(array).__qualname__}",
                 fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
             )
-        _check_dtype(ns, capabilities, name, array)
+        check_dtype(ns, capabilities, name, array)
 
 
-def _check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Array) -> None:
+def check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Array) -> None:
+    """Refuse an array of a dtype that the backend does not take, or ``present`` that is not bool.
+
+    Raises:
+        DTypeError, UnsupportedCapability: As `Scheduler.schedule` says.
+    """
     xp, dtype = ns.xp, str(array.dtype).rpartition(".")[2]
     if name == "present":
         if array.dtype != xp.bool:
@@ -151,17 +160,33 @@ def _check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Ar
         )
 
 
-def check_result(
-    ns: Namespace, spec: SchedulerSpec, batch: ModalityBatch, result: Schedule
-) -> None:
-    """Look at a result's values, and refuse what the spec asks to refuse.
+def checked(ns: Namespace, resolved: Resolved, present: Array | None, result: Schedule) -> Schedule:
+    """Look at a result's values: refuse what the spec asks to refuse, note what its policy notes.
+
+    Args:
+        ns: The namespace of the result's arrays.
+        resolved: What was computed.
+        present: The batch's mask; None where all are present.
+        result: What came out.
+
+    Returns:
+        The result, with the notes that its values give rise to.
 
     Raises:
         NonFiniteInput, NothingPresent: As `Scheduler.schedule` says.
     """
+    spec, policy = resolved.spec, resolved.policy
+    _refuse(ns, spec, present, result)
+    if policy.observe is None:
+        return result
+    seen = policy.observe(ns, result, **spec.policy_options)
+    return replace(result, notes=(*result.notes, *seen))
+
+
+def _refuse(ns: Namespace, spec: SchedulerSpec, present: Array | None, result: Schedule) -> None:
     xp, names = ns.xp, spec.modalities
     if spec.nonfinite == "raise":
-        present = xp.ones_like(result.active) if batch.present is None else batch.present
+        present = xp.ones_like(result.active) if present is None else present
         if where := _first(ns, names, present & ~result.active):
             raise NonFiniteInput(
                 "a present modality is not finite",

@@ -18,6 +18,8 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 if TYPE_CHECKING:  # listing plugins does not pay for NumPy
     from numpy.typing import NDArray
 
+    from dms_spec.artifact import Artifact
+
 
 class Scheduler(ABC):
     """A spec bound to a backend and a device, ready to be called."""
@@ -143,4 +145,58 @@ class Differentiable(ABC):
         Args:
             function: From floating arrays of the backend, by name, to a scalar array.
             arrays: Where to take the gradient.
+        """
+
+
+class RowPredictor(ABC):
+    """Predicts from rows of embeddings: a fitted artifact bound to a backend and a device.
+
+    NumPy arrays go in and come out.
+    """
+
+    @abstractmethod
+    def predict(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> tuple[Schedule, NDArray[Any]]:
+        """Run the heads, the scheduler and the class probabilities.
+
+        Args:
+            embeddings: Floating ``[B, D_m]``, by modality, in the order of the spec. Where a
+                modality is absent they may hold anything.
+            present: bool ``[B, M]``.
+
+        Returns:
+            The schedule, and class probabilities ``[B, C]``: where nothing is active, the class
+            frequencies of the training rows.
+
+        Raises:
+            ShapeError: Sizes disagree, or differ from the artifact's.
+            DTypeError, UnsupportedCapability: The embeddings have no dtype that the backend takes.
+            NonFiniteInput, NothingPresent: As the spec asks.
+        """
+
+    @abstractmethod
+    def unimodal(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> NDArray[Any]:
+        """Class probabilities of each modality by itself, ``[B, M, C]``; uniform where absent.
+
+        Args and errors are those of `predict`, without the spec's refusals.
+        """
+
+
+class Predictive(ABC):
+    """A backend that runs a fitted artifact whole, and not its scheduler alone, is also this.
+
+    An `dms_spec.ArrayBackend` is. Another backend may be, such as one that runs exported graphs.
+    """
+
+    @abstractmethod
+    def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
+        """Bind a fitted artifact to a device, which `Backend.check_device` has checked.
+
+        Raises:
+            ArtifactError: The artifact has no heads, or its model does not fit its parameters.
+            UnsupportedCapability: The policy is not among those that the backend runs.
+            SpecError, UnknownName: The spec cannot be followed.
         """

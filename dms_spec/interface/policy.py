@@ -52,6 +52,10 @@ class Policy:
             ``(present, *, seed, **options) -> present``; None for nothing.
         initial: Where learning starts, as ``(spec, sizes, *, seed, **options) -> {name: array}``
             with the sizes of M, K and where known D and C; None where there is nothing to learn.
+        observe: What it has to say about the values of a result, as
+            ``(namespace, schedule, **options) -> notes``, such as a limit that was reached; None
+            for nothing. It runs on the host, after the schedule: a compiled or exported graph,
+            which looks at no value, does without.
     """
 
     name: str
@@ -64,3 +68,4 @@ class Policy:
     parameters_optional: bool = False
     training_presence: Callable[..., NDArray[np.bool_]] | None = None
     initial: Callable[..., dict[str, Floats]] | None = None
+    observe: Callable[..., tuple[str, ...]] | None = None

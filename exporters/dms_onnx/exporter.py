@@ -8,13 +8,12 @@ from typing import Any, final
 
 from dms_onnx.files import check_model, read_model
 from dms_onnx.opsets import TRACED, check_opset
-from dms_onnx.trace import input_axes, trace_predictor, trace_scheduler
+from dms_onnx.trace import check_names, input_axes, trace_predictor, trace_scheduler
 from dms_onnx.verify import verify
 from dms_spec.artifact import Artifact
 from dms_spec.errors import FileError, SpecError, UnsupportedCapability
 from dms_spec.files import replacing_folder
 from dms_spec.interface.exporter import Exporter
-from dms_spec.types import INPUT_NAMES
 
 #: The dtypes that inputs may have.
 DTYPES = ("float32", "float16")
@@ -42,9 +41,10 @@ class OnnxExporter(Exporter):
                 expected="a new folder",
                 fix="Choose another, or replace it: overwrite=True, or --overwrite.",
             )
-        _check_names(artifact)
+        check_names(artifact)
         if artifact.has_heads:
-            model, notes = trace_predictor(artifact, dtype, opset)
+            dtypes = dict.fromkeys(artifact.spec.modalities, dtype)
+            model, notes = trace_predictor(artifact, dtypes, opset)
         else:
             inputs = input_axes(artifact, heads=False)
             dtypes = {name: "bool" if name == "present" else dtype for name in inputs}
@@ -60,22 +60,6 @@ class OnnxExporter(Exporter):
 
     def verify(self, path: Path) -> dict[str, Any]:
         return verify(read_model(Path(path)))
-
-
-def _check_names(artifact: Artifact) -> None:
-    """Inputs, outputs and parameters of a graph have their names from one space."""
-    spec, heads = artifact.spec, artifact.has_heads
-    own = {"probabilities", "predicted"} if heads else {"fused", "scores", *INPUT_NAMES}
-    own |= {"present", "weights", "active"}
-    names = [*own, *spec.signals, *artifact.parameters, *(spec.modalities if heads else ())]
-    for name in names:
-        if names.count(name) > 1:
-            raise SpecError(
-                f"two things in the graph would be called {name!r}",
-                expected="modalities and signals that are called otherwise than inputs, outputs "
-                "and each other",
-                fix="Rename the modality or the signal.",
-            )
 
 
 def _checked(*, dtype: str = "float32", opset: int = TRACED, **unknown: Any) -> tuple[str, int]:

@@ -23,7 +23,7 @@ from dms_onnx.namespace import onnx_namespace
 from dms_onnx.opsets import TRACED, converted
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
-from dms_spec.embeddings.predictor import Model, head_outputs
+from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads, class_probabilities
@@ -71,6 +71,31 @@ def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int
     width = resolve(spec, artifact.scheduler_parameters).sizes.get(axis, axis)
     plain = dict.fromkeys(("weights", "scores", "active"), square)
     return plain | {"fused": ("B", width)} | signals
+
+
+def check_names(artifact: Artifact, *, whole: bool = False) -> None:
+    """Refuse names that meet: a graph's inputs, outputs and parameters share one space of names.
+
+    Args:
+        artifact: What is to be traced, with its heads where it has any.
+        whole: Whether the whole schedule comes out, as `trace_predictor` says.
+
+    Raises:
+        SpecError: Two things would have the same name.
+    """
+    spec, heads = artifact.spec, artifact.has_heads
+    own = {"present", "weights", "active"}
+    own |= {"probabilities", "predicted"} if heads else set(INPUT_NAMES)
+    own |= {"fused", "scores"} if whole or not heads else set()
+    names = [*own, *spec.signals, *artifact.parameters, *(spec.modalities if heads else ())]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(
+                f"two things in the graph would be called {name!r}",
+                expected="modalities and signals that are called otherwise than inputs, outputs "
+                "and each other",
+                fix="Rename the modality or the signal.",
+            )
 
 
 def scheduler_inputs(resolved: Resolved) -> tuple[str, ...]:
@@ -141,35 +166,32 @@ def trace_scheduler(
 
 
 def trace_predictor(
-    artifact: Artifact, dtype: str, opset: int = TRACED
+    artifact: Artifact, dtypes: Mapping[str, str], opset: int = TRACED, *, whole: bool = False
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A fitted artifact as a graph: embeddings in, what ``dms predict`` writes out.
 
     One input ``[B, D_m]`` for each modality under its name, and ``present`` [B, M]. The frozen
     dropout masks are constants of the graph, so that its uncertainty is that of every backend.
+
+    Args:
+        artifact: One with heads.
+        dtypes: The dtype of each modality, by name.
+        opset: One of `opsets.IR_VERSIONS`.
+        whole: Whether the whole schedule comes out, terms included as ``terms.<name>``, in place
+            of ``predicted``.
+
+    Returns:
+        The model, and what is weaker than it looks, in words.
+
+    Raises:
+        ArtifactError: The artifact has no usable heads.
+        SpecError: A policy or a signal does what no graph can hold, or the opset is not written.
     """
-    spec, model = artifact.spec, Model(artifact)
-    ns, inputs = onnx_namespace(), _Inputs()
-    heads = head_outputs(resolve(spec, artifact.scheduler_parameters), model.passes)
-    with _explained(artifact.spec):
-        embeddings = {
-            name: inputs.array(name, axes, "bool" if name == "present" else dtype)
-            for name, axes in input_axes(artifact, heads=True).items()
-        }
-        present = embeddings.pop("present")
-        parameters = {
-            name: inputs.parameter(name, value) for name, value in artifact.parameters.items()
-        }
+    spec, fitted, inputs = artifact.spec, FittedHeads(artifact), _Inputs()
+    ns = onnx_namespace()
+    with _explained(spec):
+        given, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
         own = {name: parameters[name] for name in artifact.scheduler_parameters}
-        given = apply_heads(
-            ns,
-            embeddings,
-            present,
-            parameters,
-            modalities=spec.modalities,
-            dropout=model.dropout,
-            outputs=heads,
-        )
         schedule = compute(ns, resolve(spec, own), ModalityBatch(**given, present=present))
         probabilities = class_probabilities(
             ns,
@@ -177,19 +199,66 @@ def trace_predictor(
             schedule.active,
             level=spec.fusion,
             parameters=parameters,
-            prior=ndonnx.asarray(model.prior),
+            prior=ndonnx.asarray(fitted.prior),
         )
-        likeliest = ns.xp.argmax(probabilities, axis=-1)
-        outputs = {
-            "probabilities": probabilities,
-            "predicted": ns.xp.take(ndonnx.asarray(model.classes), likeliest, axis=0),
-            "weights": schedule.weights,
-            "active": schedule.active,
-            **schedule.signals,
-        }
+        outputs = {"probabilities": probabilities}
+        if whole:
+            terms = {f"{TERMS}{name}": term for name, term in schedule.terms.items()}
+            outputs |= schedule.arrays() | terms
+        else:
+            likeliest = ns.xp.argmax(probabilities, axis=-1)
+            outputs |= {
+                "predicted": ns.xp.take(ndonnx.asarray(fitted.classes), likeliest, axis=0),
+                "weights": schedule.weights,
+                "active": schedule.active,
+                **schedule.signals,
+            }
     axes = output_axes(artifact, heads=True)
-    model_ = _finished(artifact, inputs, outputs, axes, artifact.parameters, opset)
-    return model_, schedule.notes
+    if whole:
+        feature = spec.fusion == "feature"
+        width = len(artifact.parameters["head.weight"]) if feature else len(fitted.classes)
+        axes |= dict.fromkeys(("scores", *terms), axes["weights"]) | {"fused": ("B", width)}
+    model = _finished(artifact, inputs, outputs, axes, artifact.parameters, opset)
+    return model, schedule.notes
+
+
+def trace_unimodal(artifact: Artifact, dtypes: Mapping[str, str]) -> onnx.ModelProto:
+    """The class probabilities of each modality alone as a graph: ``unimodal`` [B, M, C].
+
+    Inputs and errors are those of `trace_predictor`.
+    """
+    fitted, inputs = FittedHeads(artifact), _Inputs()
+    with _explained(artifact.spec):
+        logits = _heads(fitted, inputs, dtypes, ("logits",))[0]["logits"]
+        outputs = {"unimodal": onnx_namespace().softmax(logits)}
+    shape = ("B", len(artifact.spec.modalities), len(fitted.classes))
+    axes: dict[str, tuple[str | int, ...]] = {"unimodal": shape}
+    return _finished(artifact, inputs, outputs, axes, artifact.parameters, TRACED)
+
+
+def _heads(
+    fitted: FittedHeads, inputs: _Inputs, dtypes: Mapping[str, str], outputs: tuple[str, ...]
+) -> tuple[dict[str, Array], Array, dict[str, Array]]:
+    """What the heads give, the presence mask, and every parameter of the artifact."""
+    artifact = fitted.artifact
+    embeddings = {
+        name: inputs.array(name, axes, "bool" if name == "present" else dtypes[name])
+        for name, axes in input_axes(artifact, heads=True).items()
+    }
+    present = embeddings.pop("present")
+    parameters = {
+        name: inputs.parameter(name, value) for name, value in artifact.parameters.items()
+    }
+    given = apply_heads(
+        onnx_namespace(),
+        embeddings,
+        present,
+        parameters,
+        modalities=artifact.spec.modalities,
+        dropout=fitted.dropout,
+        outputs=outputs,
+    )
+    return given, present, parameters
 
 
 def parameters_hash(parameters: Parameters) -> str:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dms_spec.embeddings.predictor import head_outputs
+from dms_spec.engine.fitted import head_outputs
 from dms_spec.equations.heads import class_scores
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec

@@ -17,8 +17,9 @@ import torch
 
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
-from dms_spec.embeddings.predictor import evaluate, head_outputs
+from dms_spec.embeddings.predictor import evaluate
 from dms_spec.embeddings.table import Table, check_learnable
+from dms_spec.engine.fitted import head_outputs
 from dms_spec.engine.resolve import Resolved
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend

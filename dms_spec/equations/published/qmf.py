@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import log
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -11,25 +12,31 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.published.common import check_axes, check_range, everything, mean_over
 from dms_spec.errors import SpecError
 from dms_spec.interface.policy import Policy, PolicyInput
-from dms_spec.types import Array
+from dms_spec.types import Array, Schedule
 
 #: The forms of `history_ranking`.
 Form = Literal["paper", "released"]
 
+#: Energies of `qmf` are held above it.
+FLOOR = 1e-3
+
 
 def qmf(
-    ns: Namespace, given: PolicyInput, *, floor: float = 1e-3, detach: bool = False
+    ns: Namespace, given: PolicyInput, *, floor: float = FLOOR, detach: bool = False
 ) -> dict[str, Array]:
     """w_m = max(e_m, floor) / sum_n max(e_n, floor), e = log sum_k exp(l_k). Equation E31.
 
     QMF (arXiv 2306.02050), for fusion at level ``"logit"``: it sums ``0.1 e_m l_m``
     without dividing by the sum. Weights here lie on the simplex, so that the fused logits are
-    QMF's divided by ``sum_n 0.1 e_n``, a positive number of the sample: the same class is
-    predicted; how sure the prediction is differs, and 0.1 cancels.
+    QMF's divided by ``sum_n 0.1 e_n``. Where every energy is above the floor, that is a positive
+    number of the sample: the same class is predicted; how sure the prediction is differs, and 0.1
+    cancels.
 
-    An energy can be 0 or less (all logits far below 0). A negative weight would count a modality
-    against what it says, and log 0 is no score (DMS-W-008): energies are held above ``floor``,
-    which has no counterpart in QMF. At or below it a modality keeps that much, and no gradient.
+    An energy can be 0 or less: that of log-probabilities is 0, that of logits far below 0 is
+    negative. A negative weight would count a modality against what it says, and log 0 is no score
+    (DMS-W-008): energies are held above ``floor``, which has no counterpart in QMF. At or below
+    it a modality keeps that much, and no gradient; another class than QMF's may be predicted, and
+    `at_the_floor` makes a note of it.
 
     The term is ``log max(e, floor)``. Gradients go through the energies, as in QMF's code;
     ``detach`` keeps them out, as the spec's ``detach_signals`` does for signals.
@@ -42,6 +49,45 @@ def qmf(
     energy = ns.logsumexp(given.evidence.logits)
     energy = ns.stop_gradient(energy) if detach else energy
     return {"energy": ns.xp.log(ns.xp.maximum(energy, ns.constant(floor, energy)))}
+
+
+def at_the_floor(
+    ns: Namespace, result: Schedule, *, floor: float = FLOOR, detach: bool = False
+) -> tuple[str, ...]:
+    """Notes where `qmf` weighs by its floor and not by energies.
+
+    A sample with one active modality is left out: its weight is 1 whatever its energy.
+
+    Args:
+        ns: The namespace of the result's arrays.
+        result: A schedule of `qmf`, with the term ``energy``.
+        floor: As in `qmf`.
+        detach: As in `qmf`; changes nothing here.
+
+    Returns:
+        A note if the floor holds every energy of some sample, and another if it holds some
+        energies of a sample and not all.
+    """
+    del detach
+    xp, energy = ns.xp, result.terms["energy"]
+    # Round-off of log: a term this close is the floor's.
+    slack = 8 * float(xp.finfo(energy.dtype).eps) * max(1.0, abs(log(floor)))
+    held = result.active & (energy <= log(floor) + slack)
+    several = xp.sum(xp.astype(result.active, xp.int32), axis=-1) > 1
+    every = several & xp.all(held | ~result.active, axis=-1)
+    some = several & ~every & xp.any(held, axis=-1)
+    notes = []
+    if bool(xp.any(every)):
+        notes.append(
+            f"policy 'qmf': in some samples every energy is at or below the floor {floor:g}, and "
+            "the weights are uniform; the energy of log-probabilities is 0: give raw logits"
+        )
+    if bool(xp.any(some)):
+        notes.append(
+            f"policy 'qmf': in some samples some energies are at or below the floor {floor:g}; "
+            "QMF itself may predict another class there"
+        )
+    return tuple(notes)
 
 
 def history_ranking(
@@ -162,5 +208,6 @@ POLICIES: tuple[Policy, ...] = (
         source="QMF, arXiv 2306.02050, section 3; on the simplex, a reading of dms-spec",
         equation="E31",
         needs=("logits",),
+        observe=at_the_floor,
     ),
 )

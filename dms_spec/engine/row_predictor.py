@@ -1,0 +1,80 @@
+"""A fitted artifact bound to a namespace: heads, scheduler and class probabilities."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, final
+
+from numpy.typing import NDArray
+
+from dms_spec.artifact import Artifact
+from dms_spec.engine.fitted import FittedHeads
+from dms_spec.equations.heads import apply_heads, class_probabilities
+from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import DMSWarning
+from dms_spec.interface.backend import Backend, RowPredictor
+from dms_spec.types import Array, ModalityBatch, Schedule
+
+
+@final
+class EquationRowPredictor(RowPredictor):
+    """Runs the equations of the heads around a scheduler, in the namespace of an array backend."""
+
+    def __init__(self, backend: Backend, ns: Namespace, artifact: Artifact, device: str) -> None:
+        self._backend, self._ns, self._device = backend, ns, device
+        self._fitted = FittedHeads(artifact)
+        with warnings.catch_warnings():
+            # The same words come back as notes of the schedule.
+            warnings.simplefilter("ignore", DMSWarning)
+            self._scheduler = backend.scheduler(
+                artifact.spec, artifact.scheduler_parameters, device=device
+            )
+        self._parameters = {
+            # from_numpy may give a scalar an axis.
+            name: ns.xp.reshape(self._moved(array), array.shape)
+            for name, array in self._fitted.heads.items()
+        }
+        self._prior = self._moved(self._fitted.prior)
+
+    def predict(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> tuple[Schedule, NDArray[Any]]:
+        there = self._moved(present)
+        heads = self._heads(embeddings, there, self._fitted.outputs)
+        result = self._scheduler(ModalityBatch(**heads, present=there))
+        with self._ns.guard():
+            probabilities = class_probabilities(
+                self._ns,
+                result.fused,
+                result.active,
+                level=self._fitted.artifact.spec.fusion,
+                parameters=self._parameters,
+                prior=self._prior,
+            )
+        back = self._backend.to_numpy
+        return result.converted(back), back(probabilities)
+
+    def unimodal(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> NDArray[Any]:
+        logits = self._heads(embeddings, self._moved(present), ("logits",))["logits"]
+        with self._ns.guard():
+            return self._backend.to_numpy(self._ns.softmax(logits))
+
+    def _heads(
+        self, embeddings: Mapping[str, NDArray[Any]], present: Array, outputs: tuple[str, ...]
+    ) -> dict[str, Array]:
+        with self._ns.guard():
+            return apply_heads(
+                self._ns,
+                {name: self._moved(array) for name, array in embeddings.items()},
+                present,
+                self._parameters,
+                modalities=self._fitted.artifact.spec.modalities,
+                dropout=self._fitted.dropout,
+                outputs=outputs,
+            )
+
+    def _moved(self, array: NDArray[Any]) -> Array:
+        return self._backend.from_numpy(array, self._device)
