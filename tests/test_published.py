@@ -14,6 +14,8 @@ import array_api_compat.numpy as xp
 import array_api_strict
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import special as scipy_special
 
 torch = pytest.importorskip("torch")
@@ -571,6 +573,77 @@ def test_qmf_holds_energies_above_its_floor() -> None:
     for floor in (0.0, -1.0, float("nan")):
         with pytest.raises(SpecError, match="floor"):
             run("qmf", {"logits": logits}, floor=floor)
+
+
+def qmf_itself(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """QMF's own sum, 0.1 e_m l_m over all m, without a floor and without dividing; energies."""
+    energy = np.log(np.exp(logits).sum(axis=-1))
+    return (0.1 * energy[..., None] * logits).sum(axis=1), energy
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32), st.integers(2, 6), st.integers(2, 8), st.floats(-6, 6))
+def test_qmf_predicts_qmfs_class_where_every_energy_is_above_the_floor(
+    seed: int, m: int, c: int, offset: float
+) -> None:
+    """What is fused is QMF's sum divided by a positive number; and a note says where it is not."""
+    random = np.random.Generator(np.random.Philox(seed))
+    logits = random.normal(size=(40, m, c)) * 3 + offset
+    own, energy = qmf_itself(logits)
+    spec = SchedulerSpec(modalities=tuple("abcdef")[:m], policy="qmf", fusion="logit")
+    result = get_backend("numpy").scheduler(spec)(ModalityBatch(logits=logits))
+    above = (energy > qmf.FLOOR).all(axis=1)
+    total = 0.1 * energy.sum(axis=1, keepdims=True)
+    scale = 1 + np.abs(logits[above]).max(initial=0)
+    np.testing.assert_allclose(
+        result.fused[above], (own / total)[above], rtol=1e-9, atol=1e-12 * scale
+    )
+    every = (energy <= qmf.FLOOR).all(axis=1)
+    np.testing.assert_allclose(result.weights[every], 1 / m)
+    noted = [any(word in note for note in result.notes) for word in ("every", "some energies")]
+    assert noted == [every.any(), (~above & ~every).any()]
+
+
+def test_how_often_qmfs_floor_changes_the_class() -> None:
+    """The guide's figures: logits of mean -2 and deviation 2, 3 modalities, 4 classes."""
+    random = np.random.Generator(np.random.Philox(0))
+    logits = random.normal(size=(20_000, 3, 4)) * 2 - 2
+    own, energy = qmf_itself(logits)
+    predicted = run("qmf", {"logits": logits}).fused.argmax(axis=1)
+    under, other = (energy <= qmf.FLOOR).any(axis=1), own.argmax(axis=1) != predicted
+    assert not other[~under].any()
+    assert under.mean() == pytest.approx(0.75, abs=0.005)
+    assert other[under].mean() == pytest.approx(0.29, abs=0.005)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch", "onnxruntime"])
+def test_log_probabilities_give_qmf_nothing_to_weigh_by_and_a_note_says_so(name: str) -> None:
+    """Their energy is 0: every weight is that of the floor, in every backend and in `Fusion`."""
+    pytest.importorskip(name)
+    logits = data()["logits"]
+    log_p = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    spec = SchedulerSpec(modalities=NAMES, policy="qmf", fusion="logit")
+    backend = get_backend(name)
+    for dtype in ("float32", "float64"):
+        batch = ModalityBatch(logits=backend.from_numpy(log_p.astype(dtype), "cpu"))
+        result = backend.scheduler(spec)(batch)
+        np.testing.assert_allclose(backend.to_numpy(result.weights), 1 / 3, rtol=1e-5)
+        (note,) = result.notes
+        assert "weights are uniform" in note and "raw logits" in note
+    raw = ModalityBatch(logits=backend.from_numpy(logits + 5, "cpu"))
+    assert backend.scheduler(spec)(raw).notes == ()
+    if name == "torch":
+        (note,) = Fusion(spec)(logits=torch.from_numpy(log_p)).notes
+        assert "raw logits" in note
+
+
+def test_one_active_modality_is_not_held_back_by_the_floor() -> None:
+    """Its weight is 1 with any energy, and nothing is to be said."""
+    logits = np.full((2, 3, 4), -9.0)
+    present = np.array([[True, False, False], [False, False, False]])
+    assert run("qmf", {"logits": logits, "present": present}).notes == ()
+    present[1, :2] = True
+    assert len(run("qmf", {"logits": logits, "present": present}).notes) == 1
 
 
 @pytest.mark.parametrize("detach", [False, True])
