@@ -629,7 +629,7 @@ def test_log_probabilities_give_qmf_nothing_to_weigh_by_and_a_note_says_so(name:
         result = backend.scheduler(spec)(batch)
         np.testing.assert_allclose(backend.to_numpy(result.weights), 1 / 3, rtol=1e-5)
         (note,) = result.notes
-        assert "weights are uniform" in note and "raw logits" in note
+        assert "weights are equal" in note and "raw logits" in note
     raw = ModalityBatch(logits=backend.from_numpy(logits + 5, "cpu"))
     assert backend.scheduler(spec)(raw).notes == ()
     if name == "torch":

@@ -80,7 +80,7 @@ def at_the_floor(
     if bool(xp.any(every)):
         notes.append(
             f"policy 'qmf': in some samples every energy is at or below the floor {floor:g}, and "
-            "the weights are uniform; the energy of log-probabilities is 0: give raw logits"
+            "the weights are equal; the energy of log-probabilities is 0: give raw logits"
         )
     if bool(xp.any(some)):
         notes.append(
