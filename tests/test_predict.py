@@ -186,6 +186,27 @@ def test_the_exported_graph_is_cut_as_its_backend_is(monkeypatch: pytest.MonkeyP
     assert len(predictor._rows._graphs) == 1  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("name", SPECS)
+def test_the_graphs_run_in_place_on_tensors_as_on_cuda(name: str) -> None:
+    """Every output has a shape that is known before the run: torch makes its memory."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("onnxruntime")
+    from dms_onnx.session import Session
+    from dms_onnx.trace import trace_predictor, trace_unimodal
+
+    artifact, table = make_artifact(SPECS[name]), make_table()
+    arrays = {**table.embeddings, "present": table.present}
+    tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}
+    dtypes = dict.fromkeys(NAMES, "float32")
+    whole = trace_predictor(artifact, dtypes, whole=True)[0]
+    for model in (whole, trace_unimodal(artifact, dtypes)):
+        session = Session(model.SerializeToString())
+        wanted, got = session.run(arrays), session.run(tensors)
+        assert got.keys() == wanted.keys()
+        for key, array in wanted.items():
+            np.testing.assert_array_equal(got[key].numpy(), array)
+
+
 @pytest.mark.parametrize("name", ["numpy", *OTHERS])
 def test_every_backend_refuses_what_the_spec_refuses(name: str) -> None:
     pytest.importorskip(name)
