@@ -12,7 +12,7 @@ from typing import Any, Literal, Self, get_args
 from dms_spec._version import EDITION, SUPPORTED_EDITIONS
 from dms_spec.errors import SpecError, closest, unknown
 
-Fusion = Literal["feature", "logit", "probability"]
+Fusion = Literal["feature", "logit", "probability", "evidence"]
 NonFinite = Literal["mask", "raise"]
 Options = Mapping[str, Any]
 
@@ -28,26 +28,15 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "coefficients": {"confidence": 1.0, "uncertainty": 1.0, "alignment": 1.0},
         "fusion": "feature",
     },
-    # As good as uniform when all is well, and next to knowing what is broken when it is not: trust
-    # falls as far as a modality's features are from what its head has learned from, by as much as
-    # that has cost on held-out rows. What typicality and the policy learn comes from `dms fit`.
-    # Fused as calibrated logits, which made held-out rows likelier than probabilities did on all
-    # tables tried; that noise inflates them is what typicality is there for.
+    # Each modality's prediction is evidence as far as the modality is sound: as its features are
+    # like those that its head has learned from, and as what it says is borne out by the others.
+    # None can overrule the rest by more than a bound. `dms fit` learns what typicality, the policy
+    # and the level read; none of it needs Monte-Carlo passes.
     "robust": {
-        "policy": "monotone",
-        "signals": {
-            "confidence": {"normalize": True},
-            "uncertainty": {"reduction": "sum"},
-            "corroboration": {},
-            "typicality": {},
-        },
-        "coefficients": {
-            "confidence": 0.5,
-            "uncertainty": 0.5,
-            "corroboration": 0.5,
-            "typicality": 1.0,
-        },
-        "fusion": "logit",
+        "policy": "soundness",
+        "signals": {"typicality": {}},
+        "coefficients": {"typicality": 1.0},
+        "fusion": "evidence",
     },
     # Uniform over what is present: the baseline to beat.
     "static": {"policy": "static", "signals": {}, "coefficients": {}, "fusion": "feature"},
@@ -66,7 +55,8 @@ class SchedulerSpec:
         policy_options: Keyword options of the policy.
         signals: Options of each signal to compute, by signal name.
         coefficients: Non-negative coefficient of each signal in the scores.
-        fusion: What is summed: features, logits, or probabilities.
+        fusion: What is summed: features, logits, or probabilities; or ``"evidence"``: class
+            probabilities as far as each modality is sound, for policies that give logs of trust.
         nonfinite: ``"mask"``: a modality with NaN or Inf counts as absent; ``"raise"``: error.
         strict: Raise when a sample has nothing active, instead of giving a row of zeros.
         detach_signals: Keep gradients out of the signals.

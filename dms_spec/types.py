@@ -107,11 +107,14 @@ class Schedule:
 
     Attributes:
         weights: Trust per modality, ``[B, M]``; rows with something active sum to one.
-        fused: Weighted sum, ``[B, D]`` for features, ``[B, C]`` for logits or probabilities.
+        fused: Weighted sum, ``[B, D]`` for features, ``[B, C]`` for logits or probabilities; class
+            probabilities ``[B, C]`` for evidence.
         scores: What the softmax saw, ``[B, M]``; -inf where a modality is not active.
         active: Present and finite, bool, ``[B, M]``.
         signals: Each signal under its name, ``[B, M]``; 0 where a modality is not active.
         terms: What each term added to the scores, ``[B, M]``; they sum to the scores.
+        soundness: The probability that each modality is sound, given what all of them say,
+            ``[B, M]``; 0 where not active. None but for evidence.
         notes: Everything that was weaker than asked for, in words. Empty when nothing was.
     """
 
@@ -121,6 +124,7 @@ class Schedule:
     active: Array
     signals: Mapping[str, Array] = field(default_factory=dict)
     terms: Mapping[str, Array] = field(default_factory=dict)
+    soundness: Array = None
     notes: tuple[str, ...] = ()
 
     def converted(self, convert: Callable[[Array], Array]) -> Schedule:
@@ -132,15 +136,18 @@ class Schedule:
             active=convert(self.active),
             signals={name: convert(array) for name, array in self.signals.items()},
             terms={name: convert(array) for name, array in self.terms.items()},
+            soundness=None if self.soundness is None else convert(self.soundness),
             notes=self.notes,
         )
 
     def arrays(self) -> dict[str, Array]:
         """The arrays as ``dms schedule`` names them in its output file."""
+        own = {} if self.soundness is None else {"soundness": self.soundness}
         return {
             "weights": self.weights,
             "fused": self.fused,
             "scores": self.scores,
             "active": self.active,
+            **own,
             **self.signals,
         }

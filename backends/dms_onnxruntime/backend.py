@@ -205,6 +205,7 @@ def _schedule(found: dict[str, Array], notes: tuple[str, ...]) -> Schedule:
     """The schedule in the outputs of a graph: what is no other output is a signal or a term."""
     return Schedule(
         **{name: found.pop(name) for name in _OUTPUTS},
+        soundness=found.pop("soundness", None),
         terms={
             name.removeprefix(TERMS): found.pop(name)
             for name in list(found)

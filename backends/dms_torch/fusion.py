@@ -29,12 +29,13 @@ class FusionOutput:
     """What `Fusion` returns: by attribute, by key, or unpacked like a tuple.
 
     Attributes:
-        fused: ``[B, D]``, or ``[B, C]`` for fusion of logits or probabilities.
+        fused: ``[B, D]``, or ``[B, C]`` for fusion of logits, probabilities or evidence.
         weights: ``[B, M]``.
         scores: ``[B, M]``; -inf where a modality is not active.
         active: bool ``[B, M]``.
         signals: Each signal by name, ``[B, M]``.
         terms: What each term added to the scores, ``[B, M]``.
+        soundness: How far each modality was believed, ``[B, M]``; None but for fusion of evidence.
         notes: Everything that was weaker than asked for, in words.
     """
 
@@ -44,6 +45,7 @@ class FusionOutput:
     active: Tensor
     signals: dict[str, Tensor]
     terms: dict[str, Tensor]
+    soundness: Tensor | None
     notes: tuple[str, ...]
 
     def __getitem__(self, key: str | int) -> Any:
@@ -87,7 +89,7 @@ class Fusion(nn.Module):
         self._names = {name: name.replace(".", "/") for name in given}
         for name, key in self._names.items():
             tensor = given[name].detach().clone()
-            if name.startswith("policy."):
+            if name.startswith("policy.") or name == "fusion.redundancy":
                 self.register_parameter(key, nn.Parameter(tensor))
             else:
                 self.register_buffer(key, tensor)
@@ -149,6 +151,7 @@ class Fusion(nn.Module):
             active=result.active,
             signals=dict(result.signals),
             terms=dict(result.terms),
+            soundness=result.soundness,
             notes=result.notes,
         )
 

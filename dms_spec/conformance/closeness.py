@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.conformance.evidence_scale import evidence_scales, weight_scale
 from dms_spec.conformance.oracle import Exact
 from dms_spec.spec import SchedulerSpec
 
@@ -57,7 +58,10 @@ def scales(
             for name in spec.signals
         }
         score = _score_scale(spec, exact, clean, parameters, signals) + floor
-        weight = _weight_scale(exact, score) + floor
+        if spec.fusion == "evidence":
+            level = evidence_scales(exact, clean["logits"], parameters, score, K * float(info.eps))
+            return {**signals, "scores": score} | {k: v + floor for k, v in level.items()}
+        weight = weight_scale(exact, exact.scores, score) + floor
         return {
             **signals,
             "scores": score,
@@ -190,6 +194,8 @@ def _score_scale(
         return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
     if spec.policy in ("dmome", "qmf", "tmc"):
         return _published_scale(spec, exact, clean, parameters)
+    if spec.policy == "soundness":
+        return _trust_scale(spec, exact, parameters, signals)
     total = np.zeros(exact.active.shape)
     theta = parameters.get("policy.theta")
     learned = (
@@ -203,6 +209,24 @@ def _score_scale(
         if coefficient > 0:  # 0 times an infinite scale is no condition at all
             total += coefficient * (signals[name] + np.abs(exact.signals[name]))
     return total
+
+
+def _trust_scale(
+    spec: SchedulerSpec,
+    exact: Exact,
+    parameters: Mapping[str, NDArray[Any]],
+    signals: Mapping[str, Floats],
+) -> Floats:
+    """A log of doubt may be taken of 1 + e^x; what multiplies a signal is good to a few eps."""
+    exponent = np.logaddexp(parameters.get("policy.exponent", np.log(np.e - 1)), 0.0)
+    total = 1 + np.abs(exact.terms["doubt"])
+    for name, coefficient in spec.coefficients.items():
+        total = total + np.where(
+            coefficient > 0,
+            np.abs(exact.terms[name]) + (1 + exponent) * coefficient * signals[name],
+            0.0,
+        )
+    return np.asarray(total)
 
 
 def _published_scale(
@@ -243,16 +267,6 @@ def _network_scale(
         for k, name in enumerate(spec.coefficients)
     )
     return np.asarray((1 + into + np.abs(parameters["policy.hidden_bias"])) @ outer)
-
-
-def _weight_scale(exact: Exact, score: Floats) -> Floats:
-    active = exact.active
-    top = np.where(active, exact.scores, -np.inf).max(axis=-1, keepdims=True)
-    gap = np.where(active, top - exact.scores, 0.0)
-    worst = np.where(active, score, 0.0).max(axis=-1, keepdims=True)
-    condition = 1 + gap + 2 * worst
-    # A weight of exactly 0 is far below anything that its condition could lift.
-    return np.where(exact.weights > 0, exact.weights * condition, 0.0)
 
 
 def _fused_scale(

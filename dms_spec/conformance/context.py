@@ -199,7 +199,10 @@ class Context:
         for name, expected in exact.signals.items():
             self.expect(clause, name in result.signals, f"signal {name} is missing")
             self.expect_close(clause, name, result.signals[name], expected, scale[name])
-        for name in ("scores", "weights", "fused"):
+        there = result.soundness is None
+        self.expect(clause, there == (exact.soundness is None), "soundness is there or is not")
+        names = ["scores", "weights", "fused"] + ([] if there else ["soundness"])
+        for name in names:
             self.expect_close(
                 clause, name, getattr(result, name), getattr(exact, name), scale[name]
             )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import exp, floor, fsum, inf, isfinite, isnan, log, log1p, log2, sqrt, tanh
+from math import exp, expm1, floor, fsum, inf, isfinite, isnan, log, log1p, log2, sqrt, tanh
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ POLICIES = (
     "learned_linear",
     "residual_mlp",
     "monotone",
+    "soundness",
     "dmome",
     "qmf",
     "tmc",
@@ -63,6 +64,7 @@ class Exact:
     active: NDArray[np.bool_]
     signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     terms: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    soundness: NDArray[np.float64] | None = None
 
 
 def schedule(
@@ -104,6 +106,7 @@ def schedule(
             for name in spec.signals
         },
         terms={name: np.array([s["terms"][name] for s in samples]) for name in names},
+        soundness=stack("soundness", square) if spec.fusion == "evidence" else None,
     )
 
 
@@ -141,12 +144,10 @@ def _sample(
     }
     terms = _terms(spec, signals, members, count, h, ell, parameters)
     scores = [fsum(term[m] for term in terms.values()) if active[m] else -inf for m in range(count)]
-    weights = [0.0] * count
-    if members:
-        top = max(scores[m] for m in members)
-        total = fsum(exp(scores[m] - top) for m in members)
-        for m in members:
-            weights[m] = exp(scores[m] - top) / total
+    outputs = {"scores": scores, "active": active, "signals": signals, "terms": terms}
+    if spec.fusion == "evidence":
+        return outputs | _evidence(ell, scores, members, parameters)
+    weights = _weights(scores, members)
     rows = h if spec.fusion == "feature" else ell
     if spec.fusion == "probability":
         rows = [softmax(rows[m]) if active[m] else rows[m] for m in range(count)]
@@ -156,14 +157,63 @@ def _sample(
         else fsum(weights[m] * rows[m][k] for m in members)
         for k in range(len(rows[0]))
     ]
+    return outputs | {"weights": weights, "fused": fused}
+
+
+def _weights(scores: Vector, members: list[int]) -> Vector:
+    """The softmax of the scores over the active modalities."""
+    weights = [0.0] * len(scores)
+    if members:
+        top = max(scores[m] for m in members)
+        total = fsum(exp(scores[m] - top) for m in members)
+        for m in members:
+            weights[m] = exp(scores[m] - top) / total
+    return weights
+
+
+def _evidence(
+    ell: list[Vector], scores: Vector, members: list[int], parameters: Arrays
+) -> dict[str, Any]:
+    """Bounded evidence of one sample: fused, soundness and weights."""
+    count, classes = len(ell), len(ell[0])
+    if not members:
+        zeros = [0.0] * count
+        return {"fused": [0.0] * classes, "weights": zeros, "soundness": zeros}
+    fitted = "fusion.prior" in parameters
+    prior = _floats(parameters["fusion.prior"]) if fitted else [1 / classes] * classes
+    rho = softplus(float(parameters["fusion.redundancy"])) if fitted else 0.2
+    log_g = {m: min(scores[m], log1p(-1e-6)) for m in members}
+    said, factors = {}, {}
+    for m in members:
+        own = _floats(parameters["fusion.priors"][m]) if fitted else prior
+        said[m] = _log_ratios(ell[m], own)
+        log_doubt = log(-expm1(log_g[m]))
+        factors[m] = [log_sum_exp([log_doubt, log_g[m] + x]) for x in said[m]]
+    kappa = 1 / (1 + rho * (max(1.0, fsum(exp(x) for x in log_g.values())) - 1))
+    possible = [y for y in range(classes) if prior[y] > 0]
+    total = {y: log(prior[y]) + kappa * fsum(factors[m][y] for m in members) for y in possible}
+    whole = log_sum_exp(list(total.values()))
+    log_r = [-inf] * count
+    for m in members:
+        believed = [total[y] - whole + log_g[m] + said[m][y] - factors[m][y] for y in possible]
+        log_r[m] = min(log_sum_exp(believed), 0.0)
     return {
-        "weights": weights,
-        "fused": fused,
-        "scores": scores,
-        "active": active,
-        "signals": signals,
-        "terms": terms,
+        "fused": [exp(total[y] - whole) if y in total else 0.0 for y in range(classes)],
+        "weights": _weights(log_r, members),
+        "soundness": [exp(x) for x in log_r],
     }
+
+
+def _log_ratios(row: Vector, prior: Vector) -> Vector:
+    """log p / pi over the classes that a modality knows, 0 for the others."""
+    heard = [x for x, share in zip(row, prior, strict=True) if share > 0 and x > -inf]
+    if not heard:
+        return [0.0] * len(row)
+    whole, top = log_sum_exp([x - max(heard) for x in heard]), max(heard)
+    return [
+        max((x - top) - whole - log(share), -1e4) if share > 0 else 0.0
+        for x, share in zip(row, prior, strict=True)
+    ]
 
 
 def softmax(row: Vector) -> Vector:
@@ -305,6 +355,14 @@ def _terms(
     if spec.policy == "linear" or unlearned:
         return {
             name: over(lambda m, n=name, k=k: (-k if n in against else k) * signals[n][m])
+            for name, k in spec.coefficients.items()
+        }
+    if spec.policy == "soundness":
+        fitted = "policy.doubt" in parameters
+        certainty = -softplus(float(parameters["policy.doubt"])) if fitted else log(0.9)
+        own = [softplus(float(x)) for x in parameters["policy.exponent"]] if fitted else [1] * count
+        return {"doubt": over(lambda m: certainty)} | {
+            name: over(lambda m, n=name, k=k: own[m] * k * signals[n][m])
             for name, k in spec.coefficients.items()
         }
     if spec.policy in ("learned_linear", "residual_mlp", "monotone"):

@@ -40,7 +40,7 @@ WEIGHING = ("linear", *LEARNED)
 #: Published methods beside DMS, which their own checks draw.
 PUBLISHED = ("dmome", "qmf", "tmc")
 #: What the core level draws; the rule more often than what needs no signal.
-POLICIES = ("linear", "linear", "linear", "static", "co_attention")
+POLICIES = ("linear", "linear", "linear", "static", "co_attention", "soundness")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +66,8 @@ def specs(
 ) -> SchedulerSpec:
     """Any spec of the core's policies and signals."""
     policy = draw(st.sampled_from(policies or POLICIES))
+    if policy == "soundness":
+        return draw(of_trust(modalities))
     chosen = draw(st.lists(st.sampled_from(sorted(among)), unique=True, max_size=4))
     signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
     if policy in LEARNED and not chosen:
@@ -78,6 +80,23 @@ def specs(
         signals=signals,
         coefficients=weighed if policy in WEIGHING else {},
         fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
+    )
+
+
+@st.composite
+def of_trust(draw: st.DrawFn, modalities: int, level: str | None = None) -> SchedulerSpec:
+    """A spec of the policy that gives logs of trust, at any level if none is named."""
+    fitted = draw(st.sampled_from([True, True, False]))
+    signals: dict[str, dict[str, Any]] = {"typicality": {}} if fitted else {}
+    if draw(st.booleans()):  # computed, and of no account
+        signals["confidence"] = {}
+    levels = ["evidence", "evidence", "evidence", "feature", "logit", "probability"]
+    return SchedulerSpec(
+        modalities=names(modalities),
+        policy="soundness",
+        signals=signals,
+        coefficients={"typicality": draw(st.sampled_from([0.0, 1.0, 1.0, 4.0]))} if fitted else {},
+        fusion=level or draw(st.sampled_from(levels)),  # type: ignore[arg-type]
     )
 
 
@@ -175,14 +194,20 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     # Dot products of features overflow long before the features do: attention is drawn tame.
     tame = options.pop("tame", False) or spec.policy == "co_attention"
     arrays = draw(batches(dtype, modalities=modalities, tame=tame, **options))
-    d = arrays["features"].shape[-1]
+    d, c = arrays["features"].shape[-1], arrays["logits"].shape[-1]
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     wide = np.float64 if dtype == "float64" else np.float32
     return Case(
         spec=spec,
         arrays=arrays,
         parameters=parameters(
-            spec, random, width=d, dtype=wide, optional=draw(st.booleans()), own=draw(st.booleans())
+            spec,
+            random,
+            width=d,
+            classes=c,
+            dtype=wide,
+            optional=draw(st.booleans()),
+            own=draw(st.booleans()),
         ),
     )
 
@@ -193,6 +218,7 @@ def parameters(
     *,
     width: int,
     dtype: Any,
+    classes: int | None = None,
     optional: bool = False,
     own: bool = False,
 ) -> Arrays:
@@ -203,7 +229,8 @@ def parameters(
         random: Where they are drawn from.
         width: D.
         dtype: Of all of them.
-        optional: Whether to give those that the policy can do without.
+        classes: C; None leaves out what has an axis of classes.
+        optional: Whether to give those that the policy or the level can do without.
         own: Whether each modality has an anchor of its own, ``[M, D]``.
     """
     modalities, count = len(spec.modalities), len(spec.coefficients)
@@ -214,6 +241,11 @@ def parameters(
     if "typicality" in spec.signals:
         fitted = typical(random, modalities, width) | trust(random, modalities, width)
         fitted = {f"signals.typicality.{name}": array for name, array in fitted.items()}
+    if spec.policy == "soundness" and optional:
+        shapes["policy.exponent"] = (modalities,)
+        fitted["policy.doubt"] = random.uniform(-8.0, 2.0, size=())
+    if spec.fusion == "evidence" and optional and classes is not None:
+        fitted |= level(random, modalities, classes)
     if spec.policy in LEARNED:
         shapes["policy.theta"] = (count,)
     if spec.policy == "learned_linear" or (spec.policy == "static" and optional):
@@ -228,6 +260,24 @@ def parameters(
         shapes["policy.query"] = shapes["policy.key"] = (width, 3)
     drawn = {name: random.normal(size=shape) for name, shape in shapes.items()}
     return {name: array.astype(dtype) for name, array in (drawn | fitted).items()}
+
+
+def level(random: np.random.Generator, modalities: int, classes: int) -> Arrays:
+    """What fusion of evidence reads, float64: skewed classes, some never seen, some impossible."""
+
+    def shares(*shape: int) -> NDArray[Any]:
+        drawn = np.exp(2.0 * random.normal(size=shape))
+        drawn = np.where(random.random(shape) < random.choice([0.0, 0.3]), 0.0, drawn)
+        return np.asarray(drawn / np.maximum(drawn.sum(axis=-1, keepdims=True), 1e-300))
+
+    prior = shares(classes)
+    if not prior.any():  # something is possible; a modality may have seen nothing
+        prior[0] = 1.0
+    return {
+        "fusion.prior": prior,
+        "fusion.priors": shares(modalities, classes),
+        "fusion.redundancy": np.asarray(random.choice([-30.0, -1.5, 0.0, 3.0])),
+    }
 
 
 #: The covariances that a place may have.

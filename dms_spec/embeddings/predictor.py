@@ -66,7 +66,8 @@ class Predictor:
 
         Returns:
             ``probabilities`` [N, C], ``predicted`` [N] in the labels' own values, ``weights`` and
-            ``active`` [N, M], and each signal under its name, [N, M].
+            ``active`` [N, M], each signal under its name, [N, M], and at fusion of evidence
+            ``soundness`` [N, M].
 
         Raises:
             ShapeError: The table has other modalities or widths than the artifact.
@@ -117,11 +118,13 @@ class Predictor:
         """The results for one batch."""
         result, probabilities = self._rows.predict(table.embeddings, table.present)
         self.notes = tuple(dict.fromkeys(self.notes + result.notes))
+        own = {} if result.soundness is None else {"soundness": result.soundness}
         return {
             "probabilities": probabilities,
             "predicted": self.model.classes[probabilities.argmax(axis=1)],
             "weights": result.weights,
             "active": result.active,
+            **own,
             **result.signals,
         }
 
@@ -163,7 +166,13 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
     spec = artifact.spec
     scheduler = Predictor(artifact, backend)
     uniform = spec.replace(
-        policy="static", policy_options={}, signals={}, coefficients={}, strict=False
+        policy="static",
+        policy_options={},
+        signals={},
+        coefficients={},
+        strict=False,
+        # Evidence weighs by trust alone: without any, what is left is the mean.
+        fusion="probability" if spec.fusion == "evidence" else spec.fusion,
     )
     heads = {k: v for k, v in artifact.parameters.items() if k not in artifact.scheduler_parameters}
     static = Predictor(Artifact(spec=uniform, parameters=heads, model=artifact.model), backend)

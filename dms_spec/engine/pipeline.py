@@ -1,4 +1,4 @@
-"""The pipeline: batch -> active -> signals -> terms -> scores -> weights -> fused.
+"""The pipeline: batch -> active -> signals -> terms -> scores -> weights and fused.
 
 `compute` is pure and looks at no value, so that it can be traced, compiled and differentiated.
 What only a host can do, refusing bad input and looking at results, is in `scheduler`.
@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import reduce
 
 from dms_spec.engine.resolve import Resolved
+from dms_spec.equations.evidence import fuse_evidence
 from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabilities
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import ShapeError
@@ -62,14 +63,20 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     }
     # Not the masked terms: what is not active is selected away below, once.
     total = reduce(operator.add, terms.values()) if terms else nothing
-    weights = ns.masked_softmax(total, active)
+    if resolved.spec.fusion == "evidence":
+        fused, weights, sound = _believed(ns, resolved, evidence, total)
+    else:
+        weights, sound = ns.masked_softmax(total, active), None
+        fused = _fuse(ns, resolved.spec.fusion, evidence, weights)
+    summed = batch.features if resolved.spec.fusion == "feature" else batch.logits
     return Schedule(
         weights=weights,
-        fused=_fuse(ns, resolved.spec.fusion, batch, evidence, weights),
+        fused=ns.xp.astype(fused, summed.dtype, copy=False),
         scores=ns.xp.where(active, total, ns.constant(-float("inf"), total)),
         active=active,
         signals=signals,
         terms=masked,
+        soundness=sound,
         notes=tuple(notes),
     )
 
@@ -95,8 +102,11 @@ def _evidence(ns: Namespace, batch: ModalityBatch) -> Evidence:
 def _with_parameters(
     ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]
 ) -> Evidence:
-    cast = {k: ns.xp.astype(v, evidence.dtype, copy=False) for k, v in parameters.items()}
-    return replace(evidence, parameters=cast)
+    return replace(evidence, parameters=_cast(ns, evidence, parameters))
+
+
+def _cast(ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]) -> dict[str, Array]:
+    return {k: ns.xp.astype(v, evidence.dtype, copy=False) for k, v in parameters.items()}
 
 
 def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
@@ -118,12 +128,23 @@ def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool
     )
 
 
-def _fuse(
-    ns: Namespace, level: str, batch: ModalityBatch, evidence: Evidence, weights: Array
-) -> Array:
+def _fuse(ns: Namespace, level: str, evidence: Evidence, weights: Array) -> Array:
     if level == "feature":
-        fused, dtype = fuse_features(ns, evidence.features, weights), batch.features.dtype
-    else:
-        fuse = fuse_logits if level == "logit" else fuse_probabilities
-        fused, dtype = fuse(ns, evidence.logits, weights), batch.logits.dtype
-    return ns.xp.astype(fused, dtype, copy=False)
+        return fuse_features(ns, evidence.features, weights)
+    fuse = fuse_logits if level == "logit" else fuse_probabilities
+    return fuse(ns, evidence.logits, weights)
+
+
+def _believed(
+    ns: Namespace, resolved: Resolved, evidence: Evidence, log_trust: Array
+) -> tuple[Array, Array, Array]:
+    """Fused, weights and soundness of fusion "evidence": a weight is a share of belief."""
+    active = evidence.active
+    own = _cast(ns, evidence, resolved.parameters_of("fusion"))
+    fused, log_sound = fuse_evidence(ns, evidence.logits, log_trust, active, own)
+    something = ns.xp.any(active, axis=-1, keepdims=True)
+    return (
+        ns.xp.where(something, fused, ns.constant(0.0, fused)),
+        ns.masked_softmax(log_sound, active),
+        ns.select(active, ns.xp.exp(log_sound)),
+    )

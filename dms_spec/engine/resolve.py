@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from dms_spec.equations.evidence import FUSION_PARAMETERS
 from dms_spec.errors import ShapeError, SpecError, closest, unknown
 from dms_spec.interface.policy import Policy
 from dms_spec.interface.signal import Signal
@@ -15,7 +16,12 @@ from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 
 # What each level of fusion sums.
-_FUSES = {"feature": "features", "logit": "logits", "probability": "logits"}
+_FUSES = {
+    "feature": "features",
+    "logit": "logits",
+    "probability": "logits",
+    "evidence": "logits",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,8 @@ class Resolved:
         spec: The spec as given.
         policy: The policy.
         signals: The spec's signals, in its order.
-        parameters: Parameter arrays by full name, ``policy.<name>`` or ``signals.<signal>.<name>``.
+        parameters: Parameter arrays by full name, ``policy.<name>``, ``signals.<signal>.<name>`` or
+            ``fusion.<name>``.
         sizes: What the spec and its parameters fix: M, K, and D or C where a parameter has them.
     """
 
@@ -86,6 +93,11 @@ class Resolved:
                 f"policy {self.policy.name!r} has no parameters and is the rule of the "
                 "coefficients: fit them, with dms fit"
             )
+        if self.spec.fusion == "evidence" and not self.parameters_of("fusion"):
+            notes.append(
+                "fusion 'evidence' has no parameters and takes all classes to be equally likely: "
+                "fit them, with dms fit"
+            )
         if len(self.spec.modalities) != 2:
             return tuple(notes)
         return tuple(notes) + tuple(
@@ -102,8 +114,9 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
     Raises:
         UnknownName: No policy or signal of that name, or an option or parameter that nobody has.
         PluginError: The name belongs to a plugin that is broken.
-        SpecError: An option has the wrong kind of value, a parameter is missing, or coefficients
-            are given to a policy that has no use for them.
+        SpecError: An option has the wrong kind of value, a parameter is missing, coefficients are
+            given to a policy that has no use for them, or something that is no log of trust stands
+            where one is needed.
         ShapeError: A parameter does not have the shape that its owner declares.
     """
     policy = get_policy(spec.policy)
@@ -117,6 +130,7 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
             got=f"coefficients for {', '.join(spec.coefficients)}",
             fix='Remove them, or choose a policy that weighs signals, such as "linear".',
         )
+    _check_trust(spec, policy, signals)
     given = dict(parameters or {})
     shapes = {f"policy.{name}": axes for name, axes in policy.parameters.items()}
     needed = set() if policy.parameters_optional and not set(shapes) & set(given) else set(shapes)
@@ -125,6 +139,10 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
         shapes |= own
         if not signal.parameters_optional or set(own) & set(given):
             needed |= set(own)
+    if spec.fusion == "evidence":
+        own = {f"fusion.{name}": axes for name, axes in FUSION_PARAMETERS.items()}
+        shapes |= own
+        needed |= set(own) if set(own) & set(given) else set()
     for name in given:
         if name not in shapes:
             raise unknown("parameter", name, shapes)
@@ -139,6 +157,25 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
     for name, array in given.items():
         _check_shape(name, shapes[name], tuple(array.shape), sizes)
     return Resolved(spec=spec, policy=policy, signals=signals, parameters=given, sizes=sizes)
+
+
+def _check_trust(spec: SchedulerSpec, policy: Policy, signals: tuple[Signal, ...]) -> None:
+    """Refuse what is no log of trust where one is needed: trust is not a matter of degree there."""
+    if spec.fusion == "evidence" and not policy.log_trust:
+        raise SpecError(
+            "fusion 'evidence' needs to know how far each modality is trusted by itself",
+            expected="a policy whose scores are logs of trust, such as 'soundness'",
+            got=f"policy {policy.name!r}, whose scores only rank modalities",
+            fix='Choose policy "soundness", or another level of fusion.',
+        )
+    for signal in signals if policy.log_trust else ():
+        if signal.name in spec.coefficients and not signal.log_trust:
+            raise SpecError(
+                f"policy {policy.name!r} cannot weigh signal {signal.name!r}",
+                expected="signals that are logs of trust, at most 0, such as 'typicality'",
+                got=f"{signal.name!r}, which lies in: {signal.bounds}",
+                fix="Leave its coefficient out; it is computed and returned all the same.",
+            )
 
 
 def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:

@@ -235,5 +235,6 @@ def _joined(xp: Any, parts: list[Schedule]) -> Schedule:
         active=join(part.active for part in parts),
         signals={name: join(part.signals[name] for part in parts) for name in first.signals},
         terms={name: join(part.terms[name] for part in parts) for name in first.terms},
+        soundness=None if first.soundness is None else join(part.soundness for part in parts),
         notes=first.notes,
     )

@@ -19,7 +19,7 @@ from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 
 
-def _softplus(ns: Namespace, values: Array) -> Array:
+def softplus(ns: Namespace, values: Array) -> Array:
     """log(1 + e^x): positive, and smooth everywhere."""
     return ns.xp.logaddexp(values, ns.constant(0.0, values))
 
@@ -31,7 +31,7 @@ def _towards_trust(given: PolicyInput) -> dict[str, Array]:
 
 def _learned_terms(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     """One term for each coefficient, with softplus(theta) in place of the spec's number."""
-    coefficients = _softplus(ns, given.evidence.parameters["theta"])
+    coefficients = softplus(ns, given.evidence.parameters["theta"])
     return {
         name: coefficients[k] * signal
         for k, (name, signal) in enumerate(_towards_trust(given).items())
@@ -76,12 +76,12 @@ def monotone(ns: Namespace, given: PolicyInput, *, hidden: int = 16) -> dict[str
     if not p:
         return linear(ns, given)
     y = xp.stack(list(_towards_trust(given).values()), axis=-1)
-    units = xp.tanh(xp.matmul(y, _softplus(ns, p["hidden_weight"])) + p["hidden_bias"])
-    rising = xp.matmul(units, _softplus(ns, p["output_weight"]))
+    units = xp.tanh(xp.matmul(y, softplus(ns, p["hidden_weight"])) + p["hidden_bias"])
+    rising = xp.matmul(units, softplus(ns, p["output_weight"]))
     return _learned_terms(ns, given) | {"rising": rising}
 
 
-def _softplus_inverse(values: NDArray[np.float64]) -> Floats:
+def softplus_inverse(values: NDArray[np.float64]) -> Floats:
     """The x of softplus(x) = value, in the form that does not lose small values."""
     return np.asarray(values + np.log(-np.expm1(-values)), dtype=np.float32)
 
@@ -95,7 +95,7 @@ def _initial_theta(spec: SchedulerSpec) -> dict[str, Floats]:
             got=str(dict(spec.coefficients)),
             fix="A coefficient of 0 cannot be learned away from; leave the signal out instead.",
         )
-    return {"theta": _softplus_inverse(values)}
+    return {"theta": softplus_inverse(values)}
 
 
 def _initial_linear(

@@ -24,6 +24,7 @@ _LEARNED = ("learned_linear", "residual_mlp", "monotone")
 # Each in a module of its own.
 _MORE_SIGNALS = {"typicality": "typicality", "vacuity": "published.tmc"}
 _MORE_POLICIES = {
+    "soundness": "evidence",
     "dmome": "published.simmlm",
     "qmf": "published.qmf",
     "tmc": "published.tmc",

@@ -121,5 +121,6 @@ SIGNALS: tuple[Signal, ...] = (
         parameters={**PLACE, **TRUST},
         parameters_optional=True,
         by_itself=True,
+        log_trust=True,
     ),
 )

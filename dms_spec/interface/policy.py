@@ -56,6 +56,8 @@ class Policy:
             ``(namespace, schedule, **options) -> notes``, such as a limit that was reached; None
             for nothing. It runs on the host, after the schedule: a compiled or exported graph,
             which looks at no value, does without.
+        log_trust: Its scores are logs of trust, at most 0, before anything is compared: what fusion
+            of evidence needs. It weighs only signals that are logs of trust.
     """
 
     name: str
@@ -69,3 +71,4 @@ class Policy:
     training_presence: Callable[..., NDArray[np.bool_]] | None = None
     initial: Callable[..., dict[str, Floats]] | None = None
     observe: Callable[..., tuple[str, ...]] | None = None
+    log_trust: bool = False

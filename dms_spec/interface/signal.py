@@ -50,6 +50,7 @@ class Signal:
         by_itself: It reads each modality's features by themselves: they need share no space.
         cancels_with_two: It is equal for both when exactly two modalities are active, so it
             cannot move their weights.
+        log_trust: Its values are logs of trust, in (-inf, 0]: 0 where nothing is wrong.
     """
 
     name: str
@@ -64,3 +65,4 @@ class Signal:
     parameters_optional: bool = False
     by_itself: bool = False
     cancels_with_two: bool = False
+    log_trust: bool = False

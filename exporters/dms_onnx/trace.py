@@ -61,16 +61,17 @@ def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int
     spec = artifact.spec
     square: tuple[str | int, ...] = ("B", len(spec.modalities))
     signals = dict.fromkeys(spec.signals, square)
+    own = {"soundness": square} if spec.fusion == "evidence" else {}
     if heads:
         rows: dict[str, tuple[str | int, ...]] = {
             "probabilities": ("B", len(artifact.model["classes"])),
             "predicted": ("B",),
         }
-        return rows | {"weights": square, "active": square} | signals
+        return rows | {"weights": square, "active": square} | own | signals
     axis = "D" if spec.fusion == "feature" else "C"
     width = resolve(spec, artifact.scheduler_parameters).sizes.get(axis, axis)
     plain = dict.fromkeys(("weights", "scores", "active"), square)
-    return plain | {"fused": ("B", width)} | signals
+    return plain | {"fused": ("B", width)} | own | signals
 
 
 def check_names(artifact: Artifact, *, whole: bool = False) -> None:
@@ -87,6 +88,7 @@ def check_names(artifact: Artifact, *, whole: bool = False) -> None:
     own = {"present", "weights", "active"}
     own |= {"probabilities", "predicted"} if heads else set(INPUT_NAMES)
     own |= {"fused", "scores"} if whole or not heads else set()
+    own |= {"soundness"} if spec.fusion == "evidence" else set()
     names = [*own, *spec.signals, *artifact.parameters, *(spec.modalities if heads else ())]
     for name in names:
         if names.count(name) > 1:
@@ -207,10 +209,12 @@ def trace_predictor(
             outputs |= schedule.arrays() | terms
         else:
             likeliest = ns.xp.argmax(probabilities, axis=-1)
+            sound = {} if schedule.soundness is None else {"soundness": schedule.soundness}
             outputs |= {
                 "predicted": ns.xp.take(ndonnx.asarray(fitted.classes), likeliest, axis=0),
                 "weights": schedule.weights,
                 "active": schedule.active,
+                **sound,
                 **schedule.signals,
             }
     axes = output_axes(artifact, heads=True)

@@ -26,7 +26,7 @@ def check_shapes_and_dtypes(ctx: Context) -> None:
             "scores": (square, ctx.computing),
         }
         wanted |= dict.fromkeys((*result.signals, *result.terms), (square, ctx.computing))
-        wanted |= {"active": (square, np.bool_)}
+        wanted |= {"active": (square, np.bool_), "soundness": (square, ctx.computing)}
         wanted |= {"fused": ((square[0], case.arrays[role].shape[-1]), ctx.dtype)}
         for name, value in (result.arrays() | dict(result.terms)).items():
             shape, dtype = wanted[name]

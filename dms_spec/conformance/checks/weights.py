@@ -84,7 +84,7 @@ def check_order_of_modalities_does_not_matter(ctx: Context) -> None:
 
 def _per_modality(name: str, array: NDArray[Any], m: int) -> bool:
     return (
-        name == "policy.bias"
+        name in ("policy.bias", "policy.exponent", "fusion.priors")
         or name.startswith("signals.typicality.")
         or (name.endswith("anchor") and array.ndim == 2 and len(array) == m)
     )
