@@ -1,4 +1,4 @@
-"""Corruptions: they spoil what they say they spoil, alike every time, and nothing else."""
+"""Corruptions: they change what they say they change, alike every time, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from dms_spec.robustness import (
     sensor_failure,
     sweep,
 )
+from dms_spec.robustness.corruptions.corruption import of_share
 from dms_spec.robustness.corruptions.features import FEATURES
 from dms_spec.robustness.corruptions.raw import RAW
 from dms_spec.robustness.patterns import SENSORS
@@ -150,15 +151,33 @@ def test_the_scale_is_that_of_the_training_rows() -> None:
     assert scale.constant == 1
 
 
-def test_noise_grows_and_is_the_same_noise() -> None:
+def change_of(samples: Samples, name: str, severity: float, seed: int = 0) -> np.ndarray:
+    """What a corruption adds to modality b, in scaled features."""
+    got = corrupt(samples, case_of(name, severity, seed, modalities=("b",)))
+    return scaled(samples, "b", got.inputs["b"]) - scaled(samples, "b", samples.inputs["b"])
+
+
+@given(
+    name=st.sampled_from(["gaussian", "correlated", "shift", "drift"]),
+    severities=st.tuples(st.floats(0.01, 10), st.floats(0.01, 10)),
+    seed=st.integers(0, 10**6),
+)
+@settings(max_examples=40, deadline=None)
+def test_what_is_added_is_in_proportion_to_the_severity(
+    name: str, severities: tuple[float, float], seed: int
+) -> None:
     samples = make_samples(missing=0, dtype="float64")
-    parts = []
-    for severity in (0.5, 2.0):
-        got = corrupt(samples, case_of("gaussian", severity, modalities=("b",)))
-        change = scaled(samples, "b", got.inputs["b"]) - scaled(samples, "b", samples.inputs["b"])
-        parts.append(change / severity)
-    assert np.allclose(parts[0], parts[1], atol=1e-12)
-    assert 0.8 < parts[0].std() < 1.2
+    one, two = (change_of(samples, name, s, seed) / s for s in severities)
+    assert np.allclose(one, two, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "correlated"])
+def test_the_severity_of_noise_is_its_deviation(name: str) -> None:
+    samples = make_samples(missing=0, dtype="float64", rows=600)
+    change = change_of(samples, name, 0.5)
+    assert abs(change.std() / 0.5 - 1) < 0.1
+    rank = np.linalg.matrix_rank(change, tol=1e-6)
+    assert rank == (1 if name == "correlated" else change.shape[1])
 
 
 def test_fixed_values_are_where_they_belong() -> None:
@@ -173,9 +192,13 @@ def test_fixed_values_are_where_they_belong() -> None:
     assert np.allclose(spoilt("stuck", 0.5), 0.5)
     assert np.allclose(spoilt("scaling", 4), 4 * x)
     assert np.allclose(spoilt("shift", 0.25), x + 0.25)
-    for name in ("absent", "emm_told", "emm_untold"):
+    assert np.allclose(spoilt("drift", 2.0), x + np.linspace(0, 2, len(x))[:, None])
+    for name in ("absent", "stuck_at_mean", "emm_told", "emm_untold"):
         got = corrupt(samples, case_of(name, 1, modalities=("c",)))
         assert np.allclose(got.inputs["c"], samples.scales["c"].mean)
+    got = corrupt(samples, case_of("sign_flip", modalities=("c",)))
+    standard = scaled(samples, "c", samples.inputs["c"], "standard")
+    assert np.allclose(scaled(samples, "c", got.inputs["c"], "standard"), -standard)
 
 
 @pytest.mark.parametrize("name", ["salt_and_pepper", "occlusion", "rmm"])
@@ -191,6 +214,44 @@ def test_more_contains_less(name: str) -> None:
             assert changed[before[0]].all()
             assert np.array_equal(got.inputs["d"][before[0]], before[1][before[0]])
         before = changed, got.inputs["d"]
+
+
+@given(seed=st.integers(0, 10**6), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)))
+@settings(max_examples=40, deadline=None)
+def test_dead_features_are_dead_in_every_sample(seed: int, shares: tuple[float, float]) -> None:
+    samples = make_samples(seed % 31, missing=0, dtype="float64")
+    before = np.zeros(9, dtype=bool)
+    for share in sorted(shares):
+        got = corrupt(samples, case_of("dead", share, seed, modalities=("d",)))
+        changed = got.inputs["d"] != samples.inputs["d"]
+        dead = changed.all(axis=0)
+        assert np.array_equal(changed, np.tile(dead, (40, 1)))
+        assert dead.sum() == round(share * 9)
+        assert np.allclose(scaled(samples, "d", got.inputs["d"])[:, dead], 0)
+        assert (before <= dead).all()
+        before = dead
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_permuted_features_are_in_one_other_order(seed: int) -> None:
+    samples = make_samples(seed % 31, missing=0, dtype="float64")
+    got = corrupt(samples, case_of("permuted", seed=seed, modalities=("d",)))
+    x, y = (scaled(samples, "d", z["d"]) for z in (samples.inputs, got.inputs))
+    order = np.abs(y[0] - x[0][:, None]).argmin(axis=0)
+    assert sorted(order) == list(range(9))
+    assert np.allclose(y, x[:, order])
+
+
+@given(levels=st.integers(2, 20), seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_quantised_features_are_at_the_nearest_level(levels: int, seed: int) -> None:
+    samples = make_samples(seed % 31, missing=0, dtype="float64")
+    got = corrupt(samples, case_of("quantised", levels, seed, modalities=("d",)))
+    x, y = (scaled(samples, "d", z["d"]) for z in (samples.inputs, got.inputs))
+    steps = y * (levels - 1)
+    assert np.allclose(steps, np.rint(steps))
+    assert np.abs(y - x).max() <= 0.5 / (levels - 1) + 1e-9
 
 
 def test_occlusion_is_one_run() -> None:
@@ -210,23 +271,42 @@ def test_salt_is_the_top_and_pepper_the_bottom() -> None:
     assert abs(values.mean() - 0.5) < 0.05
 
 
-@given(seed=st.integers(0, 10**6), missing=st.sampled_from([0.0, 0.5]))
-@settings(max_examples=40, deadline=None)
-def test_a_swap_brings_another_class_that_is_there(seed: int, missing: float) -> None:
+@given(
+    name=st.sampled_from(["swap", "swap_same_class"]),
+    seed=st.integers(0, 10**6),
+    missing=st.sampled_from([0.0, 0.5]),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_swap_brings_another_sample_that_is_there(name: str, seed: int, missing: float) -> None:
+    """Of another class, or of the same one; one that is alone in its class stays as it is."""
     samples = make_samples(seed % 31, missing=missing)
-    got = corrupt(samples, case_of("swap", 1.0, seed))
-    for m, name in enumerate(samples.modalities):
+    got = corrupt(samples, case_of(name, 1.0, seed))
+    for m, modality in enumerate(samples.modalities):
         pool = np.flatnonzero(samples.present[:, m])
         for i in np.flatnonzero(got.hit[:, m]):
-            close = np.abs(samples.inputs[name][pool] - got.inputs[name][i]).max(axis=1)
+            close = np.abs(samples.inputs[modality][pool] - got.inputs[modality][i]).max(axis=1)
             donor = pool[close.argmin()]
             assert close.min() < 1e-5
-            assert samples.labels[donor] != samples.labels[i]
+            same_class = samples.labels[pool] == samples.labels[i]
+            assert (samples.labels[donor] == samples.labels[i]) == (name == "swap_same_class")
+            assert (donor == i) == (name == "swap_same_class" and same_class.sum() == 1)
 
 
-def test_a_share_of_the_samples_is_swapped() -> None:
+def test_every_other_sample_of_the_class_can_be_the_donor() -> None:
+    labels = np.array([0, 1, 0, 0, 1])
+    samples = Samples.of({"a": np.arange(5.0)[:, None]}, labels, training={"a": [[0.0], [1.0]]})
+    found: dict[int, set[int]] = {i: set() for i in range(5)}
+    for seed in range(60):
+        got = corrupt(samples, case_of("swap_same_class", seed=seed))
+        for i in range(5):
+            found[i].add(round(float(got.inputs["a"][i, 0])))
+    assert found == {0: {2, 3}, 1: {4}, 2: {0, 3}, 3: {0, 2}, 4: {1}}
+
+
+@pytest.mark.parametrize("name", ["swap", "swap_same_class"])
+def test_a_share_of_the_samples_is_swapped(name: str) -> None:
     samples = make_samples(missing=0)
-    rows = [corrupt(samples, case_of("swap", s)).hit.any(axis=1) for s in (0.25, 0.5)]
+    rows = [corrupt(samples, case_of(name, s)).hit.any(axis=1) for s in (0.25, 0.5)]
     assert [int(r.sum()) for r in rows] == [10, 20]
     assert (rows[0] <= rows[1]).all()
 
@@ -392,6 +472,9 @@ def test_refusals() -> None:
         ("gaussian", -1.0),
         ("swap", 1.5),
         ("zeroed", 0.5),
+        ("sign_flip", -1.0),
+        ("quantised", 1.0),
+        ("dead", 1.1),
         ("gaussian", np.nan),
     ):
         with pytest.raises(SpecError, match=name):
@@ -456,6 +539,15 @@ def test_a_corruption_of_ones_own() -> None:
     samples = make_samples(missing=0, dtype="float64")
     (case,) = sweep((mine.at(0.5),), patterns=(named("a"),))
     assert np.allclose(scaled(samples, "a", corrupt(samples, case).inputs["a"]), 0.5)
+
+
+def test_a_share_is_in_zero_to_one_and_nothing_is_clean() -> None:
+    for one in (of_share("one", lambda x, *_: x, "Nothing.", of="rows", severities=(0.5,), kind="any"),
+                FEATURES["dead"], FEATURES["swap"], RAW["typing"], SENSORS["rmm"]):  # fmt: skip
+        assert (one.least, one.most, one.clean_at) == (0.0, 1.0, 0.0)
+        assert one.unit.startswith("share of the ")
+        with pytest.raises(SpecError, match="0 to 1"):
+            one.at(1.5)
 
 
 def test_a_function_of_another_shape_is_refused() -> None:

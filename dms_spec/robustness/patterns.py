@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from dms_spec.errors import MissingInput, SpecError, unknown
-from dms_spec.robustness.corruptions.corruption import Corruption, Scene
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene, by_name, of_share
 from dms_spec.robustness.corruptions.features import blank
 from dms_spec.robustness.corruptions.registry import corruption
 from dms_spec.robustness.samples import BoolArray, FloatArray, stream
@@ -106,54 +106,48 @@ def _noisy(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
 _SENSORS = "Entire modalities are missing"
 
 #: The corruptions of the protocol, by name.
-SENSORS: dict[str, Corruption] = {
-    c.name: c
-    for c in (
-        Corruption(
-            name="emm_told",
-            function=blank,
-            meaning=f"{_SENSORS}, and the methods are told.",
-            kind="any",
-            space="standard",
-            told=True,
-            clean_at=0.0,
-            random=False,
-        ),
-        Corruption(
-            name="emm_untold",
-            function=blank,
-            meaning=f"{_SENSORS}: their features are the training mean, and nobody is told.",
-            space="standard",
-            clean_at=0.0,
-            random=False,
-        ),
-        Corruption(
-            name="rmm",
-            function=_missing_elements,
-            meaning="Random features are missing: they are the training mean; nobody is told.",
-            severities=(0.25, 0.5, 0.75),
-            unit="share of the features",
-            space="standard",
-            clean_at=0.0,
-            least=0.0,
-            most=1.0,
-        ),
-        Corruption(
-            name="nm",
-            function=_noisy,
-            meaning="Every modality is noisy: salt and pepper, then Gaussian noise, with density "
-            "and training deviations "
-            + ", ".join(f"{d:g} and {s:g}" for d, s in NOISE_LEVELS.values())
-            + ".",
-            severities=(1.0, 2.0, 3.0),
-            unit="level: low, mid, high",
-            space="standard",
-            hits="every",
-            least=1.0,
-            most=3.0,
-        ),
-    )
-}
+SENSORS: dict[str, Corruption] = by_name(
+    Corruption(
+        name="emm_told",
+        function=blank,
+        meaning=f"{_SENSORS}, and the methods are told.",
+        kind="any",
+        space="standard",
+        told=True,
+        clean_at=0.0,
+        random=False,
+    ),
+    Corruption(
+        name="emm_untold",
+        function=blank,
+        meaning=f"{_SENSORS}: their features are the training mean, and nobody is told.",
+        space="standard",
+        clean_at=0.0,
+        random=False,
+    ),
+    of_share(
+        "rmm",
+        _missing_elements,
+        "Random features are missing: they are the training mean; nobody is told.",
+        of="features",
+        severities=(0.25, 0.5, 0.75),
+        space="standard",
+    ),
+    Corruption(
+        name="nm",
+        function=_noisy,
+        meaning="Every modality is noisy: salt and pepper, then Gaussian noise, with density "
+        "and training deviations "
+        + ", ".join(f"{d:g} and {s:g}" for d, s in NOISE_LEVELS.values())
+        + ".",
+        severities=(1.0, 2.0, 3.0),
+        unit="level: low, mid, high",
+        space="standard",
+        hits="every",
+        least=1.0,
+        most=3.0,
+    ),
+)
 
 #: Beyond this many modalities there are too many subsets to measure them all.
 MOST_MODALITIES = 10

@@ -17,7 +17,7 @@ from dms_spec.robustness.samples import BoolArray, Kind, Space, stream
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a corruption may know beside the array that it spoils.
+    """What a corruption may know beside the array that it corrupts.
 
     Attributes:
         random: For this modality; anew for every call.
@@ -42,7 +42,7 @@ class Scene:
         return stream(self.seed, self.name)
 
 
-#: From an array, a severity and the scene to a spoilt array of the same first axis. What it says
+#: From an array, a severity and the scene to a corrupted array of the same shape. What it says
 #: about samples that are not hit is not used.
 Function = Callable[[NDArray[Any], float, Scene], NDArray[Any]]
 
@@ -113,3 +113,34 @@ class Corruption:
             SpecError: One of them is out of range.
         """
         return replace(self, severities=tuple(float(severity) for severity in severities))
+
+
+def of_share(
+    name: str, function: Function, meaning: str, of: str, severities: tuple[float, ...], **more: Any
+) -> Corruption:
+    """Makes a corruption whose severity is a share in [0, 1]; a share of 0 is clean.
+
+    Args:
+        name: Unique.
+        function: What it does to one modality.
+        meaning: What that is, in a sentence.
+        of: What it takes a share of, in the plural, such as ``"features"``.
+        severities: From mild to strong.
+        **more: Other attributes of `Corruption`.
+    """
+    return Corruption(
+        name=name,
+        function=function,
+        meaning=meaning,
+        severities=severities,
+        unit=f"share of the {of}",
+        clean_at=0.0,
+        least=0.0,
+        most=1.0,
+        **more,
+    )
+
+
+def by_name(*corruptions: Corruption) -> dict[str, Corruption]:
+    """A table of corruptions, by name and in their order."""
+    return {one.name: one for one in corruptions}

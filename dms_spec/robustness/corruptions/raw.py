@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import ShapeError
-from dms_spec.robustness.corruptions.corruption import Corruption, Scene
+from dms_spec.robustness.corruptions.corruption import Corruption, Scene, by_name, of_share
 from dms_spec.robustness.samples import FloatArray
 
 # --------------------------------------------------------------------------------------- images
@@ -174,83 +174,65 @@ def _check_rank(what: str, x: NDArray[Any], ranks: tuple[int, ...], expected: st
 
 
 #: The corruptions of raw inputs, by name.
-RAW: dict[str, Corruption] = {
-    c.name: c
-    for c in (
-        Corruption(
-            name="blur",
-            function=_blur,
-            meaning="Images are blurred by a Gaussian.",
-            severities=(1.0, 2.0, 4.0, 8.0),
-            unit="standard deviation in pixels",
-            kind="image",
-            clean_at=0.0,
-            random=False,
-            least=0.0,
-        ),
-        Corruption(
-            name="image_occlusion",
-            function=_rectangle,
-            meaning="A rectangle of the image is black.",
-            severities=(0.1, 0.25, 0.5, 0.75),
-            unit="share of the area",
-            kind="image",
-            clean_at=0.0,
-            least=0.0,
-            most=1.0,
-        ),
-        Corruption(
-            name="typing",
-            function=_on_texts(_typing),
-            meaning="Characters are left out, typed twice, swapped, or the key beside is hit.",
-            severities=(0.05, 0.1, 0.2, 0.4),
-            unit="share of the characters",
-            kind="text",
-            clean_at=0.0,
-            least=0.0,
-            most=1.0,
-        ),
-        Corruption(
-            name="word_masking",
-            function=_on_texts(_mask_words),
-            meaning="Words are replaced by [MASK].",
-            severities=(0.1, 0.25, 0.5, 0.75),
-            unit="share of the words",
-            kind="text",
-            clean_at=0.0,
-            least=0.0,
-            most=1.0,
-        ),
-        Corruption(
-            name="character_masking",
-            function=_on_texts(_mask_characters),
-            meaning="Characters are replaced by *.",
-            severities=(0.1, 0.25, 0.5, 0.75),
-            unit="share of the characters",
-            kind="text",
-            clean_at=0.0,
-            least=0.0,
-            most=1.0,
-        ),
-        Corruption(
-            name="audio_noise",
-            function=_white_noise,
-            meaning="White noise is added to the waveform.",
-            severities=(20.0, 10.0, 5.0, 0.0, -5.0),
-            unit="signal to noise in dB",
-            kind="audio",
-        ),
-        Corruption(
-            name="audio_clipping",
-            function=_clipping,
-            meaning="The loudest parts of the waveform are cut off.",
-            severities=(0.01, 0.05, 0.2, 0.5),
-            unit="share of the waveform that is cut",
-            kind="audio",
-            clean_at=0.0,
-            random=False,
-            least=0.0,
-            most=1.0,
-        ),
-    )
-}
+RAW: dict[str, Corruption] = by_name(
+    Corruption(
+        name="blur",
+        function=_blur,
+        meaning="Images are blurred by a Gaussian.",
+        severities=(1.0, 2.0, 4.0, 8.0),
+        unit="standard deviation in pixels",
+        kind="image",
+        clean_at=0.0,
+        random=False,
+        least=0.0,
+    ),
+    of_share(
+        "image_occlusion",
+        _rectangle,
+        "A rectangle of the image is black.",
+        of="area",
+        severities=(0.1, 0.25, 0.5, 0.75),
+        kind="image",
+    ),
+    of_share(
+        "typing",
+        _on_texts(_typing),
+        "Characters are left out, typed twice, swapped, or the key beside is hit.",
+        of="characters",
+        severities=(0.05, 0.1, 0.2, 0.4),
+        kind="text",
+    ),
+    of_share(
+        "word_masking",
+        _on_texts(_mask_words),
+        "Words are replaced by [MASK].",
+        of="words",
+        severities=(0.1, 0.25, 0.5, 0.75),
+        kind="text",
+    ),
+    of_share(
+        "character_masking",
+        _on_texts(_mask_characters),
+        "Characters are replaced by *.",
+        of="characters",
+        severities=(0.1, 0.25, 0.5, 0.75),
+        kind="text",
+    ),
+    Corruption(
+        name="audio_noise",
+        function=_white_noise,
+        meaning="White noise is added to the waveform.",
+        severities=(20.0, 10.0, 5.0, 0.0, -5.0),
+        unit="signal to noise in dB",
+        kind="audio",
+    ),
+    of_share(
+        "audio_clipping",
+        _clipping,
+        "The loudest parts of the waveform are cut off.",
+        of="waveform that is cut",
+        severities=(0.01, 0.05, 0.2, 0.5),
+        kind="audio",
+        random=False,
+    ),
+)
