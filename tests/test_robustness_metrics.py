@@ -156,3 +156,63 @@ def test_sets_that_are_missing_are_no_average() -> None:
         expected(scores | {frozenset("ab"): 0.1}, 2, 0.1)
     with pytest.raises(SpecError):
         expected(scores | {frozenset("b"): 0.1}, 2, 1.0)
+
+
+# --------------------------------------------------------------------------- paired differences
+
+
+def test_a_paired_difference_by_hand() -> None:
+    """Two rows, two seeds: d = 1, 0, 0, 0, so D = 1/4 and e = 3/4, -1/4, -1/4, -1/4."""
+    own, rows, seeds = [1, 0, 1, 0], [7, 9, 7, 9], [0, 0, 1, 1]
+    mean, error = m.paired_difference(own, [0, 0, 1, 0], rows, seeds)
+    assert mean == 0.25
+    by_row = (0.5**2 + 0.5**2) / 16
+    by_seed = 2 * (0.5**2 + 0.5**2) / 16
+    within = (0.75**2 + 3 * 0.25**2) / 16
+    assert error == pytest.approx(np.sqrt(by_row + by_seed - within))
+
+
+@given(seed=st.integers(0, 10**6), seeds=st.integers(1, 4))
+def test_laws_of_a_paired_difference(seed: int, seeds: int) -> None:
+    """It changes its sign with the sides, ignores order, and with one seed it is the usual one."""
+    random = np.random.default_rng(seed)
+    own, other = random.random((2, seeds, 30)) < 0.7
+    rows = random.permuted(np.tile(np.arange(50), (seeds, 1)), axis=1)[:, :30]
+    which = np.repeat(np.arange(seeds), 30)
+    flat = [x.ravel() for x in (own, other, rows)]
+    mean, error = m.paired_difference(*flat, which)
+    back = m.paired_difference(flat[1], flat[0], flat[2], which)
+    assert back == pytest.approx((-mean, error))
+    order = random.permutation(len(which))
+    again = m.paired_difference(*(x[order] for x in flat), which[order])
+    assert again == pytest.approx((mean, error))
+    assert m.paired_difference(flat[0], flat[0], flat[2], which) == (0.0, 0.0)
+    if seeds == 1:
+        d = own[0].astype(float) - other[0]
+        assert error == pytest.approx(d.std() / np.sqrt(30))
+
+
+def test_the_error_is_that_of_rows_and_of_seeds() -> None:
+    """Its mean square is the variance of the mean, whichever of the two the differences vary by."""
+    random = np.random.default_rng(0)
+    rows, which = np.tile(np.arange(200), 8), np.repeat(np.arange(8), 200)
+    for by_row, by_seed in ((1.0, 0.0), (0.0, 1.0), (0.5, 0.1)):
+        found = [
+            m.paired_difference(
+                by_row * random.normal(size=200)[rows]
+                + by_seed * random.normal(size=8)[which]
+                + random.normal(size=len(rows)),
+                np.zeros(len(rows)),
+                rows,
+                which,
+            )
+            for _ in range(400)
+        ]
+        means, errors = np.array(found).T
+        assert np.mean(errors**2) == pytest.approx(means.var(), rel=0.25)
+
+
+def test_trials_that_do_not_match_are_refused() -> None:
+    for lengths in ((0, 0, 0, 0), (2, 3, 2, 2), (2, 2, 1, 2)):
+        with pytest.raises(ShapeError, match="trials"):
+            m.paired_difference(*(np.zeros(n) for n in lengths))
