@@ -16,7 +16,8 @@ help:
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make bench    speed, as ratios to named baselines"
-	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 20 minutes)"
+	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
+	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
 	@echo "make mutants  run the suite on every wrong backend, and refresh that page"
@@ -100,9 +101,10 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_torch.py
 	$(BIN)/python benchmarks/bench_onnx.py
 
-# Goes on where it was interrupted.
+# Goes on where it was interrupted. SETS is a list of names, SEEDS how many of the seeds.
 study: $(VENV)/test
-	$(BIN)/python benchmarks/robustness/study.py "$(DATA)"
+	$(BIN)/python benchmarks/robustness/study.py "$(DATA)" $(if $(SETS),--sets $(SETS)) \
+		$(if $(SEEDS),--seeds $(SEEDS))
 
 # Every backend that is installed; the page is drawn from the reports.
 reports: $(VENV)/test
@@ -121,4 +123,4 @@ vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
-	rm -rf $(VENV) docs/_build demo-out dist
+	rm -rf $(VENV) docs/_build demo-out study-out dist

@@ -542,8 +542,8 @@ def test_a_corruption_of_ones_own() -> None:
 
 
 def test_a_share_is_in_zero_to_one_and_nothing_is_clean() -> None:
-    for one in (of_share("one", lambda x, *_: x, "Nothing.", of="rows", severities=(0.5,), kind="any"),
-                FEATURES["dead"], FEATURES["swap"], RAW["typing"], SENSORS["rmm"]):  # fmt: skip
+    mine = of_share("mine", lambda x, *_: x, "Nothing.", of="rows", severities=(0.5,))
+    for one in (mine, FEATURES["dead"], FEATURES["swap"], RAW["typing"], SENSORS["rmm"]):
         assert (one.least, one.most, one.clean_at) == (0.0, 1.0, 0.0)
         assert one.unit.startswith("share of the ")
         with pytest.raises(SpecError, match="0 to 1"):

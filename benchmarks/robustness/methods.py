@@ -1,7 +1,9 @@
 """What is measured: schedulers over the heads of ``dms fit``, and methods with heads of their own.
 
 Whatever only weighs unimodal predictions does so over the heads of one fit, that of ``robust``, so
-that a table compares schedulers and not heads. Nothing here ever sees a test row.
+that a table compares schedulers and not heads. What people would use instead stands beside it:
+one logistic regression on the concatenation, and the mean of one for each modality. Nothing here
+ever sees a test row.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from protocol import Inputs, Split, Trial
+from protocol import Inputs, Split, Trial, trial
+from sklearn.linear_model import LogisticRegression
 from torch.nn import functional
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
@@ -80,16 +83,29 @@ LEARNED = {
     "modality_dropout": lambda names: _plain(names, "modality_dropout", "feature"),
     "dmome": lambda names: _plain(names, "dmome", "logit"),
     "ma_afs": lambda names: _plain(names, "ma_afs", "feature"),
-    "robust - confidence": lambda names: _robust(names, "confidence"),
-    "robust - uncertainty": lambda names: _robust(names, "uncertainty"),
-    "robust - corroboration": lambda names: _robust(names, "corroboration"),
-    "robust - typicality": lambda names: _robust(names, "typicality"),
-    "robust, probabilities": lambda names: _robust(names, fusion="probability"),
     "robust, full covariance": _robust,
     "robust, diagonal covariance": _robust,
     "robust, presence drawn": _robust,
     "robust, PCA": _robust,
     "heads alone": lambda names: _plain(names, "static", "probability"),
+}
+
+#: The preset itself, to see what it is made of.
+PRESET = SchedulerSpec.preset("robust", ("a", "b"))
+#: Whether it weighs evidence; else it weighs logits by a learned policy.
+EVIDENCE = PRESET.policy == "soundness"
+if not EVIDENCE:
+    LEARNED |= {
+        f"robust - {signal}": lambda names, signal=signal: _robust(names, signal)
+        for signal in PRESET.signals
+    }
+    LEARNED["robust, probabilities"] = lambda names: _robust(names, fusion="probability")
+
+#: Less than ``robust`` learned: the beginnings of the names of parameters that are taken out of its
+#: artifact, so that their defaults stand.
+LESS = {
+    "robust, nothing learned": ("policy.", "fusion.redundancy", "joint."),
+    "robust, without the joint expert": ("joint.",),
 }
 
 _FORMS: dict[str, Covariance] = {
@@ -133,10 +149,18 @@ class Fits:
     def __init__(self, own: Split, folder: Path, settings: FitSettings) -> None:
         self.split, self._folder = own, folder
         self._settings = replace(settings, seed=own.seed)
+        self._trials: dict[str, Trial] = {}
+
+    def trial(self, condition: str) -> Trial:
+        """The test rows under a condition, corrupted once for all methods."""
+        if condition not in self._trials:
+            self._trials[condition] = trial(self.split, condition)
+        return self._trials[condition]
 
     def __call__(self, name: str) -> Artifact:
         """A fitted artifact; its model says how many CPU seconds it took."""
-        path = self._folder / f"{self.split.name}-{self.split.seed}-{name}"
+        own = self.split
+        path = self._folder / f"{own.name}-{own.seed}-{own.share:g}-{name}"
         if path.exists():
             return load_artifact(path)
         start = time.process_time()
@@ -233,8 +257,8 @@ def _more_vs_fewer(artifact: Artifact, own: Split) -> Artifact:
 
 
 @dataclass
-class Method:
-    """Something that answers a trial. ``kind`` is "scheduler", "oracle" or "dempster_shafer"."""
+class Scheduled:
+    """An artifact that answers a trial. ``kind`` is "scheduler", "oracle" or "dempster_shafer"."""
 
     predictor: Predictor
     kind: str = "scheduler"
@@ -272,18 +296,76 @@ class Method:
         return np.asarray(opinion.probabilities)
 
 
+class Concatenation:
+    """One logistic regression on all features; an absent modality is at its training mean."""
+
+    def __init__(self, own: Split) -> None:
+        table = own.training
+        self._mean = {name: x.mean(axis=0) for name, x in table.embeddings.items()}
+        self._model = _regression(self._joined(table.embeddings, table.present), table)
+
+    def __call__(self, given: Trial) -> Answer:
+        joined = self._joined(given.inputs, given.present)
+        return Answer(probabilities=self._model.predict_proba(joined))
+
+    def _joined(self, inputs: Inputs, present: NDArray[np.bool_]) -> NDArray[Any]:
+        parts = [
+            np.where(present[:, m, None], x, self._mean[name])
+            for m, (name, x) in enumerate(inputs.items())
+        ]
+        return np.concatenate(parts, axis=1)
+
+
+class Averaged:
+    """The mean of the probabilities of one logistic regression for each modality."""
+
+    def __init__(self, own: Split) -> None:
+        table = own.training
+        self._models = {name: _regression(x, table) for name, x in table.embeddings.items()}
+
+    def __call__(self, given: Trial) -> Answer:
+        parts = [self._models[name].predict_proba(x) for name, x in given.inputs.items()]
+        unimodal = np.stack(parts, axis=1)
+        weights = given.present / np.maximum(given.present.sum(axis=1, keepdims=True), 1)
+        return Answer(probabilities=np.einsum("nm,nmc->nc", weights, unimodal))
+
+
+def _regression(x: NDArray[Any], table: Table) -> LogisticRegression:
+    """scikit-learn's defaults, on the features that all methods see, with steps enough."""
+    return LogisticRegression(max_iter=5000).fit(x, table.labels)
+
+
+#: What people would use instead of a scheduler.
+REGRESSIONS = {"concatenation": Concatenation, "averaged": Averaged}
+
+Method = Scheduled | Concatenation | Averaged
+
+
 def method(name: str, fits: Fits) -> Method:
     """A method by name, fitted where it has something to learn."""
+    return REGRESSIONS[name](fits.split) if name in REGRESSIONS else scheduled(name, fits)
+
+
+def scheduled(name: str, fits: Fits, backend: str = "numpy") -> Scheduled:
+    """A method that is an artifact, or is made of one."""
     own = fits.split
     kind = name if name in ("oracle", "dempster_shafer") else "scheduler"
     pca = name.endswith("PCA")
     if name in LEARNED or name == "dmome, MoFe":
         artifact = fits(name)
+    elif name in LESS:
+        artifact = _less(fits("robust"), LESS[name])
     else:
         source = fits("robust, PCA" if pca else "robust")
         rule = PCA_RULES.get(name, name if kind == "scheduler" else "static")
         artifact = _over_heads(source, RULES[rule](own.table.modalities))
-    return Method(Predictor(artifact, get_backend("numpy")), kind, fits if pca else None)
+    return Scheduled(Predictor(artifact, get_backend(backend)), kind, fits if pca else None)
+
+
+def _less(artifact: Artifact, prefixes: tuple[str, ...]) -> Artifact:
+    """The artifact without some of what it learned."""
+    kept = {n: x for n, x in artifact.parameters.items() if not n.startswith(prefixes)}
+    return replace(artifact, parameters=kept)
 
 
 def _over_heads(source: Artifact, spec: SchedulerSpec) -> Artifact:

@@ -35,7 +35,7 @@ def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
 def paired_difference(
     own: ArrayLike, other: ArrayLike, rows: ArrayLike, seeds: ArrayLike
 ) -> tuple[float, float]:
-    """Mean difference of two methods on the same trials, and its standard error over rows and seeds.
+    """Mean difference of two methods on the same trials, and its error over rows and seeds.
 
     A trial is one row of a table, measured with one seed, which may choose the split, the fit and
     the corruption. With the difference d of a trial, its mean D over all T trials, and e = d - D:
