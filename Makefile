@@ -57,7 +57,7 @@ $(VENV)/lint: $(VENV)/test
 	@touch $@
 
 $(VENV)/docs: $(VENV)/pip pyproject.toml
-	$(INSTALL) --editable ".[demo,onnxruntime,torch]" --group docs
+	$(INSTALL) --editable ".[conformance,demo,onnxruntime,torch]" --group docs
 	@touch $@
 
 $(VENV)/try: $(VENV)/pip pyproject.toml

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE / "ext")]
 
 from dms_spec._version import EDITION, PACKAGE
 
@@ -17,9 +18,17 @@ version = release = PACKAGE
 extensions = [
     "myst_parser",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+    # Our own, in ext/.
+    "clauses",
+    "mathml",
 ]
+html_math_renderer = "mathml"
+myst_update_mathjax = False
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {"edition": EDITION, "package": PACKAGE}
@@ -37,4 +46,10 @@ default_role = "code"
 exclude_patterns = ["_build", "try"]
 html_theme = "furo"
 html_title = f"dms-spec {PACKAGE}"
-html_show_sourcelink = False
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+# The source of every page lies beside it, and "View this page" leads there.
+html_copy_source = html_show_sourcelink = True
+html_sourcelink_suffix = ""
+html_theme_options = {"top_of_page_buttons": ["view"]}
+autosummary_generate = False

@@ -11,9 +11,10 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Clause:
-    """One clause: its id, its keyword (must, should, may), and its text without markup."""
+    """One clause: its id, its page, its keyword (must, should, may), its text without markup."""
 
     id: str
+    page: str
     keyword: str
     text: str
 
@@ -23,7 +24,8 @@ def clauses() -> dict[str, Clause]:
     """Every clause of the edition, by id."""
     rows = tomllib.loads(_source())["clause"]
     return {
-        row["id"]: Clause(row["id"], row["level"], row["text"].replace("**", "")) for row in rows
+        row["id"]: Clause(row["id"], row["page"], row["level"], row["text"].replace("**", ""))
+        for row in rows
     }
 
 
