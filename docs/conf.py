@@ -25,13 +25,22 @@ extensions = [
     "sphinx_design",
     # Our own, in ext/.
     "clauses",
+    "keyboard",
     "mathml",
 ]
 html_math_renderer = "mathml"
 myst_update_mathjax = False
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "substitution"]
 myst_heading_anchors = 3
-myst_substitutions = {"edition": EDITION, "package": PACKAGE}
+# `make try` puts the live page beside these; until then there is nothing to link to.
+LIVE = HERE / "_build" / "html" / "try" / "index.html"
+myst_substitutions = {
+    "edition": EDITION,
+    "package": PACKAGE,
+    "live": '<a href="try/index.html">Open it.</a>'
+    if LIVE.exists()
+    else "Run `make docs` after it, and this page links there.",
+}
 # The equations' names are ours (E1 and on), given with \tag.
 myst_dmath_double_inline = False
 
@@ -41,6 +50,7 @@ autodoc_typehints_description_target = "documented"
 # An attribute is described in its class's docstring, once.
 napoleon_use_ivar = True
 default_role = "code"
+highlight_language = "none"
 
 # try: the page of `make try`, and what npm puts there.
 exclude_patterns = ["_build", "try"]

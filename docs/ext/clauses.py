@@ -35,12 +35,12 @@ def _anchor(app: Sphinx, document: nodes.document) -> None:
     """Give each clause's paragraph the clause's id, a link to itself and an entry in the index."""
     here = app.env.docname
     for paragraph in list(document.findall(nodes.paragraph)):
-        first = paragraph[0] if paragraph.children else None
+        first = next((child for child in paragraph if child.astext()), None)
         if not isinstance(first, nodes.strong) or not _ID.fullmatch(first.astext()):
             continue
         clause = first.astext()
         if clause not in clauses() or page_of(clause) != here:
-            _log.warning("clause %s is not in the machine copy of this page", clause, location=paragraph)
+            _log.warning("no clause %s of this page in the machine copy", clause, location=paragraph)
             continue
         paragraph["ids"].append(clause)
         paragraph["classes"].append("clause")
@@ -97,7 +97,7 @@ class ClauseIndex(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         self.env.note_dependency(_SOURCE)
-        lines = [f"| clause | keyword | says |", "|---|---|---|"]
+        lines = ["| clause | keyword | says |", "|---|---|---|"]
         for id_, clause in sorted(clauses().items()):
             text = clause.text.replace("|", "\\|")
             lines.append(f"| {id_} | {clause.keyword} | {text} |")

@@ -15,38 +15,30 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 _TAG = re.compile(r"\\tag\{(?P<name>[^}]*)\}")
-_CONVERTER = LatexToMathML(annotation=False, fancy_error=False)
+_CONVERTER = LatexToMathML(fancy_error=False)
 _log = logging.getLogger(__name__)
 
 
-def mathml(latex: str, *, block: bool) -> str:
-    """The formula as one ``<math>`` element, with its LaTeX as the text that is read aloud.
-
-    Raises:
-        LatexError: The formula is not LaTeX that the converter knows.
-    """
-    converted = _CONVERTER.convert_with_local_state(latex, displaystyle=block)
-    spoken = escape(" ".join(latex.split()))
-    return converted.replace("<math", f'<math aria-label="{spoken}"', 1)
-
-
-def _written(node: nodes.Element, latex: str, *, block: bool) -> str:
+def _mathml(node: nodes.Element, latex: str, *, block: bool) -> str:
+    """The formula as one ``<math>`` element; what is no LaTeX is a warning, and stays as it is."""
     try:
-        return mathml(latex, block=block)
+        converted = _CONVERTER.convert_with_local_state(latex, displaystyle=block)
     except LatexError as error:
         _log.warning("formula %r: %s", latex, error, location=node)
         return f"<code>{escape(latex)}</code>"
+    # A wide one scrolls, from the keyboard too.
+    return converted.replace("<math", '<math tabindex="0"', 1) if block else converted
 
 
 def _inline(writer: Any, node: nodes.math) -> None:
-    writer.body.append(_written(node, node.astext(), block=False))
+    writer.body.append(_mathml(node, node.astext(), block=False))
     raise nodes.SkipNode
 
 
 def _block(writer: Any, node: nodes.math_block) -> None:
     latex = node.astext()
     tag = _TAG.search(latex)
-    formula = _written(node, _TAG.sub("", latex), block=True)
+    formula = _mathml(node, _TAG.sub("", latex), block=True)
     if tag is None:
         writer.body.append(f'<div class="formula">{formula}</div>\n')
     else:
