@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import base64
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
+
+from dms_spec.colours import DARK, LIGHT
 
 
 def percent(share: float | None) -> str:
@@ -51,7 +54,8 @@ def html_table(
         kind: The CSS class of a cell, from its text.
         hint: What a row's heading says when it is pointed at, from its text.
     """
-    lines = ["<div><table><thead><tr>", *(f"<th>{escape(cell)}</th>" for cell in header)]
+    heads = (f'<th scope="col">{escape(cell)}</th>' for cell in header)
+    lines = [f"{_WIDE}<table><thead><tr>", *heads]
     lines.append("</tr></thead><tbody>")
     for first, *rest in rows:
         title = f' title="{escape(hint(first))}"' if hint and hint(first) else ""
@@ -59,13 +63,24 @@ def html_table(
             f'<td class="{kind(cell)}">{escape(cell)}</td>' if kind else f"<td>{escape(cell)}</td>"
             for cell in rest
         )
-        lines.append(f"<tr><th{title}>{escape(first)}</th>{cells}</tr>")
+        lines.append(f'<tr><th scope="row"{title}>{escape(first)}</th>{cells}</tr>')
     return "\n".join([*lines, "</tbody></table></div>"])
 
 
 def html_list(items: Iterable[str]) -> str:
     """A list in HTML."""
     return "\n".join(["<ul>", *(f"<li>{escape(item)}</li>" for item in items), "</ul>"])
+
+
+def html_picture(svg: bytes, text: str) -> str:
+    """A picture in HTML, at its own size: where the screen is narrower, it scrolls.
+
+    Args:
+        svg: The picture, on a background of its own.
+        text: What stands for it where it cannot be seen.
+    """
+    data = base64.b64encode(svg).decode()
+    return f'{_WIDE}<img alt="{escape(text)}" src="data:image/svg+xml;base64,{data}"></div>'
 
 
 def html_page(title: str, body: str, style: str = "") -> str:
@@ -76,8 +91,22 @@ def html_page(title: str, body: str, style: str = "") -> str:
         body: HTML.
         style: CSS of the page's own.
     """
-    return _PAGE.format(title=escape(title), body=body, style=style)
+    return _PAGE.format(
+        title=escape(title),
+        body=body,
+        style=style,
+        light=_properties(LIGHT),
+        dark=_properties(DARK),
+    )
 
+
+def _properties(colours: Mapping[str, str]) -> str:
+    """Colours as CSS custom properties, which a page's own style may use."""
+    return " ".join(f"--{role}: {colour};" for role, colour in colours.items())
+
+
+# Scrolls sideways by itself, from the keyboard too.
+_WIDE = '<div class="wide" tabindex="0">'
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -85,14 +114,15 @@ _PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width">
 <title>{title}</title>
 <style>
-:root {{ color-scheme: light dark; }}
+:root {{ color-scheme: light dark; {light} }}
+@media (prefers-color-scheme: dark) {{ :root {{ {dark} }} }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; }}
-body {{ padding: 0 1rem; }}
-div {{ overflow-x: auto; margin: 1rem 0; }}
+body {{ padding: 0 1rem; background: var(--paper); color: var(--ink); }}
+.wide {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ border-bottom: 1px solid #8884; padding: .2rem .7rem; text-align: right; }}
 th:first-child {{ text-align: left; white-space: nowrap; }}
-img {{ max-width: 100%; background: white; }}
+img {{ border-radius: .5rem; }}
 {style}
 </style>
 {body}

@@ -26,7 +26,9 @@ LOADS = {
     "use": "href",
 }
 _OUTSIDE = re.compile(r"(?:https?:)?//", re.IGNORECASE)
-_IN_STYLE = re.compile(r"(?:url\(\s*['\"]?|@import\s+['\"])((?:https?:)?//[^'\")\s]+)", re.IGNORECASE)
+_IN_STYLE = re.compile(
+    r"(?:url\(\s*['\"]?|@import\s+['\"])((?:https?:)?//[^'\")\s]+)", re.IGNORECASE
+)
 #: Pages that another target builds: `make try`.
 _ELSEWHERE = "try/"
 
@@ -70,7 +72,9 @@ def problems(folder: Path) -> list[str]:
         name = path.relative_to(folder.resolve()).as_posix()
         found += [f"{name}: loads {address}" for address in page.outside]
         found += [f"{name}: no text stands for {image}" for image in page.silent]
-        found += [f"{name}: {link} leads nowhere" for link in page.links if _lost(link, path, pages)]
+        found += [
+            f"{name}: {link} leads nowhere" for link in page.links if _lost(link, path, pages)
+        ]
     for style in sorted(folder.rglob("*.css")):
         text = style.read_text(encoding="utf-8")
         found += [f"{style.name}: loads {address}" for address in _IN_STYLE.findall(text)]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE / "ext")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent / "ext"))
 
 from dms_spec._version import EDITION, PACKAGE
 
@@ -33,7 +33,7 @@ myst_update_mathjax = False
 myst_enable_extensions = ["dollarmath", "deflist", "colon_fence", "substitution"]
 myst_heading_anchors = 3
 # `make try` puts the live page beside these; until then there is nothing to link to.
-LIVE = HERE / "_build" / "html" / "try" / "index.html"
+LIVE = Path(__file__).parent / "_build" / "html" / "try" / "index.html"
 myst_substitutions = {
     "edition": EDITION,
     "package": PACKAGE,

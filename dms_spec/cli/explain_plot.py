@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dms_spec.colours import BLUE, CARD, GREEN, GREY, MAGENTA, OLIVE, RED, TEAL, VIOLET
 from dms_spec.errors import BackendUnavailable
 from dms_spec.files import replacing
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
-_WEIGHT = "#444444"
+_COLOURS = (BLUE, RED, GREEN, MAGENTA, OLIVE, TEAL, VIOLET)
 
 
 def draw(path: Path, explained: list[dict[str, Any]]) -> None:
@@ -37,14 +36,14 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         entries = sample["modalities"]
         for row, entry in enumerate(entries):
             _bars(left, row, entry, colours)
-            right.barh(row, entry["weight"], color=_WEIGHT, height=0.6)
+            right.barh(row, entry["weight"], color=GREY, height=0.6)
             right.text(
                 entry["weight"] + 0.015,
                 row,
                 f"{entry['weight']:.2f}",
                 va="center",
                 fontsize=9,
-                bbox={"color": "white", "pad": 1},
+                bbox={"color": CARD, "pad": 1},
             )
         for axes in (left, right):
             axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
@@ -70,7 +69,7 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
     )
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor=CARD)
 
 
 def _bars(axes: Any, row: int, entry: dict[str, Any], colours: dict[str, str]) -> None:

@@ -200,8 +200,9 @@ def _kind(cell: str) -> str:
 
 
 _STYLE = """th, td { text-align: center; }
-thead th { position: sticky; top: 0; background: Canvas; }
-.good { color: #2e7d32; } .bad { color: #d93025; font-weight: bold; } .gap { color: #a15c00; }
+thead th { position: sticky; top: 0; background: var(--paper); }
+.good { color: var(--good); } .bad { color: var(--bad); font-weight: bold; }
+.gap { color: var(--gap); }
 pre { white-space: pre-wrap; }"""
 
 _BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" \

@@ -10,13 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dms_spec.colours import BLACK, BLUE, CARD, GREEN, GREY, MAGENTA, OLIVE, RED, TEAL
 from dms_spec.demo.data import NAMES
 from dms_spec.demo.report import percent
 from dms_spec.demo.study import LEVELS, ORACLE, SWEPT, Study
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; no colour means two things.
-_VIEW_COLOURS = dict(zip(NAMES, ("#D55E00", "#0072B2", "#009E73", "#CC79A7"), strict=True))
-_METHOD_COLOURS = {"uniform": "#777777", "paper": "#E69F00", "robust": "#000000", ORACLE: "#56B4E9"}
+# No colour means two things.
+_VIEW_COLOURS = dict(zip(NAMES, (RED, BLUE, GREEN, MAGENTA), strict=True))
+_METHOD_COLOURS = {"uniform": GREY, "paper": OLIVE, "robust": BLACK, ORACLE: TEAL}
 _SIGMA = r"$\sigma$"
 _LINE: dict[str, Any] = {"linewidth": 2.2, "marker": "o", "markersize": 4, "clip_on": False}
 
@@ -37,7 +38,7 @@ def draw(path: Path, study: Study) -> None:
             f"noise on {SWEPT}: {_SIGMA}, where the range of an input is 1", fontsize=10
         )
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png")
+    figure.savefig(path, format="png", facecolor=CARD)
 
 
 def _draw_scans(figure: Any, study: Study) -> None:
@@ -70,7 +71,7 @@ def _draw_weights(axes: Axes, study: Study) -> None:
     )
     for name, line in zip(NAMES, means.T, strict=True):
         axes.plot(LEVELS, line, color=_VIEW_COLOURS[name], **_LINE)
-    axes.axhline(1 / len(NAMES), color="#777777", linewidth=1, linestyle=":", zorder=0)
+    axes.axhline(1 / len(NAMES), color=GREY, linewidth=1, linestyle=":", zorder=0)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"mean weight (band: middle half, {SWEPT}; dotted: equal)", fontsize=10)
     first, last = means[0, swept], means[-1, swept]

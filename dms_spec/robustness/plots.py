@@ -8,15 +8,31 @@ from typing import Any
 
 import numpy as np
 
+from dms_spec.colours import (
+    BLACK,
+    BLUE,
+    CARD,
+    GREEN,
+    GREY,
+    MAGENTA,
+    OLIVE,
+    RED,
+    TEAL,
+    VIOLET,
+)
 from dms_spec.errors import BackendUnavailable
 from dms_spec.robustness.conditions import Condition, label, shown, swept
 from dms_spec.robustness.methods import ORACLE, STATIC
 from dms_spec.robustness.result import Result
 
-# Okabe and Ito's palette, which colour-blind readers can tell apart; no colour means two things.
-_METHODS = ("#000000", "#D55E00", "#009E73", "#E69F00", "#0072B2", "#F0E442")
-_STATIC, _ORACLE, _SINGLE = "#777777", "#56B4E9", "#CC79A7"
-_HIT, _CLEAN = "#D55E00", "#0072B2"
+# No colour means two things.
+_METHODS = (BLACK, RED, GREEN, OLIVE, BLUE, VIOLET)
+_STATIC, _ORACLE, _SINGLE = GREY, TEAL, MAGENTA
+_HIT, _CLEAN = RED, BLUE
+#: The smallest text, in points: 11 pixels, where a picture is shown at its own size.
+_SMALL = 8.5
+#: How much of its colour a line keeps that is there for comparison.
+_PALE = 0.7
 _COLUMNS = 3
 #: With more lines than this their names go below the picture: beside it they would not fit.
 _MOST_LABELS = 6
@@ -40,7 +56,7 @@ def plots(result: Result) -> Pictures:
             "a report needs matplotlib", got=str(error), fix="pip install 'dms-spec[robustness]'"
         ) from error
     # Equal results give equal files: ids come from the content, and there is no date.
-    with matplotlib.rc_context({"svg.hashsalt": "dms-spec", "font.size": 9.0}):
+    with matplotlib.rc_context({"svg.hashsalt": "dms-spec", "font.size": 9.5}):
         pictures: Pictures = {}
         _add(pictures, "Accuracy against severity", _accuracy(result))
         for method in result.methods:
@@ -55,7 +71,7 @@ def _add(pictures: Pictures, heading: str, drawn: tuple[str, Any] | None) -> Non
         return
     caption, figure = drawn
     file = BytesIO()
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    figure.savefig(file, format="svg", facecolor=CARD, metadata={"Date": None})
     pictures[heading] = caption, file.getvalue()
 
 
@@ -133,7 +149,7 @@ def _grid(
         axes.set_xticks(range(len(ticks)), ticks)
         axes.set_xlim(-0.2, len(ticks) - 0.8)
         unit = result.corruptions[name]["unit"].partition(",")[0]
-        axes.set_xlabel(_short(unit), fontsize=8)
+        axes.set_xlabel(_short(unit), fontsize=_SMALL)
         where = "" if pattern in ("half", "every") else f" on {pattern}"
         _finish(axes, f"{name}{where}", level)
         if beside:
@@ -232,7 +248,7 @@ def _label_ends(
             xytext=(6, 0),
             textcoords="offset points",
             color=ends[name][1],
-            fontsize=8,
+            fontsize=_SMALL,
             fontweight="bold",
             va="center",
             annotation_clip=False,
@@ -347,10 +363,10 @@ def _styles(result: Result, names: Sequence[str]) -> dict[str, dict[str, Any]]:
             colour = _METHODS[number % len(_METHODS)]
             styles[name] = {"color": colour, "linestyle": dashes, "zorder": 3}
         elif base == STATIC:
-            styles[name] = {"color": _STATIC, "marker": "s", "alpha": 0.5 if others else 1.0}
+            styles[name] = {"color": _STATIC, "marker": "s", "alpha": _PALE if others else 1.0}
         elif base == ORACLE:
             styles[name] = {"color": _ORACLE, "marker": "D", "linestyle": "--"}
-            styles[name] |= {"alpha": 0.5} if others else {}
+            styles[name] |= {"alpha": _PALE} if others else {}
         else:
             styles[name] = {"color": _SINGLE, "marker": "v", "linewidth": 1.2}
     return styles

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import json
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from pathlib import Path
 
 from dms_spec.errors import FileError
 from dms_spec.files import replacing
-from dms_spec.markup import html_list, html_page, html_table, markdown_table
+from dms_spec.markup import html_list, html_page, html_picture, html_table, markdown_table
 from dms_spec.robustness.findings import (
     CLEAR,
     LEGEND,
@@ -171,9 +170,8 @@ def _body(result: Result, title: str, pictures: dict[str, tuple[str, bytes]]) ->
         f"It counts as clear beyond {CLEAR} of them.</p>"
     )
     for heading, (caption, svg) in pictures.items():
-        data = base64.b64encode(svg).decode()
         yield f"<h2>{escape(heading)}</h2><p>{escape(caption)}</p>"
-        yield f'<div><img alt="{escape(heading)}" src="data:image/svg+xml;base64,{data}"></div>'
+        yield html_picture(svg, f"Chart: {heading}. Its numbers are in the tables of this page.")
     header, rows = sensor_table(result)
     if rows:
         yield "<h2>Sensor failure</h2>"

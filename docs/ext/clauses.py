@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from docutils import nodes
 from sphinx import addnodes
@@ -40,7 +40,9 @@ def _anchor(app: Sphinx, document: nodes.document) -> None:
             continue
         clause = first.astext()
         if clause not in clauses() or page_of(clause) != here:
-            _log.warning("no clause %s of this page in the machine copy", clause, location=paragraph)
+            _log.warning(
+                "no clause %s of this page in the machine copy", clause, location=paragraph
+            )
             continue
         paragraph["ids"].append(clause)
         paragraph["classes"].append("clause")
