@@ -90,6 +90,7 @@ lint: $(VENV)/lint
 
 docs: $(VENV)/docs
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -q -b html docs docs/_build/html
+	$(BIN)/python docs/check_pages.py docs/_build/html
 	@echo "open docs/_build/html/index.html"
 
 try: $(VENV)/try docs/try/node_modules

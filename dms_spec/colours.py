@@ -9,8 +9,8 @@ from __future__ import annotations
 #: What a chart is drawn on.
 CARD = "#ffffff"
 
-# The palette of charts. Chosen by search: the smallest distance between two of them (CIELAB) is
-# 17.8 for full colour vision and, after Machado's simulation, without the red or the green cones.
+# The palette of charts. Chosen by search: any two of them are 17 apart in CIELAB or more, for full
+# colour vision and, as Machado et al. (2009) simulate it, without the red or the green cones.
 BLACK, BLUE, RED, GREEN = "#000000", "#084db3", "#e3191a", "#068154"
 MAGENTA, OLIVE, GREY, VIOLET, TEAL = "#cf1596", "#5f7d21", "#4f595c", "#7039e5", "#167ea4"
 PALETTE = (BLACK, BLUE, RED, GREEN, MAGENTA, OLIVE, GREY, VIOLET, TEAL)
