@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.artifact import Artifact as Artifact
     from dms_spec.artifact import load_artifact as load_artifact
     from dms_spec.artifact import save_artifact as save_artifact
+    from dms_spec.embeddings.predictor import Predictor as Predictor
+    from dms_spec.embeddings.table import Table as Table
+    from dms_spec.embeddings.table import read_table as read_table
     from dms_spec.engine.array_backend import ArrayBackend as ArrayBackend
     from dms_spec.equations.namespace import Namespace as Namespace
     from dms_spec.errors import DMSError as DMSError
@@ -44,6 +47,9 @@ _HOME = {
     "Artifact": "artifact",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
+    "Predictor": "embeddings.predictor",
+    "Table": "embeddings.table",
+    "read_table": "embeddings.table",
     "ArrayBackend": "engine.array_backend",
     "Namespace": "equations.namespace",
     "DMSError": "errors",

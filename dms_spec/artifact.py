@@ -29,11 +29,11 @@ _HEADS = ("heads.", "head.")
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """A scheduler at rest, and where it was fitted to embeddings, its heads too.
+    """Holds a scheduler as it is stored: its spec, its parameters, and its heads if it has any.
 
     Attributes:
         spec: What it computes.
-        parameters: Arrays by full name, such as ``policy.bias`` or
+        parameters: Finite arrays by full name, such as ``policy.bias`` or
             ``signals.anchored_alignment.anchor``; those of heads are ``heads.<modality>.<name>``,
             and ``head.<name>`` for what stands on the fused features.
         model: What goes with the heads, as plain data for JSON: classes, settings, metrics. Empty

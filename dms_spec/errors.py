@@ -113,7 +113,7 @@ class FileError(DMSError, ValueError):
 
 
 class DMSWarning(UserWarning):
-    """Something that is legal but weaker than it looks, such as a signal that cancels out."""
+    """Warns of something legal that is weaker than it looks, such as a signal that cancels out."""
 
 
 def closest(name: str, known: Iterable[str]) -> str:

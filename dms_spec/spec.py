@@ -47,7 +47,7 @@ PRESETS: tuple[str, ...] = tuple(_PRESETS)
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerSpec:
-    """What a scheduler computes, independent of where it runs (clauses DMS-A-001 to A-003).
+    """Says what a scheduler computes, wherever it runs (DMS-A-001 to DMS-A-003).
 
     Args:
         modalities: Names, in the order of the arrays' M axis.

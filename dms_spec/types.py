@@ -28,13 +28,17 @@ INPUT_NAMES: tuple[str, ...] = tuple(AXES)
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityBatch:
-    """One batch of samples, seen through M modalities (spec: Model, table of inputs).
+    """Holds one batch of samples, seen through M modalities.
+
+    The arrays are those of the backend's library. Their values are checked by the scheduler, their
+    shapes here. Source: the specification, Model, table of inputs.
 
     Args:
         features: Encoder outputs, floating, ``[B, M, D]``.
         logits: Unnormalised log-probabilities per modality, floating, ``[B, M, C]``.
         mc_logits: The same from T stochastic passes, floating, ``[T, B, M, C]``.
-        present: True where a modality is there, bool, ``[B, M]``. None means all are.
+        present: True where a modality is there, bool, ``[B, M]``. Without it, every modality counts
+            as present.
 
     Raises:
         ShapeError: An array has the wrong rank, or sizes disagree.
@@ -90,20 +94,23 @@ class ModalityBatch:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """B and M."""
+        """How many samples and how many modalities: B and M."""
         array = self.features if self.features is not None else self.logits
         # As they are: int() would freeze a size that an exporter keeps symbolic.
         return array.shape[0], array.shape[1]
 
     @property
     def passes(self) -> int | None:
-        """T; None without ``mc_logits``."""
+        """How many Monte-Carlo passes: T; None without ``mc_logits``."""
         return None if self.mc_logits is None else self.mc_logits.shape[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """What a scheduler decided (spec: Model, table of outputs).
+    """Holds what a scheduler decided, in the arrays of the backend's library.
+
+    Floating arrays are of the computing dtype: that of the inputs, or float32 where those are of
+    half precision. Source: the specification, Model, table of outputs.
 
     Attributes:
         weights: Trust per modality, ``[B, M]``; rows with something active sum to one.

@@ -31,6 +31,7 @@ _IN_STYLE = re.compile(
 )
 #: Pages that another target builds: `make try`.
 _ELSEWHERE = "try/"
+_LISTING = "_modules"
 
 
 class Page(HTMLParser):
@@ -89,7 +90,8 @@ def _lost(link: str, path: Path, pages: dict[Path, Page]) -> bool:
     target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
     if _ELSEWHERE in parts.path:
         return False
-    if target not in pages:
+    # The listings of code lead back by the name that a thing has at home, not at the front door.
+    if target not in pages or _LISTING in path.parts:
         return not target.is_file()
     return bool(parts.fragment) and unquote(parts.fragment) not in pages[target].anchors
 

@@ -16,7 +16,7 @@ else:
     torch = pytest.importorskip("torch")
     Tensor, nn = torch.Tensor, torch.nn
 
-from dms_torch.mc_dropout import active_dropout, mc_dropout, sample_logits
+from dms_torch.dropout import active_dropout, mc_dropout, sample_logits
 
 
 class Inner(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 from pathlib import Path
 from types import ModuleType
@@ -89,3 +90,54 @@ def test_there_is_a_card_for_each_kind_of_user() -> None:
     links = re.findall(r"^:link: (\S+)$", text, re.MULTILINE)
     assert len(links) == text.count("{grid-item-card}") == 5
     assert all((DOCS / f"{link}.md").is_file() for link in links)
+
+
+#: What people import by name, and the pages that must say what it is.
+PUBLIC = (
+    "dms_spec",
+    "dms_spec.conformance",
+    "dms_spec.robustness",
+    "dms_torch",
+    "dms_torch.fit",
+    "dms_onnxruntime",
+)
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_name_is_on_a_reference_page(module: str) -> None:
+    if module.startswith("dms_torch"):
+        pytest.importorskip("torch")
+    names = {
+        f"{module}.{name}"
+        for name in importlib.import_module(module).__all__
+        if not name.startswith("__")
+    }
+    pages = "\n".join(p.read_text("utf-8") for p in (DOCS / "reference").rglob("*.md"))
+    described = set(re.findall(r"^\.\. auto(?:class|function|exception|data):: (\S+)", pages, re.M))
+    whole = re.findall(r"^\.\. automodule:: (\S+)\n   :members:$", pages, re.MULTILINE)
+    if module not in whole:
+        assert names <= described, sorted(names - described)
+    if module == "dms_spec":
+        listed = re.findall(r"^   (dms_spec\.\w+)$", pages, re.MULTILINE)
+        assert names == set(listed), "the tables of the overview"
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_every_public_thing_says_in_a_sentence_what_it_is(module: str) -> None:
+    if module.startswith("dms_torch"):
+        pytest.importorskip("torch")
+    home = importlib.import_module(module)
+    for name in home.__all__:
+        thing = getattr(home, name)
+        if isinstance(thing, type) or inspect.isroutine(thing):
+            first = (inspect.getdoc(thing) or "").partition("\n\n")[0]
+            assert first.endswith((".", ":")), f"{module}.{name}: {first!r}"
+            assert not first.startswith(f"{name}("), f"{module}.{name} has no words of its own"
+
+
+def test_a_function_is_not_hidden_by_a_module_of_its_name() -> None:
+    """A submodule becomes an attribute of its package as soon as it is imported."""
+    pytest.importorskip("torch")
+    from dms_torch import mc_dropout, sample_logits
+
+    assert callable(sample_logits) and callable(mc_dropout)

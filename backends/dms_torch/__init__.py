@@ -18,8 +18,8 @@ _HOME = {
     "in_torch": "published",
     "GradientModulator": "hooks",
     "FeatureDropper": "hooks",
-    "mc_dropout": "mc_dropout",
-    "sample_logits": "mc_dropout",
+    "mc_dropout": "dropout",
+    "sample_logits": "dropout",
 }
 __all__ = list(_HOME)
 

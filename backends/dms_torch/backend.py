@@ -47,7 +47,7 @@ def torch_namespace(kind: str) -> Namespace:
 
 @final
 class TorchBackend(ArrayBackend, Differentiable):
-    """PyTorch on the CPU, and on every CUDA device that works."""
+    """Runs schedulers in PyTorch: on the CPU, and on every CUDA device that works."""
 
     @property
     def name(self) -> str:

@@ -26,7 +26,7 @@ Named = Tensor | Mapping[str, Tensor | None]
 
 @dataclass(frozen=True)
 class FusionOutput:
-    """What `Fusion` returns: by attribute, by key, or unpacked like a tuple.
+    """Holds what `Fusion` returns: by attribute, by key, or unpacked like a tuple.
 
     Attributes:
         fused: ``[B, D]``, or ``[B, C]`` for fusion of logits, probabilities or evidence.
@@ -60,7 +60,7 @@ class FusionOutput:
 
 
 class Fusion(nn.Module):
-    """A scheduler that learns where its policy does.
+    """Schedules and fuses as a module; learns where its policy has parameters.
 
     Args:
         spec: What to compute. Its modalities' names are the keys of named inputs.

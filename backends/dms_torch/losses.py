@@ -19,7 +19,9 @@ def consistency_loss(
     reduction: Reduction = "mean",
     detach_weights: bool = True,
 ) -> Tensor:
-    """MWCL, equation E7 (DMS, arXiv 2506.12724, section 3.4); see `dms_spec.equations.losses`.
+    """Weighs how far each modality's features are from the fused ones: equation E7.
+
+    Source: MWCL of DMS (arXiv 2506.12724), section 3.4; see `dms_spec.equations.losses`.
 
     Args:
         features: ``[B, M, D]``; anything may stand where the weight is 0.
@@ -40,7 +42,10 @@ def consistency_loss(
 
 
 def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    """Entropy of the weights in nats: worth logging, and subtracted a guard against one-hot."""
+    """The mean entropy of the weights, in nats.
+
+    Worth logging. Subtracted from a loss, it keeps the weights from becoming one-hot.
+    """
     return equations.weight_entropy(  # type: ignore[no-any-return]
         torch_namespace(weights.device.type), weights, reduction=reduction
     )
@@ -67,7 +72,9 @@ def fusion_loss(
     consistency: float = 0.1,
     entropy: float = 0.0,
 ) -> dict[str, Tensor]:
-    """L = L_task + lambda L_MWCL - eta H(w), and its parts. DMS, equation of section 3.4.
+    """Adds the consistency loss to a task's loss, and subtracts the entropy of the weights.
+
+    L = L_task + lambda L_MWCL - eta H(w). Source: DMS (arXiv 2506.12724), section 3.4.
 
     Args:
         output: What `Fusion` returned.

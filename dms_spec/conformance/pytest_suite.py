@@ -61,7 +61,7 @@ def parametrize_with_checks(
     levels: tuple[str, ...] = (),
     examples: int = 100,
 ) -> pytest.MarkDecorator:
-    """For an author's own tests: one test for each check, as the argument ``check``.
+    """Makes one test of each check, for tests of your own; each gets the argument ``check``.
 
     ::
 

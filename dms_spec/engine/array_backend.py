@@ -17,7 +17,10 @@ from dms_spec.types import Array
 
 
 class ArrayBackend(Backend, Predictive):
-    """A backend that is an array library: it names a namespace, and the equations do the rest."""
+    """Runs schedulers on a library that has the array API.
+
+    Name the `dms_spec.Namespace` of the library, and the equations do the rest.
+    """
 
     @abstractmethod
     def namespace(self, device: str) -> Namespace:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # listing plugins does not pay for NumPy
 
 
 class Scheduler(ABC):
-    """A spec bound to a backend and a device, ready to be called."""
+    """Weighs and fuses batches by one spec, on one backend and device."""
 
     @property
     @abstractmethod
@@ -55,7 +55,10 @@ class Scheduler(ABC):
 
 
 class Backend(ABC):
-    """Where schedulers run. Most libraries want `dms_spec.ArrayBackend` instead."""
+    """Runs schedulers on one array library or runtime.
+
+    If the library has the array API, derive from `dms_spec.ArrayBackend` instead.
+    """
 
     @property
     @abstractmethod
@@ -134,22 +137,26 @@ class Backend(ABC):
 
 
 class Differentiable(ABC):
-    """A backend through which gradients flow, and that claims ``gradients``, is also this."""
+    """Takes gradients. A backend that claims the capability ``gradients`` is also this."""
 
     @abstractmethod
     def gradients(
         self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """The gradient of a scalar function, by array; zeros where it does not depend on one.
+        """Return the gradient of a scalar function, by array.
 
         Args:
             function: From floating arrays of the backend, by name, to a scalar array.
             arrays: Where to take the gradient.
+
+        Returns:
+            For each array one of its shape and dtype; zeros where the function does not depend
+            on it.
         """
 
 
 class RowPredictor(ABC):
-    """Predicts from rows of embeddings: a fitted artifact bound to a backend and a device.
+    """Predicts class probabilities from rows of embeddings with a fitted artifact.
 
     NumPy arrays go in and come out.
     """
@@ -186,9 +193,9 @@ class RowPredictor(ABC):
 
 
 class Predictive(ABC):
-    """A backend that runs a fitted artifact whole, and not its scheduler alone, is also this.
+    """Runs a fitted artifact whole: heads, scheduler and class probabilities.
 
-    An `dms_spec.ArrayBackend` is. Another backend may be, such as one that runs exported graphs.
+    Every `dms_spec.ArrayBackend` does. Another backend may, such as one that runs exported graphs.
     """
 
     @abstractmethod

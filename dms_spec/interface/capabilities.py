@@ -9,7 +9,7 @@ from dms_spec._version import SUPPORTED_EDITIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Capabilities:
-    """One backend's claims, on this machine, now (DMS-C-001).
+    """Lists what a backend claims to do on this machine (DMS-C-001).
 
     Attributes:
         dtypes: Names of the floating dtypes that it takes, such as ``"float32"``.

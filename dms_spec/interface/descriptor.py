@@ -21,7 +21,7 @@ hookimpl = pluggy.HookimplMarker(GROUP)
 
 @dataclass(frozen=True, kw_only=True)
 class Descriptor:
-    """One thing that a plugin offers, named without importing what it needs.
+    """Names one thing that a plugin offers, without importing what it needs.
 
     Args:
         name: What users ask for. Unique among things of its kind.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # listing plugins does not pay for NumPy
 
 
 class Exporter(ABC):
-    """How a scheduler leaves Python."""
+    """Writes schedulers for another runtime, and verifies what it wrote."""
 
     @property
     @abstractmethod

@@ -14,15 +14,17 @@ if TYPE_CHECKING:  # listing plugins does not pay for NumPy
     from numpy.typing import NDArray
 
 Floats: TypeAlias = "NDArray[np.float32]"
+Mask: TypeAlias = "NDArray[np.bool_]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyInput:
-    """What a policy sees.
+    """Holds what a policy computes scores from: the batch, the signals and the coefficients.
 
     Attributes:
         evidence: The clean batch and this policy's parameters.
-        signals: Each signal of the spec, ``[B, M]``.
+        signals: Each signal of the spec, ``[B, M]`` in the computing dtype; 0 where a modality is
+            not active.
         directions: +1 or -1 for each signal.
         coefficients: The spec's non-negative coefficients, by signal.
     """
@@ -35,7 +37,9 @@ class PolicyInput:
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """A policy and what the rest of the library needs to know about it.
+    """Describes a policy: its function, its parameters, and where it is published.
+
+    A policy makes scores ``[B, M]`` of the signals; weights are the softmax of the scores.
 
     Attributes:
         name: What specs call it.
@@ -68,7 +72,7 @@ class Policy:
     uses_signals: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_optional: bool = False
-    training_presence: Callable[..., NDArray[np.bool_]] | None = None
+    training_presence: Callable[..., Mask] | None = None
     initial: Callable[..., dict[str, Floats]] | None = None
     observe: Callable[..., tuple[str, ...]] | None = None
     log_trust: bool = False

@@ -11,7 +11,9 @@ from dms_spec.types import Array
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What signals and policies may look at: the batch, clean, in the computing dtype.
+    """Holds the arrays that signals and policies may look at, in the computing dtype.
+
+    What is not active has been replaced by 0, so that a function need not look at ``active``.
 
     Attributes:
         features: ``[B, M, D]`` or None.
@@ -32,7 +34,9 @@ class Evidence:
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """A signal and what the rest of the library needs to know about it.
+    """Describes a signal: its function, what it reads, and where it is published.
+
+    A signal says for each sample and modality how trustworthy the modality looks.
 
     Attributes:
         name: What specs, outputs and reports call it.
@@ -42,7 +46,7 @@ class Signal:
         direction: +1 where more means more trust, -1 where more means less.
         source: Where the equation is published.
         equation: Its number in the specification, or in its source.
-        bounds: The range of its values, for people.
+        bounds: The range of its values, such as ``"[0, 1]"``; with the unit where there is one.
         optional: Without its arrays it is 0 everywhere, with a note, instead of an error.
         parameters: The parameter arrays that it needs from the artifact, each with its axes,
             such as ``"D | M D"``.

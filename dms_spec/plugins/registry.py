@@ -22,7 +22,7 @@ _loaded: dict[tuple[Kind, str], Any] = {}
 
 
 def plugin_records() -> tuple[PluginRecord, ...]:
-    """Every plugin and what became of it, discovered once per process.
+    """List every plugin and what became of it, discovered once per process.
 
     Raises:
         PluginError: A plugin is unusable and DMS_SPEC_STRICT_PLUGINS is set to 1.
@@ -48,12 +48,16 @@ def refresh() -> None:
 
 
 def available(kind: Kind) -> tuple[str, ...]:
-    """Names that can be asked for, sorted."""
+    """List the names of one kind that you can ask for, sorted.
+
+    Args:
+        kind: ``"backend"``, ``"policy"``, ``"signal"`` or ``"exporter"``.
+    """
     return tuple(sorted(r.name for r in plugin_records() if r.kind == kind and r.status == "ok"))
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of a name.
+    """Return the backend that is registered under a name.
 
     Raises:
         UnknownName: Nobody registered it; the message names the closest.

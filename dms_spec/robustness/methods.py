@@ -22,7 +22,7 @@ from dms_spec.robustness.samples import BoolArray, FloatArray
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a method says about N samples.
+    """Holds what a method says about N samples.
 
     Attributes:
         probabilities: ``[N, C]``; rows sum to one.

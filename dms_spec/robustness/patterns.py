@@ -23,7 +23,7 @@ from dms_spec.robustness.samples import BoolArray, FloatArray, stream
 
 @dataclass(frozen=True, kw_only=True)
 class Pattern:
-    """Which modalities of a sample are hit.
+    """Says which modalities of a sample are corrupted.
 
     Attributes:
         name: Unique.
@@ -225,7 +225,7 @@ def _check_sets(scores: Mapping[frozenset[str], float], modalities: int) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One thing to measure: a corruption at one severity, hitting a pattern, with one seed."""
+    """Names one thing to measure: a corruption at one severity, on a pattern, with one seed."""
 
     corruption: Corruption
     severity: float

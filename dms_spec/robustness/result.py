@@ -33,7 +33,7 @@ Scores = Mapping[str, dict[str, float | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One case, measured.
+    """Holds what was measured of one case.
 
     Attributes:
         corruption: Its name; ``"clean"`` for none.
@@ -84,7 +84,7 @@ def unpack(text: str, samples: int) -> NDArray[np.bool_]:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """Everything that was measured.
+    """Holds everything that was measured, and answers questions about it.
 
     Attributes:
         modalities: Names, in the order of the M axis.

@@ -21,7 +21,7 @@ DTYPES = ("float32", "float16")
 
 @final
 class OnnxExporter(Exporter):
-    """One file, ``onnx/model.onnx``, with ``onnx/verification.json`` beside it.
+    """Writes one file, ``onnx/model.onnx``, with ``onnx/verification.json`` beside it.
 
     Its options are ``dtype``, of the inputs: float32 or float16; and ``opset``, 18 to 26.
     """

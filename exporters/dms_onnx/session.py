@@ -37,7 +37,7 @@ from dms_spec.types import Array
 
 
 class Session:
-    """An exported graph, ready to run.
+    """Runs an exported graph in ONNX Runtime.
 
     Args:
         model: The bytes of an ``.onnx`` file.
