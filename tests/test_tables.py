@@ -158,3 +158,24 @@ def test_some_rows_of_a_table(tmp_path: Path) -> None:
     assert part.labels is not None
     assert part.labels.tolist() == [2, 2]
     assert part.train is None
+
+
+def test_rows_that_belong_together_are_numbered(tmp_path: Path) -> None:
+    groups = np.array(["s2", "s1", "s2", "s3", "s1", "s1"])
+    weight = np.array([0.0, 1, 2, 3, 4, 5])
+    table = read_table(
+        written(tmp_path, groups=groups, sample_weight=weight, train=None, validation=[3, 2])
+    )
+    assert table.groups is not None
+    assert table.groups.tolist() == [1, 0, 1, 2, 0, 0]
+    assert table.sample_weight is not None
+    assert table.sample_weight.tolist() == weight.tolist()
+    assert table.validation is not None
+    assert table.validation.tolist() == [2, 3]
+    assert table.training_rows().tolist() == [0, 1]
+    part = table.rows(np.array([3, 0]))
+    assert part.groups is not None
+    assert part.groups.tolist() == [2, 1]
+    assert part.sample_weight is not None
+    assert part.sample_weight.tolist() == [3, 0]
+    assert part.validation is None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,7 +25,15 @@ from dms_spec.errors import (
 from dms_spec.files import read_arrays
 
 #: The arrays of a table that are no modality.
-RESERVED: tuple[str, ...] = ("labels", "present", "train", "test")
+RESERVED: tuple[str, ...] = (
+    "labels",
+    "present",
+    "train",
+    "test",
+    "validation",
+    "groups",
+    "sample_weight",
+)
 
 _FLOATS = ("float16", "float32", "float64")
 _LABELS = "biuU"
@@ -40,6 +49,12 @@ class Table:
         labels: ``[N]``, integers or strings; None if the table has none.
         train: Rows to learn from, in rising order; None if the table has no split.
         test: Rows to measure on, in rising order; None if there are none.
+        validation: Rows to choose settings on, in rising order; None leaves the choice of rows to
+            whoever learns. Never learned from, and never among ``train`` or ``test``.
+        groups: ``[N]``, integers from 0: rows of one group (one subject, one recording) stay
+            together in every fold. None: every row stands alone.
+        sample_weight: float64 ``[N]``, finite, 0 or more: how much each row counts in learning
+            and in what is measured on validation rows. None: all count alike.
         spoilt: By modality, how many rows claimed to be present but hold NaN or Inf. They are
             False in ``present``.
     """
@@ -49,6 +64,9 @@ class Table:
     labels: NDArray[Any] | None = None
     train: NDArray[np.intp] | None = None
     test: NDArray[np.intp] | None = None
+    validation: NDArray[np.intp] | None = None
+    groups: NDArray[np.intp] | None = None
+    sample_weight: NDArray[np.float64] | None = None
     spoilt: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -68,15 +86,19 @@ class Table:
             labels=None if self.labels is None else self.labels[index],
             train=None,
             test=None,
+            validation=None,
+            groups=None if self.groups is None else self.groups[index],
+            sample_weight=None if self.sample_weight is None else self.sample_weight[index],
         )
 
     def training_rows(self) -> NDArray[np.intp]:
-        """``train``; without it, all rows that are not in ``test``."""
+        """``train``; without it, all rows that are neither in ``test`` nor in ``validation``."""
         if self.train is not None:
             return self.train
         held = np.zeros(len(self), dtype=bool)
-        if self.test is not None:
-            held[self.test] = True
+        for other in (self.test, self.validation):
+            if other is not None:
+                held[other] = True
         return np.flatnonzero(~held)
 
     def notes(self) -> tuple[str, ...]:
@@ -143,6 +165,9 @@ def read_table(
         labels=_labels(path, arrays.get("labels"), rows),
         train=_indices(path, "train", arrays.get("train"), rows),
         test=_indices(path, "test", arrays.get("test"), rows),
+        validation=_indices(path, "validation", arrays.get("validation"), rows),
+        groups=_groups(path, arrays.get("groups"), rows),
+        sample_weight=_sample_weight(path, arrays.get("sample_weight"), rows),
         spoilt={name: int(count) for name, count in zip(modalities, spoilt, strict=True)},
     )
     _check_split(path, table)
@@ -328,14 +353,57 @@ def _indices(
     return unique
 
 
-def _check_split(path: Path, table: Table) -> None:
-    if table.train is None or table.test is None:
-        return
-    both = np.intersect1d(table.train, table.test)
-    if len(both):
-        raise SpecError(
-            f"train and test in {path} overlap",
-            expected="no row in both",
-            got=f"{len(both)} rows, row {both[0]} among them",
-            fix="What is measured on rows that were learned from says nothing.",
+def _groups(path: Path, array: NDArray[Any] | None, rows: int) -> NDArray[np.intp] | None:
+    """Groups by number, in the order of their sorted names."""
+    if array is None:
+        return None
+    _check_column(path, "groups", array, rows)
+    if array.dtype.kind not in "biufUSmM" or (array != array).any():
+        raise DTypeError(
+            f"groups in {path} cannot be compared",
+            expected="integers or strings, one for each row",
+            got=f"{array.dtype}, {int((array != array).sum())} of them missing",
+            fix="Give each row the number or name of its group.",
         )
+    return np.unique(array, return_inverse=True)[1].astype(np.intp)
+
+
+def _sample_weight(path: Path, array: NDArray[Any] | None, rows: int) -> NDArray[np.float64] | None:
+    if array is None:
+        return None
+    _check_column(path, "sample_weight", array, rows)
+    weight = _numbers(path, "sample_weight", array).astype(np.float64)
+    good = np.isfinite(weight) & (weight >= 0)
+    if not good.all() or (rows and not weight.any()):
+        raise SpecError(
+            f"sample_weight in {path} cannot weigh rows",
+            expected="finite numbers, 0 or more, some above 0",
+            got=f"{weight[~good][0]!s} in row {np.flatnonzero(~good)[0]}"
+            if not good.all()
+            else "0 everywhere",
+        )
+    return weight
+
+
+def _check_column(path: Path, name: str, array: NDArray[Any], rows: int) -> None:
+    if array.shape != (rows,):
+        raise ShapeError(
+            f"{name} in {path} have the wrong shape",
+            expected=f"[N] = [{rows}]",
+            got=str(list(array.shape)),
+        )
+
+
+def _check_split(path: Path, table: Table) -> None:
+    for a, b in combinations(("train", "validation", "test"), 2):
+        one, other = getattr(table, a), getattr(table, b)
+        if one is None or other is None:
+            continue
+        both = np.intersect1d(one, other)
+        if len(both):
+            raise SpecError(
+                f"{a} and {b} in {path} overlap",
+                expected="no row in both",
+                got=f"{len(both)} rows, row {both[0]} among them",
+                fix="What is measured on rows that were learned from says nothing.",
+            )
