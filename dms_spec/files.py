@@ -53,6 +53,16 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
         ) from error
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a ``.safetensors`` file has beside its arrays; none for ``.npz``."""
+    if path.suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        return dict(file.metadata() or {})
+
+
 def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
     # Opened here: NumPy leaves a file open when it turns out to be damaged.
     with path.open("rb") as file:
@@ -67,7 +77,21 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
-            return {name: _native(archive[name]) for name in archive.files}
+            return {name: _native(_member(path, archive, name)) for name in archive.files}
+
+
+def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
+    try:
+        return archive[name]  # type: ignore[no-any-return]
+    except ValueError as error:
+        if "Object arrays" not in str(error):
+            raise
+        raise FileError(
+            f"array {name!r} of {path} holds Python objects",
+            expected="numbers or strings: objects are read by pickle alone, which can run code",
+            got="dtype object",
+            fix=f"Write {name}.astype(str) if they are strings; numbers as .astype(float).",
+        ) from error
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:

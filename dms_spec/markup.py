@@ -15,6 +15,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def counted(count: int, noun: str) -> str:
+    """Such as "1 row" and "2 rows"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
 def text_table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
 ) -> str:

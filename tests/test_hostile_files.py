@@ -95,7 +95,7 @@ HOSTILE: dict[str, tuple[bytes, list[str]]] = {
     "corrupt.npz": (_flipped(npz(), GOOD["features"].tobytes()), ["CRC"]),
     "no_members.npz": (archive(), ["features", "logits"]),
     "not_arrays.npz": (archive(features=b"hello"), ["features"]),
-    "objects.npz": (npz(features=_OBJECTS), ["Object arrays"]),
+    "objects.npz": (npz(features=_OBJECTS), ["'features'", "Python objects"]),
     "rank2.npz": (npz(features=_THREE[0]), ["features", "[B, M, D]", "2 axes"]),
     "rank4.npz": (npz(features=_THREE[None]), ["features", "[B, M, D]", "4 axes"]),
     "scalar.npz": (npz(features=np.float64(1)), ["features", "0 axes"]),

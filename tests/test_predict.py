@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
-from dms_spec.embeddings.predictor import Predictor, class_indices, evaluate
+from dms_spec.embeddings.labels import class_indices
+from dms_spec.embeddings.predictor import Predictor, evaluate
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import (
     ArtifactError,
@@ -378,14 +379,17 @@ def test_the_verb_measures_where_there_are_labels(dms: Run, folder: Path) -> Non
     assert report["accuracy"] == pytest.approx(0.8)
     assert report["samples"] == 50
     assert [row["name"] for row in report["modalities"]] == list(NAMES)
-    assert_each_once(report["notes"], UNFITTED, "nothing active")
+    assert_each_once(report["notes"], UNFITTED, "nothing active", "no class")
 
 
 def test_safetensors_takes_integers_and_no_strings(dms: Run, folder: Path) -> None:
     arguments = ("predict", folder / "artifact", folder / "in.npz", "-o")
     assert "strings" in dms(*arguments, folder / "o.safetensors").refused()
     save_artifact(folder / "artifact", make_artifact(SPECS["robust"], [1, 2, 5, 9]), overwrite=True)
-    write_arrays(folder / "in.safetensors", make_arrays())
+    arrays = make_arrays()
+    present = arrays.pop("present")
+    named = {f"present.{name}": present[:, m].copy() for m, name in enumerate(NAMES)}
+    write_arrays(folder / "in.safetensors", arrays | named)
     arguments = ("predict", folder / "artifact", folder / "in.safetensors", "-o")
     dms(*arguments, folder / "o.safetensors").succeeded()
     got = read_arrays(folder / "o.safetensors")
@@ -393,8 +397,8 @@ def test_safetensors_takes_integers_and_no_strings(dms: Run, folder: Path) -> No
 
 
 BAD_TABLES: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown": ({"d": np.zeros((50, 2))}, "'d'"),
-    "missing": ({"a": None}, "'a'"),
+    "misspelt": ({"a": None, "A": make_arrays()["a"]}, "'a'"),
+    "none": ({"a": None, "b": None, "c": None, "d": np.zeros((50, 2))}, "a, b, c"),
     "wide": ({"a": np.zeros((50, 9))}, "'a'"),
     "ragged": ({"a": np.zeros((49, 3))}, "rows"),
     "strings": ({"a": np.full((50, 3), "x")}, "'a'"),
@@ -500,7 +504,7 @@ def test_a_hostile_model_is_refused(tmp_path: Path, changes: dict[str, Any]) -> 
 
 def test_a_table_of_other_modalities_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", **{n: a for n, a in make_arrays().items() if n != "present"})
-    table = read_table(tmp_path / "t.npz", ("c", "b", "a"))
+    table = read_table(tmp_path / "t.npz", axis=("c", "b", "a"))
     with pytest.raises(ShapeError, match="a, b, c"):
         Predictor(make_artifact(SPECS["robust"]), NUMPY).predict(table)
 

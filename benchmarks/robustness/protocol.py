@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import DMSError
 from dms_spec.robustness import HALF, Case, Samples, corrupt, corruption

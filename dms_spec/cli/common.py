@@ -48,6 +48,20 @@ def add_input_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
+def add_modalities(parser: argparse.ArgumentParser, others: str) -> None:
+    """The option that says which arrays of a table are modalities."""
+    parser.add_argument(
+        "--modalities",
+        metavar="A,B,...",
+        help=f"these arrays are the modalities, whatever they look like; {others}",
+    )
+
+
+def names_of(text: str | None) -> tuple[str, ...] | None:
+    """The names in a list with commas; None without one."""
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
 def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Schedule]:
     """Read the input, run the scheduler, and bring everything back as NumPy arrays.
 

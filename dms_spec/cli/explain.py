@@ -81,15 +81,18 @@ def _of_batch(args: argparse.Namespace) -> _Explained:
 def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     """The same, by way of the heads of an artifact."""
     spec = artifact.spec
-    embeddings = read_table(args.input, spec.modalities)
+    predictor = Predictor(artifact, get_backend(args.backend), args.device)
+    embeddings = read_table(
+        args.input, axis=spec.modalities, widths=predictor.model.widths, strict_labels=False
+    )
     _check_samples(args.sample, len(embeddings))
     rows = embeddings.rows(np.array(args.sample))
-    result = Predictor(artifact, get_backend(args.backend), args.device).schedule(rows)
+    result = predictor.schedule(rows)
     explained = [
         explain(row, spec.modalities, rows.present, result) | {"sample": sample}
         for row, sample in enumerate(args.sample)
     ]
-    return spec.policy, explained, [*embeddings.notes(), *result.notes]
+    return spec.policy, explained, [*rows.notes(), *result.notes]
 
 
 def _with_heads(args: argparse.Namespace) -> Artifact | None:

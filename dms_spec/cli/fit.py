@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import check_target, save_artifact
+from dms_spec.cli.common import add_modalities, names_of
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest
 from dms_spec.markup import percent, text_table
@@ -26,8 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TRAIN",
         type=Path,
         help=".npz or .safetensors with an array [N, D] for each modality under its name, labels "
-        "[N], and where they apply present [N, M] (bool), train and test (row indices)",
+        "[N], and where they apply present.<modality> [N] (bool), train, validation and test (row "
+        "indices), groups [N], sample_weight [N]",
     )
+    add_modalities(parser, "other arrays are left alone")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="artifact folder to make"
     )
@@ -98,7 +101,12 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
     )
     given = _json_spec(args.spec)
-    table = read_table(args.input, given.modalities if given else None, need_labels=True)
+    table = read_table(
+        args.input,
+        names_of(args.modalities),
+        axis=given.modalities if given else None,
+        need_labels=True,
+    )
     spec = _spec(args, given, table.modalities)
     checkpoint = checkpoint_of(args.output)
     with _Bars() as bars:

@@ -9,9 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import load_artifact
-from dms_spec.cli.common import check_output, modality_summary, modality_table
-from dms_spec.embeddings.predictor import Predictor, class_indices
-from dms_spec.embeddings.table import read_table
+from dms_spec.cli.common import (
+    add_modalities,
+    check_output,
+    modality_summary,
+    modality_table,
+    names_of,
+)
+from dms_spec.embeddings.labels import class_indices, strangers, unlike
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import FileError
 from dms_spec.files import write_arrays
 from dms_spec.plugins import get_backend
@@ -26,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IN",
         type=Path,
         help=".npz or .safetensors with an array [N, D] for each modality under its name, and "
-        "where something is missing present [N, M] (bool)",
+        "where something is missing present.<modality> [N] (bool)",
     )
     parser.add_argument(
         "-o",
@@ -36,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help=".npz or .safetensors for probabilities, predicted, weights, active and each signal",
     )
+    add_modalities(parser, "the others count as absent")
     parser.add_argument(
         "--backend", default="numpy", help="where to compute (default: %(default)s)"
     )
@@ -52,7 +60,13 @@ def run(args: argparse.Namespace) -> int:
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
-    table = read_table(args.input, spec.modalities)
+    table = read_table(
+        args.input,
+        names_of(args.modalities),
+        axis=spec.modalities,
+        widths=predictor.model.widths,
+        strict_labels=False,
+    )
     results = predictor.predict(table, args.batch_size)
     if args.output.suffix == ".safetensors" and results["predicted"].dtype.kind == "U":
         raise FileError(
@@ -70,17 +84,34 @@ def run(args: argparse.Namespace) -> int:
         "samples": len(table),
         "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
         "modalities": modality_summary(spec.modalities, active, results["weights"]),
-        "notes": [*table.notes(), *predictor.notes],
+        # Of all rows: how the table was split is nothing to a prediction.
+        "notes": [*table.rows(slice(None)).notes(), *predictor.notes],
     }
-    if table.labels is not None and len(table):
-        targets = class_indices(predictor.classes, table.labels)
-        right = class_indices(predictor.classes, results["predicted"]) == targets
-        summary["accuracy"] = float(right.mean())
+    accuracy, notes = _accuracy(table, predictor, results)
+    if accuracy is not None:
+        summary["accuracy"] = accuracy
+    summary["notes"] += notes
     if args.json:
         print(json.dumps(summary, indent=2))
         return 0
     _print(summary, results)
     return 0
+
+
+def _accuracy(
+    table: Table, predictor: Predictor, results: dict[str, Any]
+) -> tuple[float | None, list[str]]:
+    """The share of the labels that are predicted, None if none can be; and notes."""
+    rows = table.labelled_rows()
+    if table.labels is None or not len(rows):
+        return None, []
+    labels, classes = table.labels[rows], predictor.classes
+    if reason := unlike(classes, labels):
+        return None, [f"accuracy is not measured: {reason}"]
+    right = class_indices(classes, results["predicted"][rows]) == class_indices(classes, labels)
+    unknown = strangers(classes, labels)
+    notes = [f"labels that are no class count as wrong: {unknown}"] if unknown else []
+    return float(right.mean()), notes
 
 
 def _print(summary: dict[str, Any], results: dict[str, Any]) -> None:

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     spec = fitted.spec.replace(strict=False, nonfinite="mask")
     artifact = Artifact(spec=spec, parameters=fitted.parameters, model=fitted.model)
     predictor = Predictor(artifact, backend, args.device)
-    table = read_table(args.input, spec.modalities)
+    table = read_table(args.input, axis=spec.modalities)
     samples = Samples.of_table(table, predictor.classes, prior=predictor.model.prior)
     if spec != fitted.spec:
         note = "the spec refuses rows that are not finite or have nothing present; here they count"

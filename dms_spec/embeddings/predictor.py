@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.embeddings.calibration import expected_calibration_error
+from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.table import Table
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.errors import DMSError, MissingInput, ShapeError, UnsupportedCapability
@@ -135,10 +136,10 @@ class Predictor:
                 "the table has other modalities than the artifact",
                 expected=", ".join(spec.modalities),
                 got=", ".join(table.modalities),
-                fix="Read it with read_table(path, spec.modalities).",
+                fix="Read it with read_table(path, axis=spec.modalities).",
             )
         if spec.nonfinite == "raise":
-            table.refuse_spoilt()
+            table.refuse_nonfinite()
 
 
 def _slices(rows: int, size: int) -> Iterator[slice]:
@@ -189,14 +190,6 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
         "static": _measured(static.predict(table)["probabilities"], targets),
         "modalities": alone,
     }
-
-
-def class_indices(classes: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.intp]:
-    """The index of each label in the sorted classes, -1 for one that is no class."""
-    if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
-        return np.full(len(labels), -1, dtype=np.intp)
-    index = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
-    return np.where(classes[index] == labels, index, -1)
 
 
 def _measured(probabilities: NDArray[Any], targets: NDArray[np.intp]) -> Mapping[str, Any]:

@@ -1,42 +1,36 @@
 """A table: one array of frozen embeddings per modality, with presence, labels and a split.
 
-Everything that a table can be wrong in is found here, before anything is learned from it.
+Everything that a table can be wrong in is found here, before anything is learned from it. A file
+and arrays in memory come in by the same door, `Table.from_arrays`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.errors import (
-    DTypeError,
-    MissingInput,
-    NonFiniteInput,
-    ShapeError,
-    SpecError,
-    closest,
+from dms_spec.embeddings.arrays import column_names, to_array
+from dms_spec.embeddings.labels import read_labels, tally
+from dms_spec.embeddings.modalities import on_axis, read_embeddings
+from dms_spec.embeddings.nonfinite import NonFinite, absence, columns_to_leave, nonfinite
+from dms_spec.embeddings.presence import by_name, presence
+from dms_spec.embeddings.roles import choose
+from dms_spec.embeddings.split import (
+    SPLITS,
+    check_disjoint,
+    read_groups,
+    read_weights,
+    row_indices,
+    straddling,
 )
-from dms_spec.files import read_arrays
-
-#: The arrays of a table that are no modality.
-RESERVED: tuple[str, ...] = (
-    "labels",
-    "present",
-    "train",
-    "test",
-    "validation",
-    "groups",
-    "sample_weight",
-)
-
-_FLOATS = ("float16", "float32", "float64")
-_LABELS = "biuU"
+from dms_spec.errors import MissingInput, NonFiniteInput
+from dms_spec.files import read_arrays, read_metadata
+from dms_spec.markup import counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +41,8 @@ class Table:
         embeddings: ``[N, D_m]`` floating, by modality, in the order of the M axis.
         present: bool ``[N, M]``. Where it is False the embeddings may hold anything.
         labels: ``[N]``, integers or strings; None if the table has none.
+        labelled: bool ``[N]``, which rows have a label; None: all. Elsewhere ``labels`` may hold
+            anything.
         train: Rows to learn from, in rising order; None if the table has no split.
         test: Rows to measure on, in rising order; None if there are none.
         validation: Rows to choose settings on, in rising order; None leaves the choice of rows to
@@ -55,19 +51,110 @@ class Table:
             together in every fold. None: every row stands alone.
         sample_weight: float64 ``[N]``, finite, 0 or more: how much each row counts in learning
             and in what is measured on validation rows. None: all count alike.
-        spoilt: By modality, how many rows claimed to be present but hold NaN or Inf. They are
-            False in ``present``.
+        nonfinite: By modality, where rows that claim to be present hold NaN or Inf. These rows
+            are False in ``present``.
+        remarks: What was found odd in reading it, in words.
     """
 
     embeddings: Mapping[str, NDArray[Any]]
     present: NDArray[np.bool_]
     labels: NDArray[Any] | None = None
+    labelled: NDArray[np.bool_] | None = None
     train: NDArray[np.intp] | None = None
     test: NDArray[np.intp] | None = None
     validation: NDArray[np.intp] | None = None
     groups: NDArray[np.intp] | None = None
     sample_weight: NDArray[np.float64] | None = None
-    spoilt: Mapping[str, int] = field(default_factory=dict)
+    nonfinite: Mapping[str, NonFinite] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        arrays: Mapping[str, Any],
+        modalities: Sequence[str] | None = None,
+        *,
+        axis: Sequence[str] | None = None,
+        widths: Mapping[str, int] | None = None,
+        need_labels: bool = False,
+        strict_labels: bool = True,
+        ordered: bool = True,
+        where: str = "the table",
+    ) -> Self:
+        """Make a table of arrays by name, in any container, and check all that can be checked.
+
+        Args:
+            arrays: ``[N, D_m]`` for each modality under its name, as a list, a NumPy array, a
+                tensor or a data frame of numbers; and where they apply
+
+                - ``labels`` [N]: integers or strings; NaN, None or "" where none is known;
+                - ``present.<modality>`` [N], bool, for each modality that is missing somewhere;
+                  or ``present`` [N, M], bool: a mapping or data frame by modality, or columns in
+                  the order of ``present_names`` [M], else in the order of the arrays;
+                - ``train``, ``validation``, ``test``: row indices, or bool [N];
+                - ``groups`` [N]: integers or strings;
+                - ``sample_weight`` [N]: numbers, 0 or more.
+            modalities: These arrays are the modalities, in this order, and others are left alone
+                with a note. None takes all, and refuses one that looks like a mask, labels, the
+                names of rows, or row indices.
+            axis: The modalities of an artifact or a spec: the M axis. Other arrays are left alone
+                with a note.
+            widths: D by modality. One of ``axis`` without an array is then absent in all rows,
+                with a note; without widths it is an error.
+            need_labels: Refuse a table that cannot be learned from: see `check_learnable`.
+            strict_labels: Refuse labels that are no classes. Otherwise the table has no labels
+                then, and a note says why.
+            ordered: Whether the order of the arrays is their author's; a ``.safetensors`` file
+                keeps none.
+            where: What messages call the table.
+
+        Raises:
+            MissingInput, ShapeError, DTypeError, SpecError: It is no table; the message names the
+                array.
+        """
+        given = by_name({name: a for name, a in arrays.items() if a is not None})
+        plain = {name: to_array(name, value, where) for name, value in given.items()}
+        names, notes = choose(plain, modalities, axis, where)
+        columns = {name: column_names(given[name]) for name in names}
+        embeddings = read_embeddings({name: plain[name] for name in names}, columns, where)
+        rows = len(embeddings[names[0]])
+        if axis is not None:
+            embeddings, lacking = on_axis(embeddings, axis, widths, where)
+            notes += lacking
+        claimed = presence(plain, tuple(embeddings), rows, where, ordered=ordered)
+        claimed &= np.isin(list(embeddings), names)
+        finite = [np.isfinite(array).all(axis=1) for array in embeddings.values()]
+        labels = read_labels(plain.get("labels"), rows, where, strict=strict_labels)
+        parts = {n: row_indices(n, plain[n], rows, where) for n in SPLITS if n in plain}
+        check_disjoint(parts, where)
+        table = cls(
+            embeddings=embeddings,
+            present=claimed & np.stack(finite, axis=1),
+            labels=labels.values,
+            labelled=labels.known,
+            **parts,
+            groups=read_groups(plain.get("groups"), rows, where),
+            sample_weight=read_weights(plain.get("sample_weight"), rows, where),
+            nonfinite={
+                name: nonfinite(array, claimed[:, m])
+                for m, (name, array) in enumerate(embeddings.items())
+            },
+            remarks=notes + labels.notes,
+        )._where_labelled()
+        if need_labels:
+            check_learnable(table, where)
+        return table
+
+    def _where_labelled(self) -> Self:
+        """Rows without a label are in no part of a split."""
+        if self.labelled is None:
+            return self
+        known = self.labelled
+        parts = {name: getattr(self, name) for name in SPLITS}
+        kept: dict[str, Any] = {n: p if p is None else p[known[p]] for n, p in parts.items()}
+        count = int((~known).sum())
+        note = f"no label in {count} of {len(known)} rows: nothing is learned or measured there"
+        return replace(self, **kept, remarks=(*self.remarks, note))
 
     def __len__(self) -> int:
         return len(self.present)
@@ -79,64 +166,97 @@ class Table:
 
     def rows(self, index: slice | NDArray[np.intp]) -> Self:
         """Some of the rows, without the split."""
+        columns = ("labels", "labelled", "groups", "sample_weight")
+        own = {name: getattr(self, name) for name in columns}
+        changes: dict[str, Any] = dict.fromkeys(SPLITS) | {
+            name: None if array is None else array[index] for name, array in own.items()
+        }
         return replace(
             self,
             embeddings={name: array[index] for name, array in self.embeddings.items()},
             present=self.present[index],
-            labels=None if self.labels is None else self.labels[index],
-            train=None,
-            test=None,
-            validation=None,
-            groups=None if self.groups is None else self.groups[index],
-            sample_weight=None if self.sample_weight is None else self.sample_weight[index],
+            **changes,
         )
 
     def training_rows(self) -> NDArray[np.intp]:
-        """``train``; without it, all rows that are neither in ``test`` nor in ``validation``."""
+        """``train``; else all rows with a label that are neither in ``test`` nor ``validation``."""
         if self.train is not None:
             return self.train
-        held = np.zeros(len(self), dtype=bool)
+        free = np.ones(len(self), dtype=bool) if self.labelled is None else self.labelled.copy()
         for other in (self.test, self.validation):
             if other is not None:
-                held[other] = True
-        return np.flatnonzero(~held)
+                free[other] = False
+        return np.flatnonzero(free)
+
+    def labelled_rows(self) -> NDArray[np.intp]:
+        """The rows that have a label."""
+        if self.labels is None:
+            return np.zeros(0, dtype=np.intp)
+        known = np.ones(len(self), dtype=bool) if self.labelled is None else self.labelled
+        return np.flatnonzero(known)
 
     def notes(self) -> tuple[str, ...]:
         """What was found to be weaker than it claims, in words."""
-        return tuple(
-            f"{count} rows of {name!r} are present but hold NaN or Inf; they count as absent"
-            for name, count in self.spoilt.items()
-            if count
-        )
+        absent = tuple(bad.note(name) for name, bad in self.nonfinite.items() if bad.rows)
+        return (*self.remarks, *absent, *self._split_notes())
 
-    def refuse_spoilt(self) -> None:
+    def _split_notes(self) -> tuple[str, ...]:
+        """What is measured on rows that are strange to training, or too near to it."""
+        notes = []
+        train = self.training_rows()
+        for name in ("validation", "test"):
+            part = getattr(self, name)
+            if part is None:
+                continue
+            if self.labels is not None:
+                unseen = ~np.isin(self.labels[part], self.labels[train])
+                if unseen.any():
+                    notes.append(
+                        f"{name} rows of classes that no training row has, which count as wrong: "
+                        f"{tally(self.labels[part][unseen])}"
+                    )
+            if self.groups is not None and (both := straddling(self.groups, train, part)):
+                notes.append(
+                    f"{counted(both, 'group')} with rows both in training and in {name}: what is "
+                    "measured there does not hold for a new group"
+                )
+        return tuple(notes)
+
+    def refuse_nonfinite(self) -> None:
         """For a spec with ``nonfinite="raise"``.
 
         Raises:
             NonFiniteInput: A row that is present holds NaN or Inf.
         """
-        for name, count in self.spoilt.items():
-            if count:
+        for name, bad in self.nonfinite.items():
+            if bad.rows:
                 raise NonFiniteInput(
                     f"modality {name!r} is not finite where it is present",
                     expected='finite embeddings, since the spec says nonfinite="raise"',
-                    got=f"NaN or Inf in {count} rows",
-                    fix="Mend them, or mark them absent in present.",
+                    got=f"NaN or Inf in {counted(bad.rows, 'row')}: {bad}",
+                    fix="Fix them, or mark them absent in present.",
                 )
 
 
 def read_table(
-    path: Path | str, modalities: tuple[str, ...] | None = None, *, need_labels: bool = False
+    path: Path | str,
+    modalities: Sequence[str] | None = None,
+    *,
+    axis: Sequence[str] | None = None,
+    widths: Mapping[str, int] | None = None,
+    need_labels: bool = False,
+    strict_labels: bool = True,
 ) -> Table:
     """Read a table from ``.npz`` or ``.safetensors``.
 
     Args:
-        path: A file with ``[N, D_m]`` for each modality under its name, and where they apply
-            ``labels`` [N], ``present`` [N, M], ``train`` and ``test`` (row indices).
-        modalities: Which modalities it must have, in the order of the M axis; None takes those
-            of the file, in the file's order.
-        need_labels: Refuse a table that cannot be learned from: it must have labels of two
-            classes or more, and each modality must be present somewhere, in the training rows.
+        path: A file with the arrays of `Table.from_arrays`. A ``.safetensors`` file holds no
+            strings: there ``present_names`` is metadata, such as ``"image,text"``.
+        modalities: See `Table.from_arrays`, for this and all others.
+        axis: The modalities of an artifact or a spec.
+        widths: D by modality.
+        need_labels: Refuse a table that cannot be learned from.
+        strict_labels: Refuse labels that are no classes.
 
     Raises:
         FileError: The file cannot be read.
@@ -144,266 +264,68 @@ def read_table(
             the array.
     """
     path = Path(path)
-    arrays = read_arrays(path)
-    names = [name for name in arrays if name not in RESERVED]
-    if modalities is None:
-        if not names:
-            raise MissingInput(
-                f"{path} has no modality",
-                expected="an array [N, D] for each modality, under its name",
-                got=", ".join(arrays) or "no array",
-            )
-        modalities = tuple(names)
-    _check_names(path, names, modalities)
-    embeddings, rows = _embeddings(path, {name: arrays[name] for name in modalities})
-    claimed = _present(path, arrays.get("present"), rows, modalities)
-    finite = np.stack([np.isfinite(array).all(axis=1) for array in embeddings.values()], axis=1)
-    spoilt = np.count_nonzero(claimed & ~finite, axis=0)
-    table = Table(
-        embeddings=embeddings,
-        present=claimed & finite,
-        labels=_labels(path, arrays.get("labels"), rows),
-        train=_indices(path, "train", arrays.get("train"), rows),
-        test=_indices(path, "test", arrays.get("test"), rows),
-        validation=_indices(path, "validation", arrays.get("validation"), rows),
-        groups=_groups(path, arrays.get("groups"), rows),
-        sample_weight=_sample_weight(path, arrays.get("sample_weight"), rows),
-        spoilt={name: int(count) for name, count in zip(modalities, spoilt, strict=True)},
+    arrays: dict[str, Any] = dict(read_arrays(path))
+    names = read_metadata(path).get("present_names")
+    if names is not None:
+        arrays["present_names"] = [name.strip() for name in names.split(",")]
+    return Table.from_arrays(
+        arrays,
+        modalities,
+        axis=axis,
+        widths=widths,
+        need_labels=need_labels,
+        strict_labels=strict_labels,
+        ordered=path.suffix == ".npz",
+        where=str(path),
     )
-    _check_split(path, table)
-    if need_labels:
-        check_learnable(table, str(path))
-    return table
 
 
-def check_learnable(table: Table, name: str = "the table") -> None:
+def check_learnable(table: Table, where: str = "the table") -> None:
     """Refuse a table that nothing can be learned from.
 
     Raises:
         MissingInput: There are no labels, no training rows, only one class, or a modality is
-            absent in all training rows.
+            absent in all training rows; or the validation rows given are none.
     """
     if table.labels is None:
         raise MissingInput(
-            f"{name} has no labels",
+            f"{where} has no labels",
             expected="labels [N], integers or strings",
             got=", ".join(table.modalities),
+        )
+    if table.validation is not None and not len(table.validation):
+        raise MissingInput(
+            f"{where} has no validation rows",
+            expected="some rows with a label, or no array validation",
+            got="none",
+            fix="Without the array, they are drawn from the training rows.",
         )
     rows = table.training_rows()
     present = table.present[rows]
     if not present.any():
         raise MissingInput(
-            f"nothing is present in any training row of {name}",
+            f"nothing is present in any training row of {where}",
             expected="rows with at least one modality",
             got=f"{len(rows)} training rows",
+            fix=columns_to_leave(table.nonfinite),
         )
     for m, modality in enumerate(table.modalities):
+        own = {name: bad for name, bad in table.nonfinite.items() if name == modality}
         if not present[:, m].any():
             raise MissingInput(
-                f"modality {modality!r} is absent in all training rows of {name}",
+                f"modality {modality!r} is absent in all training rows of {where}",
                 expected="rows to learn from",
-                got=f"present in 0 of {len(rows)}",
-                fix="Leave the modality out of the table.",
+                got=absence(table.nonfinite.get(modality), len(rows)),
+                fix=columns_to_leave(own) or "Leave the modality out.",
             )
-    classes = np.unique(table.labels[rows][present.any(axis=1)])
+    count = present.any(axis=1)
+    if table.sample_weight is not None:
+        count &= table.sample_weight[rows] > 0
+    classes = np.unique(table.labels[rows][count])
     if len(classes) < 2:
         raise MissingInput(
-            f"the training rows of {name} are all of one class",
+            f"the training rows of {where} are all of one class",
             expected="two classes or more",
-            got=f"{classes.tolist()[0]!r}",
+            got=f"{classes.tolist()[0]!r}" if len(classes) else "no row that weighs more than 0",
             fix="There is nothing to tell apart.",
         )
-
-
-def _check_names(path: Path, names: list[str], modalities: tuple[str, ...]) -> None:
-    for name in modalities:
-        if name in RESERVED:
-            raise SpecError(
-                f"modality {name!r} has the name of another array of a table",
-                expected=f"a name other than {', '.join(RESERVED)}",
-                fix="Rename the modality.",
-            )
-        if name not in names:
-            raise MissingInput(
-                f"{path} lacks modality {name!r}",
-                expected=", ".join(modalities),
-                got=", ".join(names) or "none",
-                fix="Give an array for every modality; mark the rows without it in present.",
-            )
-    for name in names:
-        if name not in modalities:
-            hint = closest(name, (*modalities, *RESERVED))
-            raise SpecError(
-                f"{path} has a modality {name!r} that the spec does not name",
-                expected=", ".join(modalities),
-                fix=hint if hint.startswith("Did") else "Leave it out.",
-            )
-
-
-def _embeddings(
-    path: Path, arrays: Mapping[str, NDArray[Any]]
-) -> tuple[dict[str, NDArray[Any]], int]:
-    """Floating arrays [N, D_m] by name, and N."""
-    embeddings: dict[str, NDArray[Any]] = {}
-    first = ""
-    for name, array in arrays.items():
-        array = _numbers(path, name, array)
-        if array.ndim != 2 or array.shape[1] == 0:
-            raise ShapeError(
-                f"modality {name!r} in {path} has the wrong shape",
-                expected="[N, D]: a row for each sample, at least one column",
-                got=str(list(array.shape)),
-                fix="Flatten or pool each sample's embedding to one row of numbers.",
-            )
-        first = first or name
-        if len(array) != len(embeddings.get(first, array)):
-            raise ShapeError(
-                f"modalities {first!r} and {name!r} in {path} differ in their rows",
-                expected=f"N = {len(embeddings[first])}",
-                got=f"N = {len(array)}",
-                fix="Row i is the same sample in all; mark missing ones in present.",
-            )
-        embeddings[name] = array
-    return embeddings, len(embeddings[first])
-
-
-def _numbers(path: Path, name: str, array: NDArray[Any]) -> NDArray[Any]:
-    dtype = getattr(array, "dtype", None)
-    if dtype is not None and dtype.name in _FLOATS:
-        return array
-    if dtype is None or dtype.kind not in "biu":
-        raise DTypeError(
-            f"modality {name!r} in {path} does not hold numbers",
-            expected=" or ".join((*_FLOATS, "integers")),
-            got=str(dtype or type(array).__name__),
-            fix="A table holds embeddings: run the encoder first.",
-        )
-    # Integers are exact in float32 as far as 2^24, and no dtype keeps all of those beyond 2^53.
-    narrow: NDArray[Any] = array.astype(np.float32)
-    return narrow if (narrow == array).all() else array.astype(np.float64)
-
-
-def _present(
-    path: Path, array: NDArray[Any] | None, rows: int, modalities: tuple[str, ...]
-) -> NDArray[np.bool_]:
-    if array is None:
-        return np.ones((rows, len(modalities)), dtype=bool)
-    if array.dtype != np.bool_:
-        raise DTypeError(
-            f"present in {path} has the wrong dtype",
-            expected="bool, True where a modality is there",
-            got=str(array.dtype),
-            fix="Compare first, for example present > 0.5: no threshold is guessed.",
-        )
-    if array.shape != (rows, len(modalities)):
-        raise ShapeError(
-            f"present in {path} has the wrong shape",
-            expected=f"[N, M] = [{rows}, {len(modalities)}], columns {', '.join(modalities)}",
-            got=str(list(array.shape)),
-        )
-    return array
-
-
-def _labels(path: Path, array: NDArray[Any] | None, rows: int) -> NDArray[Any] | None:
-    if array is None:
-        return None
-    if array.dtype.kind not in _LABELS:
-        raise DTypeError(
-            f"labels in {path} have the wrong dtype",
-            expected="integers or strings, one class each",
-            got=str(array.dtype),
-            fix="Number the classes, or name them.",
-        )
-    if array.shape != (rows,):
-        raise ShapeError(
-            f"labels in {path} have the wrong shape",
-            expected=f"[N] = [{rows}]",
-            got=str(list(array.shape)),
-            fix="One class for each row.",
-        )
-    return array
-
-
-def _indices(
-    path: Path, name: str, array: NDArray[Any] | None, rows: int
-) -> NDArray[np.intp] | None:
-    """Row indices in rising order, or None."""
-    if array is None:
-        return None
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise DTypeError(
-            f"{name} in {path} does not hold row indices",
-            expected="integers, one axis",
-            got=f"{array.dtype} {list(array.shape)}",
-            fix="numpy.flatnonzero makes indices of a mask." if array.dtype == np.bool_ else "",
-        )
-    if len(array) and (array.min() < 0 or array.max() >= rows):
-        raise ShapeError(
-            f"{name} in {path} points outside the table",
-            expected=f"row indices from 0 to {rows - 1}",
-            got=f"{array.min()} to {array.max()}",
-        )
-    unique = np.unique(array).astype(np.intp)
-    if len(unique) < len(array):
-        raise ShapeError(
-            f"{name} in {path} repeats rows",
-            expected="each row once",
-            got=f"{len(array)} indices of {len(unique)} rows",
-        )
-    return unique
-
-
-def _groups(path: Path, array: NDArray[Any] | None, rows: int) -> NDArray[np.intp] | None:
-    """Groups by number, in the order of their sorted names."""
-    if array is None:
-        return None
-    _check_column(path, "groups", array, rows)
-    if array.dtype.kind not in "biufUSmM" or (array != array).any():
-        raise DTypeError(
-            f"groups in {path} cannot be compared",
-            expected="integers or strings, one for each row",
-            got=f"{array.dtype}, {int((array != array).sum())} of them missing",
-            fix="Give each row the number or name of its group.",
-        )
-    return np.unique(array, return_inverse=True)[1].astype(np.intp)
-
-
-def _sample_weight(path: Path, array: NDArray[Any] | None, rows: int) -> NDArray[np.float64] | None:
-    if array is None:
-        return None
-    _check_column(path, "sample_weight", array, rows)
-    weight = _numbers(path, "sample_weight", array).astype(np.float64)
-    good = np.isfinite(weight) & (weight >= 0)
-    if not good.all() or (rows and not weight.any()):
-        raise SpecError(
-            f"sample_weight in {path} cannot weigh rows",
-            expected="finite numbers, 0 or more, some above 0",
-            got=f"{weight[~good][0]!s} in row {np.flatnonzero(~good)[0]}"
-            if not good.all()
-            else "0 everywhere",
-        )
-    return weight
-
-
-def _check_column(path: Path, name: str, array: NDArray[Any], rows: int) -> None:
-    if array.shape != (rows,):
-        raise ShapeError(
-            f"{name} in {path} have the wrong shape",
-            expected=f"[N] = [{rows}]",
-            got=str(list(array.shape)),
-        )
-
-
-def _check_split(path: Path, table: Table) -> None:
-    for a, b in combinations(("train", "validation", "test"), 2):
-        one, other = getattr(table, a), getattr(table, b)
-        if one is None or other is None:
-            continue
-        both = np.intersect1d(one, other)
-        if len(both):
-            raise SpecError(
-                f"{a} and {b} in {path} overlap",
-                expected="no row in both",
-                got=f"{len(both)} rows, row {both[0]} among them",
-                fix="What is measured on rows that were learned from says nothing.",
-            )

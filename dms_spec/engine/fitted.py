@@ -86,6 +86,11 @@ class FittedHeads:
                 fix="Fit one with `dms fit`; a scheduler alone is for `dms schedule`.",
             ) from error
 
+    @property
+    def widths(self) -> dict[str, int]:
+        """How many numbers each head reads, by modality."""
+        return {name: self._no_rows(name).shape[1] for name in self.artifact.spec.modalities}
+
     def _check_heads(self, resolved: Resolved) -> None:
         """Hold heads, head and model to each other, on a table without rows."""
         names = self.artifact.spec.modalities

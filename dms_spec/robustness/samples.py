@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator, Philox, SeedSequence
 from numpy.typing import ArrayLike, NDArray
 
-from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.labels import class_indices, strangers, unlike
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, unknown
 
@@ -219,13 +219,23 @@ class Samples:
         Raises:
             MissingInput: There are no labels, no row to measure on, or a modality is absent in
                 all training rows.
+            SpecError: None of the labels is a class.
         """
         if table.labels is None:
             raise MissingInput(
                 "the table has no labels", expected="labels [N], to measure accuracy by"
             )
         notes = list(table.notes())
-        rows = np.arange(len(table)) if table.test is None else table.test
+        rows = table.labelled_rows() if table.test is None else table.test
+        if reason := unlike(classes, table.labels[rows]):
+            raise SpecError(
+                "the table's labels are not those that were learned",
+                expected="labels of the same names and dtype as in training",
+                got=reason,
+                fix="Write them as they were in the table that was learned from.",
+            )
+        if unknown_labels := strangers(classes, table.labels[rows]):
+            notes.append(f"labels that are no class: {unknown_labels}")
         training = table.training_rows()
         if table.test is None:
             notes.append(

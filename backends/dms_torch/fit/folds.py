@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import MissingInput, NonFiniteInput
 from dms_spec.plugins import get_policy

@@ -114,7 +114,7 @@ def fit(
         )
     check_learnable(table)
     if spec.nonfinite == "raise":
-        table.refuse_spoilt()
+        table.refuse_nonfinite()
     with _one_thread(), warnings.catch_warnings():
         # The same words come back as notes.
         warnings.simplefilter("ignore", DMSWarning)

@@ -1,0 +1,81 @@
+"""Where embeddings hold NaN or Inf, and how to say so."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.markup import counted
+
+
+@dataclass(frozen=True)
+class NonFinite:
+    """NaN and Inf of one modality, in the rows in which it claims to be present.
+
+    Attributes:
+        rows: How many rows hold some. They count as absent.
+        cells: How many cells are NaN or Inf.
+        columns: In which columns, in rising order.
+        whole: Which columns are nowhere finite.
+        claimed: In how many rows the modality claims to be present.
+    """
+
+    rows: int
+    cells: int
+    columns: tuple[int, ...]
+    whole: tuple[int, ...]
+    claimed: int
+
+    def __str__(self) -> str:
+        return f"{counted(self.cells, 'cell')}, in {named(self.columns)}"
+
+    def note(self, modality: str) -> str:
+        """What became of the rows, in words."""
+        if self.rows == 1:
+            found = f"1 row of {modality!r} is present but holds NaN or Inf ({self}); it counts"
+        else:
+            found = f"{self.rows} rows of {modality!r} are present but hold NaN or Inf ({self}); "
+            found += "they count"
+        return f"{found} as absent"
+
+
+def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFinite:
+    """What is not finite among ``[N, D]`` where bool ``[N]`` says that the rows are there."""
+    bad = ~np.isfinite(array) & claimed[:, None]
+    by_column = bad.sum(axis=0)
+    count = int(claimed.sum())
+    return NonFinite(
+        rows=int(bad.any(axis=1).sum()),
+        cells=int(by_column.sum()),
+        columns=tuple(np.flatnonzero(by_column).tolist()),
+        whole=tuple(np.flatnonzero(by_column == count).tolist()) if count else (),
+        claimed=count,
+    )
+
+
+def absence(bad: NonFinite | None, rows: int) -> str:
+    """Why a modality is present in none of some rows, in words."""
+    if bad is None or not bad.rows:
+        return f"present in 0 of {rows}"
+    return f"NaN or Inf in {counted(bad.rows, 'row')}: {bad}"
+
+
+def columns_to_leave(found: Mapping[str, NonFinite]) -> str:
+    """What to do about columns that are nowhere finite; empty if there are none."""
+    return " ".join(
+        f"Leave out or fill {named(bad.whole)} of {name!r}, without one finite number."
+        for name, bad in found.items()
+        if bad.whole
+    )
+
+
+def named(columns: tuple[int, ...], most: int = 5) -> str:
+    """Columns by number, the first few of many."""
+    if len(columns) == 1:
+        return f"column {columns[0]}"
+    shown = ", ".join(str(k) for k in columns[:most])
+    more = len(columns) - most
+    return f"columns {shown}" + (f" and {more} more" if more > 0 else "")
