@@ -1,0 +1,51 @@
+"""Installs each extra alone, from the wheel, into a clean environment, and runs what it promises.
+
+``make test-extras``, or ``python tests/packaging/extras.py plot demo`` for some of them. Run it
+when a dependency, an extra or an import has changed. It takes about ten minutes and a fast line.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from environments import ROOT, Environment, Row, build_wheel, report, timed
+from promises import PROMISES, Promise, write_inputs
+
+
+def try_alone(promise: Promise, wheel: Path, inputs: Path, folder: Path) -> Row:
+    """One environment with one extra; it is removed afterwards."""
+    environment = Environment.fresh(folder / "venv", folder / "work")
+    shutil.copytree(inputs, environment.work, dirs_exist_ok=True)
+    what = f"{wheel}[{promise.extras}]" if promise.extras else wheel
+    row = timed(
+        promise.extras or "(core)",
+        promise.does,
+        [
+            lambda: environment.install("--constraint", ROOT / "constraints.txt", what),
+            *(lambda c=command: environment.run(c) for command in promise.commands),
+        ],
+    )
+    shutil.rmtree(folder)
+    return row
+
+
+def main(names: list[str]) -> int:
+    chosen = [promise for promise in PROMISES if not names or promise.extras in names]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        wheel = build_wheel(folder / "wheel")
+        inputs = folder / "inputs"
+        inputs.mkdir()
+        write_inputs(inputs)
+        rows = []
+        for number, promise in enumerate(chosen):
+            rows.append(try_alone(promise, wheel, inputs, folder / str(number)))
+            print(".", end="", file=sys.stderr, flush=True)
+    return report(rows)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -1,0 +1,139 @@
+"""What each extra promises: commands that must succeed where it is installed, and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dms_spec.conformance import worked_example
+from environments import call
+
+NAMES = "--modalities image,text,audio"
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What somebody installs an extra for.
+
+    Args:
+        extras: The extras to install, separated by commas; empty for the core alone.
+        does: What they are for, in a few words.
+        commands: What must then succeed, in a folder with `inputs`.
+    """
+
+    extras: str
+    does: str
+    commands: tuple[str, ...]
+
+
+MATCHING = """
+import numpy as np
+from dms_spec.equations.experimental.bixformer import assign
+found = assign(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([0, 1]))
+assert found.any.tolist() == [0, 1], found
+"""
+
+TORCH_EXPORT = """
+import onnx
+import torch
+from dms_spec import SchedulerSpec
+from dms_torch import Fusion
+spec = SchedulerSpec(modalities=("a", "b"), signals={"confidence": {}},
+                     coefficients={"confidence": 1.0})
+rows = torch.export.Dim.DYNAMIC
+present = torch.ones(4, 2, dtype=torch.bool)
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fusion = Fusion(spec)
+    def forward(self, features, logits, present):
+        output = self.fusion(features=features, logits=logits, present=present)
+        return output.fused, output.weights
+names = ["features", "logits", "present"]
+torch.onnx.export(
+    Net().eval(), (torch.randn(4, 2, 3), torch.randn(4, 2, 5), present), "torch.onnx",
+    dynamo=True, input_names=names, dynamic_shapes={name: {0: rows} for name in names},
+)
+assert [item.name for item in onnx.load("torch.onnx").graph.input] == names
+"""
+
+PROMISES = (
+    Promise(
+        "",
+        "schedule, explain, predict, doctor",
+        (
+            "dms doctor",
+            f"dms schedule example.npz -o out.npz {NAMES}",
+            f"dms explain example.npz {NAMES}",
+            "dms predict model table.npz -o predictions.npz",
+        ),
+    ),
+    Promise(
+        "conformance",
+        "hold a backend to the specification",
+        (
+            "dms check numpy --examples 5",
+            "pytest -q -p no:cacheprovider --pyargs dms_spec.conformance --dms-backend numpy"
+            " -k check_presence",
+        ),
+    ),
+    Promise(
+        "torch",
+        "learn, and schedule in PyTorch",
+        (
+            f"dms schedule example.npz -o out.npz {NAMES} --backend torch",
+            "dms fit table.npz -o learned --epochs 2 --folds 2",
+        ),
+    ),
+    Promise(
+        "onnx",
+        "export to ONNX and verify",
+        (
+            f"dms export onnx paper {NAMES} -o exported",
+            "dms export onnx model -o fitted",
+            "dms verify exported/onnx/model.onnx",
+        ),
+    ),
+    Promise(
+        "onnxruntime",
+        "run an exported graph",
+        (
+            f"dms schedule example.npz -o out.npz {NAMES} --backend onnxruntime",
+            f"dms export onnx paper {NAMES} -o exported",
+            "dms verify exported/onnx/model.onnx",
+        ),
+    ),
+    Promise(
+        "onnxruntime-gpu",
+        "the same with the other wheel, on the CPU here",
+        (f"dms schedule example.npz -o out.npz {NAMES} --backend onnxruntime",),
+    ),
+    Promise("plot", "draw an explanation", (f"dms explain example.npz {NAMES} --plot why.png",)),
+    Promise("matching", "match sets", (f"python -c '{MATCHING}'",)),
+    Promise(
+        "robustness",
+        "corrupt, measure, report",
+        ("dms robustness model table.npz -o report --corruption gaussian:0.5 --seeds 1",),
+    ),
+    Promise("demo", "the demonstration", ("dms demo -o demo-out",)),
+    Promise("onnx,torch", "export a PyTorch model", (f"python -c '{TORCH_EXPORT}'",)),
+    Promise("all", "everything but a runtime for ONNX", ("dms backends", "dms doctor")),
+)
+
+
+def write_inputs(folder: Path) -> None:
+    """The files that the commands read: a batch, a table, and an artifact learned from it.
+
+    The artifact is learned in the project's own environment, since what predicts with it, or
+    measures it, needs no torch.
+    """
+    np.savez(folder / "example.npz", **worked_example.arrays())
+    random = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    views = {name: random.normal(size=(120, 4)) + labels[:, None] for name in ("image", "text")}
+    np.savez(folder / "table.npz", **views, labels=labels, test=np.arange(90, 120))
+    learn = "-m dms_spec fit table.npz -o model --epochs 2".split()
+    call([sys.executable, *learn], folder)
