@@ -125,6 +125,22 @@ def closest(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(names)}." if names else "There are none."
 
 
+def install_hint(*requirements: str, option: str = "") -> str:
+    """Says how to install something: the one place that knows where dms-spec comes from.
+
+    It is on no package index yet, so its extras are installed from a checkout.
+
+    Args:
+        requirements: What pip should install, such as ``"dms-spec[torch]"`` or ``"scipy"``.
+        option: An option for pip, such as ``"--upgrade"``.
+    """
+    start = f"pip install {option}".strip()
+    name, bracket, extras = requirements[0].partition("[")
+    if name == "dms-spec":
+        return f"In a checkout of dms-spec, run {start} '.{bracket}{extras}'"
+    return f"Run {start} " + " ".join(f"'{one}'" for one in requirements)
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """An `UnknownName` that names the closest known one."""
     return UnknownName(f"unknown {kind} {name!r}", fix=closest(name, known))

@@ -1,6 +1,6 @@
 """The ONNX Runtime backend of dms-spec, and `Session`, which runs one exported file.
 
-Needs ONNX Runtime: ``pip install 'dms-spec[onnxruntime]'``.
+Needs the extra ``onnxruntime`` or ``onnxruntime-gpu``.
 """
 
 from __future__ import annotations

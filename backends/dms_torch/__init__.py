@@ -1,6 +1,6 @@
 """The PyTorch backend of dms-spec: the module, the losses, training.
 
-Needs torch: ``pip install 'dms-spec[torch]'``.
+Needs the extra ``torch``.
 """
 
 from __future__ import annotations

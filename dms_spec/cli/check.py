@@ -14,7 +14,7 @@ from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
 from dms_spec.conformance.expected import read_expected
 from dms_spec.conformance.render import badge, html, markdown
 from dms_spec.conformance.report import Report, write_report
-from dms_spec.errors import BackendUnavailable, DMSError, FileError, SpecError
+from dms_spec.errors import BackendUnavailable, DMSError, FileError, SpecError, install_hint
 from dms_spec.files import replacing
 from dms_spec.markup import text_table
 
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise BackendUnavailable(
             "the conformance suite needs hypothesis",
-            fix='Install it: pip install "dms-spec[conformance]".',
+            fix=install_hint("dms-spec[conformance]"),
         ) from error
     from dms_spec.conformance.registry import checks
     from dms_spec.conformance.runner import find_backend, known_checks, plan

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dms_spec.artifact import Artifact, check_target, save_artifact
-from dms_spec.errors import BackendUnavailable, FileError
+from dms_spec.errors import BackendUnavailable, FileError, install_hint
 from dms_spec.files import replacing, write_arrays
 from dms_spec.plugins import get_backend
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             "the demo needs scikit-learn, matplotlib and tqdm",
             got=str(error),
-            fix="pip install 'dms-spec[demo]'",
+            fix=install_hint("dms-spec[demo]"),
         ) from error
 
     backend = get_backend(args.backend)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.colours import BLUE, CARD, GREEN, GREY, MAGENTA, OLIVE, RED, TEAL, VIOLET
-from dms_spec.errors import BackendUnavailable
+from dms_spec.errors import BackendUnavailable, install_hint
 from dms_spec.files import replacing
 
 _COLOURS = (BLUE, RED, GREEN, MAGENTA, OLIVE, TEAL, VIOLET)
@@ -23,7 +23,7 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise BackendUnavailable(
-            "a picture needs matplotlib", fix="pip install 'dms-spec[plot]'"
+            "a picture needs matplotlib", fix=install_hint("dms-spec[plot]")
         ) from error
     terms = list(
         dict.fromkeys(t for s in explained for m in s["modalities"] for t in m.get("terms", {}))

@@ -13,7 +13,7 @@ from typing import Any
 from dms_spec.artifact import check_target, save_artifact
 from dms_spec.cli.common import add_modalities, names_of
 from dms_spec.embeddings.table import read_table
-from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest
+from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
 from dms_spec.markup import percent, text_table
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
         import_module("tqdm")  # for the progress bar: before the work, not in it
     except ImportError as error:
         raise BackendUnavailable(
-            "learning needs torch and tqdm", got=str(error), fix="pip install 'dms-spec[torch]'"
+            "learning needs torch and tqdm", got=str(error), fix=install_hint("dms-spec[torch]")
         ) from error
     check_target(args.output, overwrite=args.overwrite)  # before the work, not after it
     settings = training.FitSettings(

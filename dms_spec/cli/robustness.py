@@ -16,7 +16,14 @@ from typing import Any
 from dms_spec.artifact import CARD, Artifact, load_artifact
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import read_table
-from dms_spec.errors import BackendUnavailable, SpecError, UnknownName, closest, unknown
+from dms_spec.errors import (
+    BackendUnavailable,
+    SpecError,
+    UnknownName,
+    closest,
+    install_hint,
+    unknown,
+)
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend
 from dms_spec.robustness import (
@@ -97,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             "a robustness report needs matplotlib and tqdm",
             got=str(error),
-            fix="pip install 'dms-spec[robustness]'",
+            fix=install_hint("dms-spec[robustness]"),
         ) from error
 
     backend = get_backend(args.backend)

@@ -1,7 +1,7 @@
 """Conformance: the clauses, the oracle, and the checks that hold a backend to them.
 
-Importing this package costs nothing; running checks needs hypothesis (``pip install
-'dms-spec[conformance]'``).
+Importing this package costs nothing; running checks needs the extra
+``conformance``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """The demonstration behind ``dms demo``: real scans of digits, seen through four views.
 
-Needs scikit-learn and matplotlib (``pip install 'dms-spec[demo]'``); nothing else imports it.
+Needs the extra ``demo`` (scikit-learn and matplotlib); nothing else imports it.
 """

@@ -20,7 +20,7 @@ from dms_spec.colours import (
     TEAL,
     VIOLET,
 )
-from dms_spec.errors import BackendUnavailable
+from dms_spec.errors import BackendUnavailable, install_hint
 from dms_spec.robustness.conditions import Condition, label, shown, swept
 from dms_spec.robustness.methods import ORACLE, STATIC
 from dms_spec.robustness.result import Result
@@ -53,7 +53,7 @@ def plots(result: Result) -> Pictures:
         import matplotlib
     except ImportError as error:
         raise BackendUnavailable(
-            "a report needs matplotlib", got=str(error), fix="pip install 'dms-spec[robustness]'"
+            "a report needs matplotlib", got=str(error), fix=install_hint("dms-spec[robustness]")
         ) from error
     # Equal results give equal files: ids come from the content, and there is no date.
     with matplotlib.rc_context({"svg.hashsalt": "dms-spec", "font.size": 9.5}):

@@ -384,7 +384,7 @@ def why_no_cuda() -> str:
     if "onnxruntime-gpu" not in installed():
         return (
             "The CPU wheel is installed. Run `pip uninstall -y onnxruntime`, then "
-            '`pip install "dms-spec[onnxruntime-gpu]"`.'
+            "`pip install onnxruntime-gpu`."
         )
     return (
         "onnxruntime-gpu is installed, but CUDA does not start: check the driver, and CUDA and "

@@ -14,7 +14,7 @@ from dms_spec.plugins import installed_version
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
 _MEND = (
     "Run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install one of them: "
-    '`pip install "dms-spec[onnxruntime]"` or `pip install "dms-spec[onnxruntime-gpu]"`.'
+    "`pip install onnxruntime` or `pip install onnxruntime-gpu`."
 )
 
 

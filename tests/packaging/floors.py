@@ -9,7 +9,6 @@ another build of the same version.
 from __future__ import annotations
 
 import re
-import sys
 import tempfile
 import tomllib
 from pathlib import Path
@@ -39,7 +38,9 @@ for rows in (4, 9, 1):
 ALSO = (
     Promise("torch", "gradients arrive; one compiled graph", (f"python -c '{GRADIENTS}'",)),
     *(
-        Promise("conformance", f"hold {name} to the specification", (f"dms check {name} --examples 5",))
+        Promise(
+            "conformance", f"hold {name} to the specification", (f"dms check {name} --examples 5",)
+        )
         for name in ("torch", "onnxruntime")
     ),
 )

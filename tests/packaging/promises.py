@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from environments import call
 
 from dms_spec.conformance import worked_example
-from environments import call
 
 NAMES = "--modalities image,text,audio"
 
@@ -135,5 +135,5 @@ def write_inputs(folder: Path) -> None:
     labels = np.arange(120) % 3
     views = {name: random.normal(size=(120, 4)) + labels[:, None] for name in ("image", "text")}
     np.savez(folder / "table.npz", **views, labels=labels, test=np.arange(90, 120))
-    learn = "-m dms_spec fit table.npz -o model --epochs 2".split()
+    learn = ["-m", "dms_spec", "fit", "table.npz", "-o", "model", "--epochs", "2"]
     call([sys.executable, *learn], folder)

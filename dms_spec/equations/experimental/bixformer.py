@@ -27,7 +27,7 @@ from dms_spec.equations.published.common import (
     mean_over,
     softplus,
 )
-from dms_spec.errors import BackendUnavailable, ShapeError
+from dms_spec.errors import BackendUnavailable, ShapeError, install_hint
 from dms_spec.types import Array
 
 Indices = NDArray[np.intp]
@@ -198,7 +198,7 @@ def _hungarian(cost: NDArray[Any], queries: Indices, segments: Indices) -> Indic
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise BackendUnavailable(
-            "matching needs scipy", fix="pip install 'dms-spec[matching]'"
+            "matching needs scipy", fix=install_hint("dms-spec[matching]")
         ) from error
     found = np.full(cost.shape[1], -1, dtype=np.intp)
     rows, columns = linear_sum_assignment(cost[np.ix_(queries, segments)])
