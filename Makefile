@@ -5,13 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes test-jax lint docs try bench study reports clauses mutants vectors clean
+.PHONY: help demo test test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
+	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
+	@echo "make test-floors  everything at the lowest versions that pyproject.toml states"
 	@echo "make lint     formatting, lint and types"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
@@ -82,6 +84,14 @@ test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
 test-jax: $(VENV)/jax
 	$(BIN)/python -m pytest tests/test_jax.py
 	JAX_ENABLE_X64=1 $(BIN)/dms check jax --examples 10
+
+# When an extra, a dependency or an import has changed. EXTRAS="plot demo" tries these alone.
+test-extras: $(VENV)/test
+	$(BIN)/python tests/packaging/extras.py $(EXTRAS)
+
+# When a lower bound has changed, or code that leans on a dependency.
+test-floors: $(VENV)/test
+	$(BIN)/python tests/packaging/floors.py
 
 lint: $(VENV)/lint
 	$(BIN)/ruff format --check .

@@ -450,7 +450,7 @@ def test_a_picture_without_matplotlib_names_the_extra(
     for name in ("matplotlib", "matplotlib.figure"):
         monkeypatch.setitem(sys.modules, name, None)
     message = dms("explain", four, "--plot", four.parent / "why.png").refused(4)
-    assert "pip install 'dms-spec[plot]'" in message
+    assert "pip install '.[plot]'" in message
     assert list(four.parent.iterdir()) == [four]
 
 

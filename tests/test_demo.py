@@ -293,7 +293,7 @@ def test_without_the_extra_it_says_what_to_install(missing: str, tmp_path: Path)
         check=False,
     )
     assert done.returncode == 4
-    assert "pip install 'dms-spec[demo]'" in done.stderr
+    assert "pip install '.[demo]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
 

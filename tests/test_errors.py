@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dms_spec import errors
-from dms_spec.errors import DMSError, UnsupportedCapability, closest, unknown
+from dms_spec.errors import DMSError, UnsupportedCapability, closest, install_hint, unknown
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = sorted(
@@ -163,3 +163,13 @@ def test_unknown_names_the_closest_or_all(name: str, known: list[str], wanted: l
     error = unknown("policy", name, iter(known))
     assert repr(name) in str(error)
     assert hint in str(error)
+
+
+def test_a_hint_names_what_pip_can_find() -> None:
+    """dms-spec is on no index: its extras come from a checkout, anything else from the index."""
+    assert install_hint("dms-spec[torch]").endswith(
+        "checkout of dms-spec, run pip install '.[torch]'"
+    )
+    assert install_hint("dms-spec", option="--upgrade").endswith("run pip install --upgrade '.'")
+    assert install_hint("dms-mine[all]") == "Run pip install 'dms-mine[all]'"
+    assert install_hint("one", "two") == "Run pip install 'one' 'two'"

@@ -655,7 +655,7 @@ def test_without_torch_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "dms_torch.fit.training", None)
     message = dms("fit", train, "-o", tmp_path / "a").refused(4)
-    assert "pip install 'dms-spec[torch]'" in message
+    assert "pip install '.[torch]'" in message
 
 
 @pytest.mark.clause("DMS-X-006")

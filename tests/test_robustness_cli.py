@@ -210,7 +210,7 @@ def test_bad_input_is_refused(dms: Run, folder: Path, monkeypatch: pytest.Monkey
     assert "heads" in dms("robustness", folder / "alone", folder / "t.npz", *output).refused()
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     missing = dms("robustness", folder / "model", folder / "t.npz", *output).refused(4)
-    assert "dms-spec[robustness]" in missing
+    assert "pip install '.[robustness]'" in missing
 
 
 def test_help_is_light(spawn: Run) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pluggy
 
-from dms_spec.errors import closest
+from dms_spec.errors import closest, install_hint
 from dms_spec.interface.descriptor import GROUP, HOOKS, Hooks, Kind
 from dms_spec.plugins.judging import judge
 from dms_spec.plugins.records import PluginRecord
@@ -74,7 +74,7 @@ def _entry_points() -> tuple[list[EntryPoint], list[PluginRecord]]:
                         status="broken",
                         name=name,
                         reason=f"its entry points cannot be read: {type(error).__name__}: {error}",
-                        fix=f"Reinstall it: pip install --force-reinstall {name}",
+                        fix=install_hint(name, option="--force-reinstall"),
                         cause=error,
                     )
                 )
@@ -110,7 +110,7 @@ def _load(
     manager: pluggy.PluginManager, entry: EntryPoint, base: PluginRecord
 ) -> list[PluginRecord]:
     """One entry point, isolated: whatever it does becomes a record."""
-    reinstall = f"Reinstall or update it: pip install --upgrade {_dist_name(entry)}"
+    reinstall = install_hint(_dist_name(entry), option="--upgrade")
     if not EntryPoint.pattern.match(entry.value):
         reason = f"its entry point {entry.value!r} names no module"
         return [replace(base, status="invalid", reason=reason, fix=reinstall)]

@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 
 from dms_spec._version import PLUGIN_ABI, SUPPORTED_EDITIONS
+from dms_spec.errors import install_hint
 from dms_spec.interface.descriptor import Descriptor, Kind
 from dms_spec.plugins.records import PluginRecord, installed_version
 
@@ -48,7 +49,9 @@ def judge(item: object, hook: str, kind: Kind, base: PluginRecord, fix: str) -> 
             base,
             status="unavailable",
             reason=f"needs {', '.join(missing).replace('|', ' or ')}, which is not installed",
-            fix=f"pip install '{item.extra or ' '.join(n.partition('|')[0] for n in missing)}'",
+            fix=install_hint(
+                *([item.extra] if item.extra else [n.partition("|")[0] for n in missing])
+            ),
         )
     return base
 

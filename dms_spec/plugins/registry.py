@@ -7,7 +7,7 @@ import threading
 from pkgutil import resolve_name
 from typing import Any, cast
 
-from dms_spec.errors import BackendUnavailable, DMSError, PluginError, unknown
+from dms_spec.errors import BackendUnavailable, DMSError, PluginError, install_hint, unknown
 from dms_spec.interface.backend import Backend
 from dms_spec.interface.descriptor import Kind
 from dms_spec.interface.exporter import Exporter
@@ -114,7 +114,9 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
         raise BackendUnavailable(
             f"{kind} {name!r} of {usable[0].distribution} could not be loaded",
             got=f"{type(error).__name__}: {error}",
-            fix=f"pip install --upgrade '{descriptor.extra or usable[0].distribution.split()[0]}'",
+            fix=install_hint(
+                descriptor.extra or usable[0].distribution.split()[0], option="--upgrade"
+            ),
         ) from error
     if not isinstance(thing, expected):
         raise PluginError(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 import venv
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,24 +77,24 @@ def call(arguments: Sequence[object], work: Path) -> str:
     return done.stdout
 
 
-def report(rows: Sequence[Row]) -> int:
-    """Prints the table and, below it, what went wrong; returns the exit code."""
-    width = max(len(row.name) for row in rows)
+def report(rows: Iterable[Row]) -> int:
+    """Prints the table as rows come, then what went wrong; returns the exit code."""
+    problems = []
     for row in rows:
         outcome = "FAILED" if row.problem else "passed"
-        print(f"{row.name:<{width}}  {outcome}  {row.seconds:4.0f} s  {row.does}")
-    problems = [row for row in rows if row.problem]
+        print(f"{row.name:<15}  {outcome}  {row.seconds:4.0f} s  {row.does}", flush=True)
+        problems += [row] if row.problem else []
     for row in problems:
         print(f"\n{row.name}: {row.problem}", file=sys.stderr)
     return 1 if problems else 0
 
 
-def timed(name: str, does: str, work: Sequence[object]) -> Row:
-    """Calls each of ``work`` in turn; the first that fails ends the row."""
+def timed(name: str, does: str, steps: Iterable[Callable[[], object]]) -> Row:
+    """Takes some steps in turn; the first that fails ends the row."""
     start, problem = time.perf_counter(), ""
     try:
-        for step in work:
-            step()  # type: ignore[operator]
+        for step in steps:
+            step()
     except Failed as error:
         problem = str(error)
     return Row(name, does, time.perf_counter() - start, problem)

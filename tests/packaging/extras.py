@@ -40,11 +40,7 @@ def main(names: list[str]) -> int:
         inputs = folder / "inputs"
         inputs.mkdir()
         write_inputs(inputs)
-        rows = []
-        for number, promise in enumerate(chosen):
-            rows.append(try_alone(promise, wheel, inputs, folder / str(number)))
-            print(".", end="", file=sys.stderr, flush=True)
-    return report(rows)
+        return report(try_alone(promise, wheel, inputs, folder / "one") for promise in chosen)
 
 
 if __name__ == "__main__":

@@ -76,8 +76,7 @@ PROMISES = (
         "hold a backend to the specification",
         (
             "dms check numpy --examples 5",
-            "pytest -q -p no:cacheprovider --pyargs dms_spec.conformance --dms-backend numpy"
-            " -k check_presence",
+            "pytest -q --pyargs dms_spec.conformance --dms-backend numpy -k presence",
         ),
     ),
     Promise(
@@ -85,7 +84,7 @@ PROMISES = (
         "learn, and schedule in PyTorch",
         (
             f"dms schedule example.npz -o out.npz {NAMES} --backend torch",
-            "dms fit table.npz -o learned --epochs 2 --folds 2",
+            "dms fit table.npz -o learned --epochs 2",
         ),
     ),
     Promise(

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the page's heads are learned: pip install 'dms-spec[torch]'")
-pytest.importorskip("sklearn", reason="the page has its digits: pip install 'dms-spec[demo]'")
+pytest.importorskip("torch", reason="the page's heads are learned: dms-spec[torch]")
+pytest.importorskip("sklearn", reason="the page has its digits: dms-spec[demo]")
 
 from dms_onnx.truth import Truth
 from dms_spec.artifact import Artifact
