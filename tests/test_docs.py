@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -28,12 +26,8 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_example_prints_what_the_readme_says() -> None:
-    code = blocks(README, "python")[0]
-    printed = README.partition(code)[2]
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout == blocks(printed.partition("prints")[2], "")[0]
-    assert len(code.strip().splitlines()) <= 14, "a short example"
+def test_the_readme_example_is_short() -> None:
+    assert len(blocks(README, "python")[0].strip().splitlines()) <= 14
 
 
 @pytest.mark.parametrize("target", ["demo", "test"])
@@ -64,50 +58,6 @@ def test_the_signal_of_the_guide_runs() -> None:
     evidence = Evidence(active=np.ones((1, 2), bool), dtype=logits.dtype, logits=logits)
     value = signal.function(Namespace.of(xp, np.ndarray), evidence, scale=2.0)
     np.testing.assert_allclose(value, [[1.0, 0.2]], rtol=1e-12)
-
-
-def test_the_examples_of_the_published_methods_run() -> None:
-    text = page("guide/published.md")
-    policies, training, _ = blocks(text, "python")
-    run = subprocess.run(
-        [sys.executable, "-c", policies], capture_output=True, text=True, check=True
-    )
-    assert run.stdout == blocks(text.partition(policies)[2].partition("prints")[2], "")[0]
-    scope: dict[str, object] = {}
-    exec(training, scope)  # our own page
-    gate = dict(scope["fusion"].named_parameters())["policy/gate_weight"]  # type: ignore[attr-defined]
-    assert (gate.grad != 0).any()
-
-
-def test_the_typicality_of_the_torch_guide_runs() -> None:
-    """Fitted as the guide says, a modality that is far from its training loses its weight."""
-    torch = pytest.importorskip("torch")
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    labels, held_labels = np.arange(300) % 2, np.arange(120) % 2
-    train, held = (
-        random.normal(size=(len(own), 3, 4)) / 5 + own[:, None, None]
-        for own in (labels, held_labels)
-    )
-    spoilt = (held + random.uniform(-9, 9, held.shape)).astype(np.float32)
-    sure = np.abs(spoilt.mean(axis=-1) - held_labels[:, None]) < 0.5
-    scope = {
-        "labels": labels,
-        "held_labels": held_labels,
-        "train": train,
-        "held": held.astype(np.float32),
-        "spoilt": spoilt,
-        "likelihood": np.where(sure, 0.99, 0.01),
-        "prior": np.array([0.5, 0.5]),
-    }
-    exec(blocks(page("guide/torch.md"), "python")[1], scope)  # our own page
-    features = torch.tensor(scope["held"][:4])
-    features[:, 0] += 20.0
-    with torch.no_grad():
-        output = scope["fusion"](features=features, logits=torch.zeros(4, 3, 2))  # type: ignore[operator]
-    assert float(output.weights[:, 0].max()) < 0.01
-    assert float(output.signals["typicality"][:, 1:].min()) > -0.1
 
 
 def test_every_policy_and_signal_is_in_the_guide() -> None:
@@ -155,20 +105,6 @@ def test_every_environment_variable_is_documented() -> None:
     assert used == documented
 
 
-def test_the_explanation_in_the_guide_is_what_the_command_prints(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import numpy as np
-
-    from dms_spec.cli import main
-    from dms_spec.conformance import worked_example
-
-    np.savez(tmp_path / "batch.npz", **worked_example.arrays())
-    batch = str(tmp_path / "batch.npz")
-    assert main(["explain", batch, "--modalities", "image,text,audio"]) == 0
-    assert capsys.readouterr().out == blocks(page("guide/explain.md"), "")[1]
-
-
 def test_public_names_are_all_reachable() -> None:
     for name in dms_spec.__all__:
         assert getattr(dms_spec, name) is not None
@@ -180,13 +116,18 @@ def test_public_names_are_all_reachable() -> None:
 def test_documents_name_one_edition_and_version() -> None:
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert dms_spec.__version__ in changelog and dms_spec.__dms_spec_version__ in changelog
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {dms_spec.__version__}\n" in citation
 
 
-def test_the_python_of_the_robustness_guide_runs() -> None:
-    scope: dict[str, object] = {}
-    for code in blocks(page("guide/robustness.md"), "python"):
-        exec(code, scope)  # our own page
-    assert scope["result"]
+def test_nothing_says_that_the_package_is_on_an_index() -> None:
+    """Only `install_hint` knows how to install it, and pages say it of a checkout."""
+    folders = ("dms_spec", "backends", "exporters", "examples", "docs", "benchmarks")
+    texts = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
+    for path in (*texts, *ROOT.glob("*.md")):
+        if path.suffix in (".py", ".md", ".cpp", ".mjs", ".html"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"pip install [^\n#]*[\"' `]dms-spec", text), path
 
 
 def test_every_corruption_is_documented() -> None:

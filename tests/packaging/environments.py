@@ -45,11 +45,10 @@ class Environment:
     @classmethod
     def fresh(cls, folder: Path, work: Path) -> Environment:
         venv.create(folder, with_pip=True)
-        work.mkdir(parents=True, exist_ok=True)
         return cls(folder, work)
 
     def install(self, *arguments: object) -> None:
-        call([self.folder / "bin" / "python", "-m", "pip", "install", "-q", *arguments], self.work)
+        call([self.folder / "bin" / "python", "-m", "pip", "install", "-q", *arguments], ROOT)
 
     def run(self, command: str) -> str:
         """Runs a command of this environment, such as ``dms doctor``; returns what it printed."""

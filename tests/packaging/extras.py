@@ -11,23 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from environments import ROOT, Environment, Row, build_wheel, report, timed
+from environments import ROOT, Environment, Row, build_wheel, report
 from promises import PROMISES, Promise, write_inputs
 
 
 def try_alone(promise: Promise, wheel: Path, inputs: Path, folder: Path) -> Row:
     """One environment with one extra; it is removed afterwards."""
     environment = Environment.fresh(folder / "venv", folder / "work")
-    shutil.copytree(inputs, environment.work, dirs_exist_ok=True)
     what = f"{wheel}[{promise.extras}]" if promise.extras else wheel
-    row = timed(
-        promise.extras or "(core)",
-        promise.does,
-        [
-            lambda: environment.install("--constraint", ROOT / "constraints.txt", what),
-            *(lambda c=command: environment.run(c) for command in promise.commands),
-        ],
-    )
+    row = promise.kept(environment, inputs, "--constraint", ROOT / "constraints.txt", what)
     shutil.rmtree(folder)
     return row
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import re
 import tempfile
 import tomllib
-from itertools import chain
+from dataclasses import replace
+from functools import partial
+from itertools import chain, count
 from pathlib import Path
 
-from environments import ROOT, Environment, Failed, Row, build_wheel, report, timed
+from environments import ROOT, Environment, build_wheel, report, timed
 from promises import PROMISES, Promise, write_inputs
 
 # onnxruntime stands for both of its wheels, which share one folder.
@@ -63,21 +65,16 @@ def main() -> int:
         write_inputs(inputs)
         pins.write_text("\n".join(floors()) + "\n", encoding="utf-8")
         print(pins.read_text(encoding="utf-8"))
-        environment = Environment.fresh(folder / "venv", inputs)
         wheel = build_wheel(folder / "wheel")
-        try:
-            environment.install("--constraint", pins, f"{wheel}[{EXTRAS}]")
-        except Failed as error:
-            return report([Row("(install)", "the lowest versions go together", 0, str(error))])
+        environment = Environment.fresh(folder / "venv", folder / "work")
+        install = partial(environment.install, "--constraint", pins, f"{wheel}[{EXTRAS}]")
+        together = timed("(install)", "the lowest versions go together", [install])
+        if together.problem:
+            return report([together])
+        places = (replace(environment, work=folder / str(n)) for n in count())
         return report(
-            [
-                timed(
-                    promise.extras or "(core)",
-                    promise.does,
-                    [lambda c=command: environment.run(c) for command in promise.commands],
-                )
-                for promise in (*PROMISES, *ALSO)
-            ]
+            promise.kept(place, inputs)
+            for promise, place in zip((*PROMISES, *ALSO), places, strict=False)
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from environments import call
+from environments import Environment, Row, call, timed
 
 from dms_spec.conformance import worked_example
 
@@ -21,12 +23,19 @@ class Promise:
     Args:
         extras: The extras to install, separated by commas; empty for the core alone.
         does: What they are for, in a few words.
-        commands: What must then succeed, in a folder with `inputs`.
+        commands: What must then succeed, in a folder with the files of `write_inputs`.
     """
 
     extras: str
     does: str
     commands: tuple[str, ...]
+
+    def kept(self, environment: Environment, inputs: Path, *needs: object) -> Row:
+        """Installs what it needs, runs its commands beside a copy of the inputs, and reports."""
+        shutil.copytree(inputs, environment.work)
+        run = [partial(environment.run, command) for command in self.commands]
+        install = [partial(environment.install, *needs)] if needs else []
+        return timed(self.extras or "(core)", self.does, [*install, *run])
 
 
 MATCHING = """
@@ -76,7 +85,7 @@ PROMISES = (
         "hold a backend to the specification",
         (
             "dms check numpy --examples 5",
-            "pytest -q --pyargs dms_spec.conformance --dms-backend numpy -k presence",
+            "pytest -q --pyargs dms_spec.conformance --dms-backend numpy -k offset",
         ),
     ),
     Promise(
