@@ -51,8 +51,9 @@ def _intro(numbers: Numbers) -> Lines:
         + ".",
         "",
         prose(f"""
-            Means over the first {count(seeds["accuracy"])}, accuracy in %, unless it says otherwise. The split
-            is 80/20 by `RandomState(seed).permutation(n)`, or the set's own. Features are scaled to
+            Means over the first {count(seeds["accuracy"])}, accuracy in %, unless it says
+            otherwise. The split is 80/20 by `RandomState(seed).permutation(n)`, or the set's own.
+            Features are scaled to
             [0, 1] by the training rows. Test rows alone are corrupted: `max(1, M // 2)` modalities
             of each sample, and nobody is told. *Sigma* is Gaussian noise; *zeroed* sets all
             features to 0; *conflict* is RCML's routine (arXiv 2402.16897). The other conditions are

@@ -31,7 +31,8 @@ def _correlated(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
     """One factor for each sample, times one loading for each feature (of mean square 1)."""
     factor = scene.random.standard_normal((len(x), 1))
     loading = scene.random.standard_normal(x.shape[1])
-    return x + severity * factor * loading / np.sqrt(np.mean(loading**2))
+    noise: FloatArray = factor * loading / np.sqrt(np.mean(loading**2))
+    return x + severity * noise
 
 
 def _salt_and_pepper(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
