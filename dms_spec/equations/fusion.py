@@ -1,4 +1,4 @@
-"""Fusion: the weighted sum over modalities, at three levels.
+"""Fuses: computes the weighted sum over modalities, at three levels.
 
 All three give 0 for a sample in which nothing is active.
 """
@@ -17,8 +17,8 @@ def fuse_features(ns: Namespace, features: Array, weights: Array) -> Array:
 def fuse_logits(ns: Namespace, logits: Array, weights: Array) -> Array:
     """o = sum_m w_m l_m: [B, M, C], [B, M] -> [B, C]. Equation E14; SimMLM (arXiv 2507.19264).
 
-    A class at -inf in one active modality is ruled out, however small that modality's weight:
-    a softmax weight is positive, and whether it underflows is a matter of dtype. Inactive
+    A class at -inf in one active modality is ruled out, however small that modality's weight. For
+    a softmax weight is positive, and only the dtype decides whether it underflows. Inactive
     modalities must have been replaced by 0.
     """
     xp = ns.xp

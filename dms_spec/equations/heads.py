@@ -1,8 +1,8 @@
-"""Heads: from frozen embeddings of different widths to features, logits and passes.
+"""Computes heads: features, logits and passes from frozen embeddings of different widths.
 
 A head is linear: one projection into the common feature space and one classifier. The encoder
-has run once, before; Monte-Carlo dropout acts on the head's input alone, so that every pass of a
-modality comes out of one matrix product.
+has run once, before. Monte-Carlo dropout acts on the head's input alone, so that one matrix product
+gives every pass of a modality.
 
 Like the pipeline, these functions look at no value; call them within ``ns.guard()``.
 """
@@ -43,7 +43,7 @@ _READS: Mapping[str, tuple[str, ...]] = {
 #: What `apply_heads` can compute.
 HEAD_OUTPUTS: tuple[str, ...] = tuple(_READS)
 
-# Times weights and summed over inputs it still fits float32.
+# A limit that still fits float32 when it is multiplied by weights and summed over inputs.
 _LARGEST_SQUARE = 1e30
 
 
@@ -57,7 +57,7 @@ def apply_heads(
     dropout: float,
     outputs: tuple[str, ...] = HEAD_OUTPUTS,
 ) -> dict[str, Array]:
-    """Features, logits, passes and variance of every modality.
+    """Computes features, logits, passes and variance of every modality.
 
     With ``s = (x - zero) / unit`` and the temperature tau::
 
@@ -132,7 +132,7 @@ def _head(
     outputs: tuple[str, ...],
     widest: int,
 ) -> dict[str, Array]:
-    """One modality: [B, D] features, [B, C] logits, [T, B, C] passes, [B] variance."""
+    """Computes one modality: [B, D] features, [B, C] logits, [T, B, C] passes, [B] variance."""
     xp = ns.xp
     s = (x - own["scale.zero"]) / own["scale.unit"]
     results = {}
@@ -180,7 +180,7 @@ def class_probabilities(
     parameters: Mapping[str, Array],
     prior: Array,
 ) -> Array:
-    """From what was fused to class probabilities, [B, D or C] -> [B, C].
+    """Computes class probabilities from what was fused, [B, D or C] -> [B, C].
 
     Args:
         ns: The namespace to compute in.
@@ -224,7 +224,8 @@ def dropout_variance(
     dropout: float,
     temperature: Array | float,
 ) -> Array:
-    """Variance of the class probabilities under dropout, summed over classes, without sampling.
+    """Estimates the variance of the class probabilities under dropout, summed over classes, without
+    sampling.
 
     Equation E20. Derivation (delta method, first order through the softmax; the closed form of
     the moments is that of Wang and Manning 2013, "Fast dropout training"). Inverted dropout
@@ -238,7 +239,7 @@ def dropout_variance(
         sum_k Var p_k ~ q / (1 - q) / tau^2 * sum_k p_k^2 sum_d x_d^2 (W_dk - Wbar_d)^2
         Wbar_d = sum_j p_j W_dj
 
-    The result is held to ``1 - 1 / C``, which no such variance exceeds.
+    The result is limited to ``1 - 1 / C``, which no such variance exceeds.
 
     Error: with ``range = max_k delta_k - min_k delta_k``, the standard deviation (the root of
     this variance) is off by at most ``sqrt(E range^4) / 4``. That is second order: it is small
@@ -274,7 +275,7 @@ def dropout_variance(
         ``[B]``, in [0, 1 - 1/C]; comparable with ``uncertainty`` reduced by ``"sum"``.
     """
     xp = ns.xp
-    # Beyond 1e15 dropout decides everything or nothing; held there, no square overflows.
+    # Beyond 1e15 dropout decides everything or nothing. Limited to it, no square overflows.
     squares = xp.minimum(inputs * inputs, ns.constant(_LARGEST_SQUARE, inputs))
     # What all classes have in common moves no probability, and would only cancel.
     w = weight - xp.mean(weight, axis=-1, keepdims=True)
@@ -305,7 +306,7 @@ def dropout_variance(
 def draw_masks(
     widths: Mapping[str, int], passes: int, rate: float, seed: int
 ) -> dict[str, NDArray[np.float32]]:
-    """Frozen dropout masks: 1 keeps an input, 0 drops it.
+    """Draws frozen dropout masks: 1 keeps an input, 0 drops it.
 
     Drawn from NumPy's Philox, one stream per modality, derived from the seed and the name: a
     modality's masks depend neither on the other modalities nor on their order, and the first
@@ -359,7 +360,7 @@ def _check_shapes(
     modalities: tuple[str, ...],
     needed: list[str],
 ) -> None:
-    """Hold embeddings and parameters to each other; D, C, T and B are the same for all heads."""
+    """Compares embeddings and parameters. D, C, T and B are the same for all heads."""
     known: dict[str, tuple[int, str]] = {}
     for modality in modalities:
         if modality not in embeddings:

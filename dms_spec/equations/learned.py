@@ -1,7 +1,7 @@
-"""Policies that learn: the rule with parameters in place of its numbers.
+"""Learns the scores: the rule, with parameters in place of its numbers.
 
-The DMS paper (arXiv 2506.12724) says "learnable" and no more; these are three readings. All of
-them start at the rule of the spec's coefficients, or next to it.
+The DMS paper (arXiv 2506.12724) says "learnable" and no more, so these are three readings of it.
+Each starts at the rule of the spec's coefficients, or next to it.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def residual_mlp(ns: Namespace, given: PolicyInput, *, hidden: int = 16) -> dict
     ``[H]`` and ``output_weight`` ``[H]``, which starts at 0, and with it the policy at the rule.
     Shared, so that the order of the modalities does not matter.
     """
-    del hidden  # where learning starts reads it; here the parameters have their size
+    del hidden  # read where learning starts; here the parameters say the size
     xp, p = ns.xp, given.evidence.parameters
     y = xp.stack(list(_towards_trust(given).values()), axis=-1)
     units = xp.tanh(xp.matmul(y, p["hidden_weight"]) + p["hidden_bias"])
@@ -93,7 +93,7 @@ def _initial_theta(spec: SchedulerSpec) -> dict[str, Floats]:
             f"policy {spec.policy!r} has no rule to start from",
             expected="at least one coefficient, each above 0",
             got=str(dict(spec.coefficients)),
-            fix="A coefficient of 0 cannot be learned away from; leave the signal out instead.",
+            fix="Learning cannot leave a coefficient of 0. Leave the signal out instead.",
         )
     return {"theta": softplus_inverse(values)}
 

@@ -1,4 +1,4 @@
-"""Losses that belong to scheduling itself."""
+"""Defines the losses that belong to scheduling itself."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The namespace that equations compute in: an array-API module and a few primitives.
+"""Defines what equations compute in: an array-API module and a few primitives.
 
 A backend hands in the array-API module of its library (`array_api_compat` gives one) and, where
 its library has something better than the plain composition, a primitive of its own. A primitive
-may be faster, never different: conformance holds it to the plain one.
+may be faster, never different: the conformance suite compares it with the plain one.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def _no_gradient(values: Array) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Namespace:
-    """An array-API module with the primitives that equations are written in.
+    """Holds an array-API module, and the primitives that equations are written in.
 
     Build it with `Namespace.of`. The callables that work on arrays are the primitives.
 
@@ -81,7 +81,7 @@ class Namespace:
         entries_at_once: int | None = None,
         **primitives: Callable[..., Array],
     ) -> Namespace:
-        """The namespace of an array-API module.
+        """Makes the namespace of an array-API module.
 
         Args:
             xp: An array-API module (2024.12), such as ``array_api_compat.torch``.

@@ -1,4 +1,4 @@
-"""The core's own signals and policies, registered the way a stranger's are."""
+"""Registers the core's own signals and policies, as a third-party plugin does."""
 
 from __future__ import annotations
 

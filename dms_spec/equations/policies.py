@@ -1,4 +1,4 @@
-"""Policies: from signals to scores.
+"""Turns signals into scores.
 
 A policy returns named terms that sum to the scores, so that an explanation can say what each
 term contributed without a second copy of the equation.
@@ -19,7 +19,7 @@ from dms_spec.types import Array
 
 
 def static(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
-    """w = softmax(b) over the active modalities; without a bias ``[M]``, uniform.
+    """w = softmax(b) over the active modalities. Without a bias ``[M]``, the weights are equal.
 
     Equation E12; DMS (arXiv 2506.12724), the static baseline; with a bias, the
     fixed w* of its Proposition 4.1.
@@ -63,7 +63,7 @@ def co_attention(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
 
 
 def _initial_bias(spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Floats]:
-    """Uniform: what `static` is without a bias."""
+    """Gives zeros, with which `static` is what it is without a bias."""
     del spec, seed
     return {"bias": np.zeros(sizes["M"], dtype=np.float32)}
 
@@ -71,7 +71,7 @@ def _initial_bias(spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int) -
 def _initial_attention(
     spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int
 ) -> dict[str, Floats]:
-    """The features themselves: what `co_attention` is without parameters."""
+    """Gives identity matrices, with which `co_attention` is what it is without parameters."""
     del spec, seed
     if "D" not in sizes:
         raise SpecError("co-attention needs the width of the features to start learning")
@@ -80,7 +80,7 @@ def _initial_attention(
 
 
 def modality_dropout(ns: Namespace, given: PolicyInput, *, rate: float = 0.3) -> dict[str, Array]:
-    """Uniform over what is active; in training, modalities are dropped at random.
+    """Gives equal weights to what is active. In training, drops modalities at random.
 
     DMS section 5, the modality-dropout baseline; the drawing is `modality_dropout_presence`.
     """
@@ -91,7 +91,7 @@ def modality_dropout(ns: Namespace, given: PolicyInput, *, rate: float = 0.3) ->
 def modality_dropout_presence(
     present: NDArray[np.bool_], *, seed: int, rate: float = 0.3
 ) -> NDArray[np.bool_]:
-    """Drop each present modality with probability ``rate``, redrawing rows until one is left.
+    """Drops each present modality with probability ``rate``, and redraws rows until one is left.
 
     No rescaling is needed: weights renormalise over what is left. Drawn from NumPy's Philox, so
     that a seed means the same mask everywhere.

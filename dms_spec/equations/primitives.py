@@ -1,4 +1,4 @@
-"""The plain primitives: small array functions that the equations are written in.
+"""Holds the plain primitives: small array functions that the equations are written in.
 
 A backend may replace each by something faster of its own, never by something different. Equations
 call them through their `Namespace`, as ``ns.softmax`` and so on.
@@ -80,7 +80,7 @@ def cosine(xp: Any, left: Array, right: Array) -> Array:
 
 
 def select(xp: Any, mask: Array, values: Array) -> Array:
-    """The values where the mask [B, M] holds, exactly 0 elsewhere, NaN and Inf included.
+    """The values where the mask [B, M] holds, and exactly 0 elsewhere, NaN and Inf included.
 
     The mask is aligned with the axes B and M of ``[B, M]``, ``[B, M, *]``, ``[T, B, M, *]``.
     """
@@ -98,7 +98,7 @@ def count(xp: Any, array: Array, axis: int) -> Array:
 
 
 def clip(xp: Any, values: Array, low: float, high: float) -> Array:
-    """Values held to [low, high]: for round-off at the ends of a range, nothing else."""
+    """Limits values to [low, high]: for round-off at the ends of a range, and nothing else."""
     least, most = (
         xp.full((), v, dtype=values.dtype, device=device_of(values)) for v in (low, high)
     )
@@ -119,11 +119,11 @@ def usable(
     logits: Array | None = None,
     mc_logits: Array | None = None,
 ) -> Array:
-    """Which modalities carry numbers that mean something: bool [B, M].
+    """Finds the modalities whose numbers mean something: bool [B, M].
 
-    Features must be finite. A row of logits must have a finite maximum: NaN and +Inf spoil it,
-    and so does a row of nothing but -Inf, while single -Inf entries are legal zeros. One bad
-    pass in ``mc_logits`` and the modality counts as absent for that sample.
+    Features must be finite. A row of logits must have a finite maximum. It has none if an entry is
+    NaN or +Inf, or if all are -Inf; single -Inf entries are legal zeros. If one pass in
+    ``mc_logits`` is bad, the modality counts as absent for that sample.
 
     At least one of features and logits must be given.
     """

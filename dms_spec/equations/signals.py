@@ -1,4 +1,4 @@
-"""Signals: how trustworthy does each modality look? One array function each, [B, M].
+"""Computes signals: how trustworthy does each modality look? One array function each, [B, M].
 
 A signal is called with a `Namespace` and `Evidence` in which everything that is not active has
 already been replaced by 0, so no equation here has to think about NaN, Inf or absence; what it
@@ -36,8 +36,8 @@ def uncertainty(
 ) -> Array:
     """u = (1/C) sum_k Var_t p_k over the Monte-Carlo passes, or the sum over classes.
 
-    Equation E3; DMS section 3.2, population variance (1/T). The mean shrinks like 1/C and is all
-    but inert for many classes; the sum lies in [0, 1 - 1/min(C, T)].
+    Equation E3; DMS section 3.2, population variance (1/T). The mean shrinks like 1/C and says
+    almost nothing for many classes; the sum lies in [0, 1 - 1/min(C, T)].
     """
     u = ns.variance_over_passes(evidence.mc_logits)
     return u / ns.count(evidence.mc_logits, -1) if reduction == "mean" else u
@@ -109,7 +109,6 @@ def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
     The anchor is a parameter, ``[D]`` (one for all) or ``[M, D]`` (one each): a prototype, a
     running mean, the embedding of a query. Equation E9; dms-spec, clause DMS-Q-008, against the
     degeneracy of E4 with two modalities.
-
     """
     return cosine(ns, evidence.features, evidence.parameters["anchor"])
 
@@ -130,9 +129,9 @@ def agreement(ns: Namespace, evidence: Evidence) -> Array:
 def corroboration(ns: Namespace, evidence: Evidence) -> Array:
     """k_m = exp(-KL(p_m || (p_m + q_m) / 2)) in [1/2, 1], q_m the mean of the others; 0 without.
 
-    How far the others lend support to what m predicts. Equation E22; the first half of the
-    divergence of E10 (Lin 1991), which two modalities do not share: of two that disagree, the
-    surer one stakes more on what the other does not see, and keeps less.
+    It says how far the others support what m predicts. Equation E22; the first half of the
+    divergence of E10 (Lin 1991). Two modalities do not get the same value: where they disagree,
+    the surer one has more at stake and gets less.
     """
     p, q, defined = _with_others(ns, evidence)
     divergence = _divergence(ns, p, 0.5 * (p + q))

@@ -1,8 +1,9 @@
-"""Typicality: do a modality's features look like those that its head has learned from?
+"""Computes typicality: do a modality's features look like those that its head has learned from?
 
-A head is confidently wrong far from its training data; a distance is not. The model of what is
-typical is one Gaussian for each class with a covariance that they share (Lee et al. 2018, arXiv
-1807.03888), held to a subspace and one variance outside it where there are many features.
+Far from its training data a head can be wrong with confidence, and a distance shows how far that
+is. The model of what is typical is one Gaussian for each class, with a covariance that they share
+(Lee et al. 2018, arXiv 1807.03888). Where there are many features, it has a subspace, and one
+variance outside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.signal import Evidence, Signal
 from dms_spec.types import Array
 
-#: What places a modality's features, and with them `log_distance`.
+#: The parameters of `log_distance`.
 PLACE: Mapping[str, str] = {
     "center": "M D",
     "whitening": "M D r | M D",
@@ -23,17 +24,18 @@ PLACE: Mapping[str, str] = {
     "outside": "M",
 }
 
-#: What a distance costs in trust.
+#: The parameters that say what a distance costs in trust.
 TRUST: Mapping[str, str] = {"band": "M 2", "loss": "M 2"}
 
 
 def typicality(ns: Namespace, evidence: Evidence) -> Array:
     """t_m = log(s(e_m) / s(0)), s(e) = 1 / (1 + exp(k (e - h))): 0 where typical, else below.
 
-    e is how far the log-distance of `log_distance` lies outside the ``band`` of held-out clean
-    samples, on either side: too far from every prototype, or closer than samples come (the
-    typical set; Nalisnick et al. 2019, arXiv 1906.02994). k and h, the two numbers of ``loss``,
-    are fitted so that ``exp(t)`` is the share of trust that the modality's head deserves there.
+    e is how far the log-distance of `log_distance` lies outside the ``band`` of clean validation
+    samples. It may lie on either side: too far from every prototype, or closer than samples come
+    (the typical set; Nalisnick et al. 2019, arXiv 1906.02994). k and h are the two numbers of
+    ``loss``. They are fitted so that ``exp(t)`` is the share of trust that the modality's head
+    deserves there.
     Equation E21; dms-spec, clause DMS-Q-013. Without parameters it is 0.
     """
     xp, p = ns.xp, evidence.parameters

@@ -2,9 +2,9 @@
 
 Known, from its text: queries of each modality see their own modality only; labels are assigned
 once whatever the modality (MAM) and once more to the queries that are left (CM), so that every
-label ends with a query of each modality; the weaker query is pulled towards the stronger; and
+label ends with a query of each modality; the weaker query learns to be close to the stronger; and
 predictions are merged by their maximum. Guessed: the costs and losses, which are those of
-Mask2Former (arXiv 2112.01527), the squared distance that pulls, and the analogue for classes.
+Mask2Former (arXiv 2112.01527), the squared distance between queries, and the analogue for classes.
 """
 
 from __future__ import annotations
@@ -223,8 +223,8 @@ def set_matching_loss(
 
     Reconstructed (BiXFormer, arXiv 2506.03675). Each L is, over the matched pairs, the mean of
     ``a CE + b BCE + c Dice``; queries that no matching took learn "no object", the last class,
-    once, with the weight ``no_object``. CMA pulls the query that CM chose for a segment towards
-    the one that MAM chose, by their squared distance; its published form is said to be a VAE's.
+    once, with the weight ``no_object``. CMA is the squared distance between the query that
+    CM chose for a segment and the one that MAM chose; its published form is said to be a VAE's.
 
     Args:
         ns: The namespace to compute in.

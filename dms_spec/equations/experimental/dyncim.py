@@ -80,7 +80,7 @@ def volatility_weights(ns: Namespace, history: Array) -> Array:
         history: Batch means of the metrics over the last steps, floating ``[W, 3]``.
 
     Returns:
-        ``[3]``, sums to one; uniform where nothing has varied yet.
+        ``[3]``, sums to one; all are equal where nothing has varied yet.
     """
     check_axes(history=(history, "W K"))
     xp = ns.xp
@@ -111,7 +111,7 @@ def curriculum_weights(ns: Namespace, difficulty: Array, *, temperature: float) 
     """Experimental. pi_i = exp(-d_i / T) / mean of the same: ``[B]`` -> [B], mean one.
 
     Reconstructed (known: samples are reweighed by difficulty). Easy ones first: let the
-    temperature T grow over training, and the weights become uniform.
+    temperature T grow over training, and the weights become equal.
 
     Raises:
         SpecError: The temperature is not positive.

@@ -28,8 +28,7 @@ def ma_afs(
 
     Parameters: W1 as ``entropy_weight`` ``[M, H]`` and ``agreement_weight`` ``[H]``, b1 as
     ``hidden_bias`` ``[H]``, W2 as ``output_weight`` ``[H, M]`` and b2 as ``output_bias`` ``[M]``.
-    The last two start at 0, and with them the weights at uniform. ``hidden`` is H where learning
-    starts.
+    The last two start at 0, so the weights start equal. ``hidden`` is H where learning starts.
 
     Raises:
         SpecError: The temperature is not positive.

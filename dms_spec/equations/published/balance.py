@@ -1,4 +1,4 @@
-"""Balanced multimodal training: OGM, OGM-GE and OPM, as rules over arrays.
+"""Balances multimodal training: OGM, OGM-GE and OPM, as rules over arrays.
 
 OGM-GE: Peng et al., CVPR 2022, arXiv 2203.15332. OPM: Wei et al., TPAMI 2024, arXiv 2410.11582.
 What they do to gradients and to features is in `dms_torch.hooks`.
@@ -23,7 +23,7 @@ def true_class_scores(
     """s_m: the mean probability that each modality alone gives to the true class.
 
     OGM-GE (arXiv 2203.15332), equation 8, which sums over the batch. A mean gives the same ratios
-    where everything is there, and where something is absent does not favour what is there more
+    where everything is there. Where something is absent, it does not favour what is there more
     often.
 
     Args:
@@ -100,7 +100,7 @@ def ogm_coefficients(ns: Namespace, rho: Array, *, alpha: float = 0.1) -> Array:
 
 
 def opm_rates(ns: Namespace, rho: Array, *, base: float = 0.5, slope: float = 0.5) -> Array:
-    """q_m = base (1 + slope tanh(rho_m - 1)) where rho_m > 1, else 0, held to [0, 1].
+    """q_m = base (1 + slope tanh(rho_m - 1)) where rho_m > 1, else 0, limited to [0, 1].
 
     OPM (arXiv 2410.11582): the probability of dropping a modality's features.
 

@@ -1,4 +1,4 @@
-"""What several methods share: axes held to each other, the true class, means over what counts."""
+"""Holds what several methods share: checks of axes, the true class, means over what counts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dms_spec.types import Array
 
 
 def check_axes(**arrays: tuple[Array, str]) -> dict[str, int]:
-    """Hold arrays to their axes, such as ``logits=(logits, "B M C")``; None is passed over.
+    """Checks arrays against their axes, such as ``logits=(logits, "B M C")``. None is passed over.
 
     Returns:
         The sizes, by letter.
@@ -34,7 +34,7 @@ def check_axes(**arrays: tuple[Array, str]) -> dict[str, int]:
 
 
 def check_range(what: str, value: float, low: float, high: float) -> None:
-    """Hold a number to [low, high].
+    """Checks that a number is in [low, high].
 
     Raises:
         SpecError: It is outside, or no number.

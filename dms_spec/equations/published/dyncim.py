@@ -1,7 +1,7 @@
-"""DynCIM's two statistics of a fused prediction (arXiv 2503.06456), as diagnostics.
+"""Computes DynCIM's two statistics of a fused prediction (arXiv 2503.06456), as diagnostics.
 
-The names fix what they are; the exact published forms were not available, so that both are
-readings. Its curriculum is in `dms_spec.equations.experimental.dyncim`.
+The exact published forms were not available, so both are readings of the names. Its curriculum is
+in `dms_spec.equations.experimental.dyncim`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def harmonic_improvement_rate(
     """HMIR: H = M / sum_m 1 / max(r_m, floor): near 0 as soon as one modality gains nothing.
 
     DynCIM (arXiv 2503.06456); a reading of the name. A harmonic mean of rates that are not
-    positive means nothing: they are held above the floor.
+    positive means nothing, so they are kept above the floor.
 
     Args:
         ns: The namespace to compute in.

@@ -1,4 +1,4 @@
-"""MoCa (arXiv 2506.23115): its contrastive loss.
+"""Computes the contrastive loss of MoCa (arXiv 2506.23115).
 
 Its masked reconstruction pre-trains a language model and has no part in fusion.
 """

@@ -1,4 +1,5 @@
-"""SimMLM (Li et al., ICCV 2025, arXiv 2507.19264): a gate over experts, and a ranking of subsets.
+"""Implements SimMLM (Li et al., ICCV 2025, arXiv 2507.19264): a gate over experts, and a ranking of
+subsets.
 
 Its mixture of the experts' outputs is fusion at level ``"logit"`` (equation E14). Gates for each
 class apart, which its released code has for segmentation, are not here: weights are ``[B, M]``.
@@ -26,9 +27,10 @@ def dmome(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
     """g = sum_n h_n V_n + b, w = softmax(g) over the active: the gate sees all that is there.
 
     Equation E30; SimMLM (arXiv 2507.19264), DMoME: what is missing enters the gate as zeros and
-    has a score of -inf. One linear gate over the concatenated features; a deeper one belongs
-    into the encoders. Parameters ``gate_weight`` ``[M, D, M]`` (from which modality, from which
-    feature, to whose score) and ``gate_bias`` ``[M]``; zeros, where learning starts, are uniform.
+    has a score of -inf. It is one linear gate over the concatenated features; a deeper one belongs
+    in the encoders. Parameters ``gate_weight`` ``[M, D, M]`` (from which modality, from which
+    feature, to whose score) and ``gate_bias`` ``[M]``. Learning starts at zeros, which give equal
+    weights.
     """
     xp, p = ns.xp, given.evidence.parameters
     each = xp.matmul(given.evidence.features[:, :, None, :], p["gate_weight"])  # [B, M, 1, M]
@@ -36,7 +38,7 @@ def dmome(ns: Namespace, given: PolicyInput) -> dict[str, Array]:
 
 
 def _initial_gate(spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Floats]:
-    """Zeros: uniform, what `static` is."""
+    """Gives zeros, with which the weights are equal, as those of `static`."""
     del spec, seed
     if "D" not in sizes:
         raise SpecError("dmome needs the width of the features to start learning")
@@ -136,7 +138,7 @@ def confidence_ranking(
 def nested_pairs(
     present: NDArray[np.bool_], *, seed: int, strategy: Literal["paper", "uniform"] = "paper"
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each sample two sets of what is present, one strictly inside the other, neither empty.
+    """Draws for each sample two sets of what is present, one strictly inside the other, none empty.
 
     ``"uniform"`` draws every such pair alike. ``"paper"`` is the distribution of SimMLM's
     released code, which draws two sets in order, and again until one contains the other and the

@@ -129,7 +129,7 @@ def dempster_shafer(ns: Namespace, evidence: Array, active: Array | None = None)
 def evidential_loss(
     ns: Namespace, evidence: Array, labels: Array, *, annealing: float = 1.0
 ) -> Array:
-    """Cross-entropy averaged over the Dirichlet, and a pull of the other classes to no evidence.
+    """Cross-entropy averaged over the Dirichlet, and a penalty on evidence for other classes.
 
     TMC (arXiv 2102.02051), section 3.3, after Sensoy et al. 2018 (arXiv 1806.01768)::
 

@@ -1,6 +1,7 @@
-"""UmURL (Sun et al., ACM MM 2023, arXiv 2311.03106): consistency of what fusion is made of.
+"""Computes the losses of UmURL (Sun et al., ACM MM 2023, arXiv 2311.03106): what is fused stays
+consistent.
 
-Uniform fusion is the policy ``static``; projectors and views belong to the model.
+Its fusion is the policy ``static``; projectors and views belong to the model.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def inter_consistency(ns: Namespace, projected: Array, *, active: Array | None =
     """sum_m MSE(z_m, mean_n z_n): the modalities agree.
 
     UmURL (arXiv 2311.03106), its inter-modal loss, which is the consistency loss (equation E7) of
-    uniform weights times M / D; the gradient goes through the mean as well.
+    equal weights, times M / D; the gradient goes through the mean as well.
 
     Args:
         ns: The namespace to compute in.
@@ -61,9 +62,9 @@ def inter_consistency(ns: Namespace, projected: Array, *, active: Array | None =
     xp = ns.xp
     active = everything(ns, projected, 2) if active is None else active
     number = xp.sum(xp.astype(active, projected.dtype), axis=-1)
-    uniform = xp.astype(active, projected.dtype)
-    uniform = uniform / xp.maximum(number, ns.constant(1.0, number))[:, None]
-    each = consistency_loss(ns, projected, uniform, reduction="none")
+    equal = xp.astype(active, projected.dtype)
+    equal = equal / xp.maximum(number, ns.constant(1.0, number))[:, None]
+    each = consistency_loss(ns, projected, equal, reduction="none")
     return mean_over(ns, number * each / ns.count(projected, -1), xp.any(active, axis=-1))
 
 
