@@ -1,4 +1,4 @@
-"""dms-spec: decide per sample how far each modality deserves trust, and fuse accordingly.
+"""dms-spec decides for each sample how far each modality deserves trust, and fuses accordingly.
 
 Everything public is reachable from here and imported on first use, so that ``import dms_spec``
 costs next to nothing (DMS-A-004).
@@ -83,7 +83,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name from its home module on first use (PEP 562)."""
+    """Imports a public name from its home module on first use (PEP 562)."""
     home = _HOME.get(name)
     if home is None:
         raise AttributeError(f"module 'dms_spec' has no attribute {name!r}")

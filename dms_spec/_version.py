@@ -1,4 +1,4 @@
-"""The four version numbers of DMS-V-001, kept apart on purpose. Data only."""
+"""Holds the four version numbers of DMS-V-001, kept apart on purpose. Data only."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Every error that dms-spec raises on purpose.
+"""Defines every error that dms-spec raises on purpose.
 
 Each class is also the builtin that a caller would expect to catch, and each message says what
-happened, what was expected, what came, and how to mend it (DMS-E-001, DMS-E-002).
+happened, what was expected, what came, and how to fix it (DMS-E-001, DMS-E-002).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from difflib import get_close_matches
 
 
 class DMSError(Exception):
-    """Base of all errors raised by dms-spec.
+    """The base of all errors that dms-spec raises.
 
     Args:
         what: What happened, as the beginning of a sentence.
         expected: What would have been right.
         got: What came instead.
-        fix: How to mend it, as a sentence.
+        fix: How to fix it, as a sentence.
     """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
@@ -47,15 +47,15 @@ class DTypeError(DMSError, TypeError):
 
 
 class MissingInput(DMSError, ValueError):
-    """The spec needs an array that the batch does not have."""
+    """The spec needs an array, and the batch does not have it."""
 
 
 class NonFiniteInput(DMSError, ValueError):
-    """NaN or Inf came in, and the spec says ``nonfinite="raise"``; or a score is not finite."""
+    """The input has NaN or Inf, and the spec says "raise"; or a score is not finite."""
 
 
 class NothingPresent(DMSError, ValueError):
-    """A sample has no usable modality, and the spec says ``strict=True``."""
+    """A sample has no active modality, and the spec says ``strict=True``."""
 
 
 class SpecError(DMSError, ValueError):
@@ -67,7 +67,7 @@ class UnknownName(DMSError, LookupError):
 
 
 class UnsupportedCapability(DMSError, NotImplementedError):
-    """The backend does not support what was asked, and says so instead of doing something else.
+    """The backend does not support what was asked for, and says so.
 
     Args:
         capability: The capability's name, such as ``"dtype:bfloat16"``.
@@ -97,7 +97,7 @@ class BackendUnavailable(DMSError, RuntimeError):
 
 
 class PluginError(DMSError, RuntimeError):
-    """A plugin that was asked for by name is broken, duplicate, invalid or outdated."""
+    """A plugin was asked for by name, and is broken, duplicate, invalid or outdated."""
 
 
 class ArtifactError(DMSError, ValueError):
@@ -105,7 +105,7 @@ class ArtifactError(DMSError, ValueError):
 
 
 class VerificationError(DMSError, ValueError):
-    """An exported model is not what it says it is, or computes something else."""
+    """An exported model is not what it says it is, or computes something else than its spec."""
 
 
 class FileError(DMSError, ValueError):
@@ -117,7 +117,7 @@ class DMSWarning(UserWarning):
 
 
 def closest(name: str, known: Iterable[str]) -> str:
-    """Say which known name is meant, or list them all."""
+    """Says which known name is meant, or lists them all."""
     names = sorted(known)
     close = get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
@@ -142,5 +142,5 @@ def install_hint(*requirements: str, option: str = "") -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
-    """An `UnknownName` that names the closest known one."""
+    """Makes an `UnknownName` that names the closest known name."""
     return UnknownName(f"unknown {kind} {name!r}", fix=closest(name, known))

@@ -1,4 +1,4 @@
-"""Files with arrays, in and out: ``.npz`` and ``.safetensors``, never a pickle.
+"""Reads and writes files of arrays: ``.npz`` and ``.safetensors``, never a pickle.
 
 Everything is written under a temporary name in the same folder and then moved, so that a run
 that fails, or is killed, leaves what was there before.
@@ -26,7 +26,7 @@ _ZIP, _NPY = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """All arrays of a file, by name.
+    """Reads all arrays of a file, by name.
 
     Raises:
         FileError: The file is missing, damaged, of another kind, or holds Python objects.
@@ -72,8 +72,8 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             raise FileError(
                 f"cannot read {path}",
                 expected="an .npz archive with named arrays",
-                got="a single .npy array" if start == _NPY else "something that is no archive",
-                fix="Write it with numpy.savez(path, features=..., logits=...).",
+                got="a single .npy array" if start == _NPY else "something that is not an archive",
+                fix="Write the file with numpy.savez(path, features=..., logits=...).",
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
@@ -95,8 +95,8 @@ def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
 
 
 def _native(array: NDArray[Any]) -> NDArray[Any]:
-    """The same numbers in this machine's byte order, which is all that backends know."""
-    if not isinstance(array, np.ndarray):  # a member that is no .npy file comes as bytes
+    """Converts an array to this machine's byte order, the only one that backends know."""
+    if not isinstance(array, np.ndarray):  # a member that is not an .npy file comes as bytes
         return array
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -124,7 +124,7 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write arrays by name, all or nothing.
+    """Writes arrays by name: all of them, or nothing.
 
     Raises:
         FileError: The suffix is unknown, or the folder cannot be written to.
@@ -150,7 +150,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def check_suffix(path: Path) -> None:
-    """Refuse a file name whose format is not known.
+    """Refuses a file name whose format is not known.
 
     Raises:
         FileError: The suffix is neither ``.npz`` nor ``.safetensors``.
@@ -166,7 +166,8 @@ def check_suffix(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside another, moved onto it when the block succeeds, else removed.
+    """Gives a temporary path. It is moved onto ``path`` when the block succeeds, and removed
+    otherwise.
 
     Raises:
         FileError: The folder does not exist or cannot be written to.
@@ -190,7 +191,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
-    """The same for a folder; an old folder at the path is removed only after the new one stands."""
+    """Does the same for a folder. An old folder is removed only when the new one stands."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,7 +222,7 @@ def _unwritable(path: Path, error: OSError) -> FileError:
 
 
 def _umask() -> int:
-    """The process's umask: temporary files are private, finished ones follow the user's rule."""
+    """The process's umask. Temporary files are private; finished ones follow the user's rule."""
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -1,4 +1,4 @@
-"""Tables and pages as text: for a terminal, as Markdown, as HTML."""
+"""Writes tables and pages as text: for a terminal, as Markdown, as HTML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dms_spec.colours import DARK, LIGHT
 
 
 def percent(share: float | None) -> str:
-    """A share in percent with one digit, or a dash where there is none."""
+    """Writes a share in percent with one digit, or a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
@@ -23,7 +23,7 @@ def counted(count: int, noun: str) -> str:
 def text_table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
 ) -> str:
-    """Columns of text, padded; those whose index is in ``right`` are aligned to the right."""
+    """Pads columns of text, and aligns those whose index is in ``right`` to the right."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
@@ -36,7 +36,7 @@ def text_table(
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table in Markdown."""
+    """Writes a table in Markdown."""
     lines = [
         "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
         for line in (header, ["---"] * len(header), *rows)
@@ -51,7 +51,7 @@ def html_table(
     kind: Callable[[str], str] | None = None,
     hint: Callable[[str], str] | None = None,
 ) -> str:
-    """A table in HTML; the first cell of a row is its heading.
+    """Writes a table in HTML. The first cell of a row is its heading.
 
     Args:
         header: The headings of the columns.
@@ -73,7 +73,7 @@ def html_table(
 
 
 def html_list(items: Iterable[str]) -> str:
-    """A list in HTML."""
+    """Writes a list in HTML."""
     return "\n".join(["<ul>", *(f"<li>{escape(item)}</li>" for item in items), "</ul>"])
 
 
@@ -89,7 +89,7 @@ def html_picture(svg: bytes, text: str) -> str:
 
 
 def html_page(title: str, body: str, style: str = "") -> str:
-    """One HTML page with nothing outside it, light or dark as the reader's machine is.
+    """Writes one HTML page that needs nothing outside it, light or dark as the reader's machine is.
 
     Args:
         title: Plain text.

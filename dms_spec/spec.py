@@ -1,4 +1,4 @@
-"""The scheduler specification: plain data, JSON in and out, no arrays and no plugins."""
+"""Describes what a scheduler computes: plain data, JSON in and out, no arrays and no plugins."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
         "coefficients": {"typicality": 1.0},
         "fusion": "evidence",
     },
-    # Uniform over what is present: the baseline to beat.
+    # Equal weights for what is present: the baseline to beat.
     "static": {"policy": "static", "signals": {}, "coefficients": {}, "fusion": "feature"},
 }
 
@@ -87,7 +87,7 @@ class SchedulerSpec:
         object.__setattr__(self, "modalities", tuple(names))
         if not names or len(set(names)) != len(names):
             raise SpecError(
-                "modalities must be named apart",
+                "modalities need different names",
                 expected="at least one name, each once",
                 got=f"{list(names)}",
             )
@@ -139,7 +139,7 @@ class SchedulerSpec:
 
     @classmethod
     def preset(cls, name: str, modalities: tuple[str, ...]) -> Self:
-        """A ready-made spec: ``paper``, ``robust`` or ``static``.
+        """Gives a ready-made spec: ``paper``, ``robust`` or ``static``.
 
         Raises:
             UnknownName: There is no preset of that name.
@@ -149,20 +149,20 @@ class SchedulerSpec:
         return cls(modalities=modalities, **deepcopy(_PRESETS[name]))
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with some fields changed, checked like a new one."""
+        """Copies the spec with some fields changed, and checks the copy like a new spec."""
         return replace(self, **changes)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` gives an equal spec back."""
+        """Gives plain data for JSON. `from_dict` turns it back into an equal spec."""
         return asdict(self) | {"modalities": list(self.modalities)}
 
     def to_json(self) -> str:
-        """The spec as a JSON text."""
+        """Writes the spec as a JSON text."""
         return json.dumps(self.to_dict(), indent=2)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A spec from plain data.
+        """Reads a spec from plain data.
 
         Raises:
             UnknownName: A key is not a field; the message names the closest one.
@@ -184,7 +184,7 @@ class SchedulerSpec:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """A spec from a JSON text.
+        """Reads a spec from a JSON text.
 
         Raises:
             SpecError: The text is not JSON, or not an object, or a value is not legal.

@@ -1,4 +1,4 @@
-"""What goes into a scheduler and what comes out: two frozen dataclasses of arrays.
+"""Defines what goes into a scheduler and what comes out: two frozen dataclasses of arrays.
 
 The arrays are those of the backend's own library; nothing here touches their values.
 """
@@ -135,7 +135,7 @@ class Schedule:
     notes: tuple[str, ...] = ()
 
     def converted(self, convert: Callable[[Array], Array]) -> Schedule:
-        """The same schedule with every array converted, as by ``backend.to_numpy``."""
+        """Converts every array, as by ``backend.to_numpy``."""
         return Schedule(
             weights=convert(self.weights),
             fused=convert(self.fused),

@@ -1,1 +1,3 @@
-"""From a spec to a schedule: names are resolved, the pipeline computes, the scheduler checks."""
+"""Turns a spec into a schedule: resolves names, runs the pipeline, and checks what goes in and
+comes out.
+"""

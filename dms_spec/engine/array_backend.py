@@ -1,4 +1,4 @@
-"""A backend that is an array library: binds its namespace to the equations."""
+"""Binds the namespace of an array library to the equations."""
 
 from __future__ import annotations
 

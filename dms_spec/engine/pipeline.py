@@ -22,7 +22,7 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 
 
 def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
-    """One schedule, in the namespace's library. Every array must already be legal.
+    """Computes one schedule in the namespace's library. Every array must already be legal.
 
     Half precision is computed in float32; float64 anywhere makes it float64 throughout. Weights,
     scores and signals come out in the computing dtype, fused in that of what was summed.
@@ -82,7 +82,7 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
 
 
 def _evidence(ns: Namespace, batch: ModalityBatch) -> Evidence:
-    """The batch in the computing dtype, with everything that is not active replaced by 0."""
+    """Converts the batch to the computing dtype, and puts 0 where nothing is active."""
     xp = ns.xp
     arrays = batch.arrays()
     present = arrays.pop("present", None)
@@ -110,7 +110,7 @@ def _cast(ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]) ->
 
 
 def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
-    """What a signal or a policy returned, 0 where not active; refused if it is not [B, M]."""
+    """What a signal or a policy returned, with 0 where not active. Refused if it is not [B, M]."""
     if not _alike(tuple(getattr(values, "shape", ())), tuple(active.shape)):
         raise ShapeError(
             f"{owner} returned an array of the wrong shape",

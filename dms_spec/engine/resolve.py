@@ -1,4 +1,4 @@
-"""From the names in a spec to the functions behind them, with every option checked."""
+"""Looks up the functions behind the names of a spec, and checks every option."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class Resolved:
         }
 
     def unfitted(self, signal: Signal) -> bool:
-        """Whether a signal does without the parameters that it could have."""
+        """Whether a signal works without the parameters that it could have."""
         return signal.parameters_optional and not self.parameters_of(f"signals.{signal.name}")
 
     def reasons(self) -> dict[str, str]:
-        """The arrays that a batch must have, each with who asks for it."""
+        """The arrays that a batch must have, each with what needs it."""
         reasons = {_FUSES[self.spec.fusion]: f"fusion {self.spec.fusion!r}"}
         for name in self.policy.needs:
             reasons.setdefault(name, f"policy {self.policy.name!r}")
@@ -67,7 +67,7 @@ class Resolved:
         return reasons
 
     def reads(self) -> set[str]:
-        """The arrays that are of any use: those a batch must have, and those it may have."""
+        """The arrays that are of use: those that a batch must have, and those that it may have."""
         read = set(self.reasons())
         for signal in self.signals:
             read |= set(() if self.unfitted(signal) else signal.needs)
@@ -82,7 +82,7 @@ class Resolved:
         )
 
     def notes(self) -> tuple[str, ...]:
-        """What is weaker than it looks, whatever the data."""
+        """Says what is weaker than it looks, whatever the data."""
         notes = [
             f"signal {signal.name!r} has no parameters and is 0: fit them, with dms fit"
             for signal in self.signals
@@ -109,7 +109,7 @@ class Resolved:
 
 
 def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) -> Resolved:
-    """Look up a spec's policy and signals, and check their options and parameters.
+    """Looks up a spec's policy and signals, and checks their options and parameters.
 
     Raises:
         UnknownName: No policy or signal of that name, or an option or parameter that nobody has.
@@ -179,7 +179,7 @@ def _check_trust(spec: SchedulerSpec, policy: Policy, signals: tuple[Signal, ...
 
 
 def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, int]) -> None:
-    """Hold a parameter to its declared axes, and learn from it the sizes not known before.
+    """Compares a parameter with its declared axes, and learns the sizes not known before.
 
     Axes are alternatives such as ``"D | M D"``. M, K (coefficients), D and C mean the same for
     every parameter; a small letter, such as d in ``"D d"``, is a size of its owner's own, and a
@@ -207,7 +207,7 @@ def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, 
 
 
 def _check_options(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:
-    """Hold options to the keyword-only arguments of a function and to their annotations."""
+    """Compares options with the keyword-only arguments of a function and their annotations."""
     known = {
         name: _hint(function, name)
         for name, parameter in inspect.signature(function).parameters.items()

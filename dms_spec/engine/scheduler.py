@@ -1,4 +1,4 @@
-"""A spec bound to a namespace: bad input refused, the pipeline run, results looked at."""
+"""Binds a spec to a namespace: refuses bad input, runs the pipeline, and looks at results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 
 @final
 class EquationScheduler(Scheduler):
-    """A spec bound to a namespace: `compute`, with bad input refused and results looked at."""
+    """A spec that is bound to a namespace. It guards `compute` on both sides."""
 
     def __init__(self, ns: Namespace, resolved: Resolved, capabilities: Capabilities) -> None:
         self._ns, self._resolved, self._capabilities = ns, resolved, capabilities
@@ -46,7 +46,7 @@ class EquationScheduler(Scheduler):
 
 
 def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
-    """`compute`, guarded, a few samples at a time where the namespace asks for it."""
+    """Runs `compute`, guarded, on a few samples at a time where the namespace asks for it."""
     with ns.guard():
         return in_blocks(ns.xp, lambda part: compute(ns, resolved, part), batch, ns.entries_at_once)
 
@@ -57,7 +57,7 @@ def in_blocks(
     batch: ModalityBatch,
     entries_at_once: int | None,
 ) -> Schedule:
-    """A schedule of some samples after the other: no sample sees another (DMS-W-005)."""
+    """Joins the schedules of consecutive samples. No sample sees another (DMS-W-005)."""
     parts = [schedule(part) for part in _blocks(batch, entries_at_once)]
     return parts[0] if len(parts) == 1 else _joined(xp, parts)
 
@@ -84,7 +84,7 @@ def row_blocks(samples: int, entries: int, budget: int) -> Iterator[slice]:
 def check_batch(
     ns: Namespace, resolved: Resolved, capabilities: Capabilities, batch: ModalityBatch
 ) -> None:
-    """Refuse a batch that does not fit the spec: looks at shapes and dtypes, at no value.
+    """Refuses a batch that does not fit the spec. Looks at shapes and dtypes, at no value.
 
     Raises:
         ShapeError, MissingInput, DTypeError, UnsupportedCapability: As `Scheduler.schedule` says.
@@ -121,7 +121,7 @@ def check_batch(
                 f"{name} is an array of another library",
                 expected=f"{ns.array_type.__module__}.{ns.array_type.__qualname__}",
                 got=f"{type(array).__module__}.{type(array).__qualname__}",
-                fix="Convert it (backend.from_numpy), or ask for the backend that it is of.",
+                fix="Convert it (backend.from_numpy), or use the backend of that library.",
             )
         check_dtype(ns, capabilities, name, array)
 
@@ -192,7 +192,7 @@ def _refuse(ns: Namespace, spec: SchedulerSpec, present: Array | None, result: S
                 "a present modality is not finite",
                 expected="finite features, and logits with a finite maximum",
                 got=f"NaN or Inf in {where}",
-                fix='Mend the input, mark it absent, or set nonfinite="mask".',
+                fix='Fix the input, mark it absent, or set nonfinite="mask".',
             )
     if spec.strict:
         nothing = ~xp.any(result.active, axis=-1, keepdims=True)
@@ -214,7 +214,7 @@ def _refuse(ns: Namespace, spec: SchedulerSpec, present: Array | None, result: S
 
 
 def _first(ns: Namespace, names: tuple[str, ...], mask: Array) -> str:
-    """Where a mask first holds, in words; empty if nowhere."""
+    """Says where a mask first holds, and is empty if it holds nowhere."""
     if not bool(ns.xp.any(mask)):
         return ""
     sample, modality = (int(index[0]) for index in ns.xp.nonzero(mask))
@@ -222,7 +222,7 @@ def _first(ns: Namespace, names: tuple[str, ...], mask: Array) -> str:
 
 
 def _joined(xp: Any, parts: list[Schedule]) -> Schedule:
-    """Schedules of consecutive samples as one."""
+    """Joins schedules of consecutive samples."""
 
     def join(arrays: Iterable[Array]) -> Array:
         return xp.concat(list(arrays), axis=0)

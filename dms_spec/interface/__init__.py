@@ -1,1 +1,1 @@
-"""What an extension is: a signal, a policy, a backend, an exporter, and what a backend claims."""
+"""Defines what an extension is, and what a backend claims."""

@@ -1,4 +1,4 @@
-"""What a scheduler and a backend are.
+"""Defines what a scheduler and a backend are.
 
 Every public method here is either abstract or final: a backend that could override a helper
 could change what it means without anybody noticing.
@@ -31,7 +31,7 @@ class Scheduler(ABC):
 
     @abstractmethod
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        """Weigh and fuse one batch.
+        """Weighs and fuses one batch.
 
         Args:
             batch: Arrays of the backend's own library, on the scheduler's device.
@@ -50,7 +50,7 @@ class Scheduler(ABC):
 
     @final
     def __call__(self, batch: ModalityBatch) -> Schedule:
-        """The same as `schedule`."""
+        """Does the same as `schedule`."""
         return self.schedule(batch)
 
 
@@ -68,21 +68,21 @@ class Backend(ABC):
     @property
     @abstractmethod
     def capabilities(self) -> Capabilities:
-        """What it can do on this machine, now."""
+        """Says what the backend can do on this machine, now."""
 
     @abstractmethod
     def from_numpy(self, array: NDArray[Any], device: str) -> Array:
-        """A NumPy array as one of the backend's own, on a device, with the same dtype."""
+        """Converts a NumPy array to one of the backend's own, on a device, with the same dtype."""
 
     @abstractmethod
     def to_numpy(self, array: Array) -> NDArray[Any]:
-        """One of the backend's arrays as a NumPy array, with the same dtype."""
+        """Converts one of the backend's arrays to a NumPy array with the same dtype."""
 
     @abstractmethod
     def _scheduler(
         self, spec: SchedulerSpec, parameters: Mapping[str, Array], device: str
     ) -> Scheduler:
-        """A scheduler on a device that `scheduler` has already checked."""
+        """Makes a scheduler on a device that `scheduler` has already checked."""
 
     @final
     def scheduler(
@@ -92,7 +92,7 @@ class Backend(ABC):
         *,
         device: str | None = None,
     ) -> Scheduler:
-        """Bind a spec to this backend.
+        """Binds a spec to this backend.
 
         Args:
             spec: What to compute.

@@ -1,4 +1,4 @@
-"""What a backend says that it can do. Declared once, tested by the conformance suite."""
+"""Says what a backend claims. It is declared once, and the conformance suite tests it."""
 
 from __future__ import annotations
 

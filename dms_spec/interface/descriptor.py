@@ -1,4 +1,4 @@
-"""What a plugin offers, and the hooks by which it says so."""
+"""Defines how a plugin says what it offers."""
 
 from __future__ import annotations
 
@@ -45,23 +45,23 @@ class Descriptor:
 
 
 class Hooks:
-    """The hooks. A plugin is a module with any of these functions, marked ``@hookimpl``."""
+    """Lists the hooks. A plugin is a module with any of these functions, marked ``@hookimpl``."""
 
     @hookspec
     def dms_register_backends(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Backends; each descriptor loads an instance of `dms_spec.Backend`."""
+        """Offers backends. Each descriptor loads an instance of `dms_spec.Backend`."""
 
     @hookspec
     def dms_register_policies(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Policies; each descriptor loads a `dms_spec.Policy`."""
+        """Offers policies. Each descriptor loads a `dms_spec.Policy`."""
 
     @hookspec
     def dms_register_signals(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Signals; each descriptor loads a `dms_spec.Signal`."""
+        """Offers signals. Each descriptor loads a `dms_spec.Signal`."""
 
     @hookspec
     def dms_register_exporters(self) -> Sequence[Descriptor]:  # type: ignore[empty-body]
-        """Exporters; each descriptor loads an instance of `dms_spec.Exporter`."""
+        """Offers exporters. Each descriptor loads an instance of `dms_spec.Exporter`."""
 
 
 HOOKS: dict[str, Kind] = {

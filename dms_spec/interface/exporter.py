@@ -1,4 +1,4 @@
-"""What an exporter is."""
+"""Defines what an exporter is."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Exporter(ABC):
     def export(
         self, artifact: Artifact, folder: Path, *, overwrite: bool = False, **options: Any
     ) -> Path:
-        """Write a scheduler, with its heads where it has any, and verify it.
+        """Writes a scheduler, with its heads where it has any, and verifies it.
 
         Args:
             artifact: What to write.
@@ -40,7 +40,7 @@ class Exporter(ABC):
 
     @abstractmethod
     def verify(self, path: Path) -> dict[str, Any]:
-        """Look at an exported file again, on the machine where it is to run.
+        """Verifies an exported file again, on the machine where it is to run.
 
         Returns:
             The report, as plain data.

@@ -1,4 +1,4 @@
-"""What a policy is, and what it sees."""
+"""Defines what a policy is, and what it may look at."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a signal is, and what it may look at."""
+"""Defines what a signal is, and what it may look at."""
 
 from __future__ import annotations
 

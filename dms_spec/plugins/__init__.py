@@ -1,4 +1,4 @@
-"""Plugins: how they are found, judged, and asked for by name."""
+"""Finds plugins, judges them, and looks them up by name."""
 
 from dms_spec.interface.descriptor import HOOKS, Descriptor, hookimpl
 from dms_spec.plugins.discovery import discover

@@ -1,4 +1,4 @@
-"""Finds the installed plugins, each isolated from the others.
+"""Finds the installed plugins, and isolates each from the others.
 
 pluggy gives the hooks and their validation. Loading is done here, one entry point at a time,
 since pluggy's own loader stops at the first plugin that is broken.
@@ -23,7 +23,7 @@ from dms_spec.plugins.records import PluginRecord
 
 
 def discover() -> tuple[PluginRecord, ...]:
-    """Look at every installed plugin. Never raises because of one of them."""
+    """Looks at every installed plugin. A broken plugin never makes it raise."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(Hooks)
     disabled = set(re.split(r"[,\s]+", os.environ.get("DMS_SPEC_DISABLE_PLUGINS", ""))) - {""}
@@ -55,7 +55,7 @@ def _entry_points() -> tuple[list[EntryPoint], list[PluginRecord]]:
     """The entry points of the group, and a record for each distribution that hides its own."""
     try:
         return list(entry_points(group=GROUP)), []
-    except Exception:  # one damaged file of any distribution is enough: find out whose
+    except Exception:  # one damaged file of any distribution is enough, so find out whose it is
         found: list[EntryPoint] = []
         damaged, seen = [], set()
         for dist in distributions():

@@ -1,4 +1,4 @@
-"""Judges what a plugin offers: whether a descriptor is usable here, and why not."""
+"""Judges whether what a plugin offers is usable here, and says why not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a plugin."""
+"""Records what became of a plugin."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Status = Literal["ok", "unavailable", "broken", "invalid", "duplicate", "incompa
 
 @dataclass(frozen=True, kw_only=True)
 class PluginRecord:
-    """What became of one plugin, or of one thing that it offers.
+    """Says what became of one plugin, or of one thing that it offers.
 
     Attributes:
         plugin: Name of the entry point.
@@ -22,7 +22,7 @@ class PluginRecord:
         kind: What it offers; None when the plugin as a whole is meant.
         name: The name that is asked for; the plugin's own when the whole is meant.
         reason: What is wrong.
-        fix: How to mend it.
+        fix: How to fix it.
         descriptor: The descriptor, where there is a usable one.
         cause: The exception behind the reason.
     """

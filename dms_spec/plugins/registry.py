@@ -1,4 +1,4 @@
-"""Gives the things that plugins offer, by name."""
+"""Looks up by name what plugins offer."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plugin_records() -> tuple[PluginRecord, ...]:
 
 
 def refresh() -> None:
-    """Forget what was discovered, after something was installed in this very process."""
+    """Forgets what was discovered, after something was installed in this very process."""
     global _records
     with _lock:
         _records = None
@@ -68,17 +68,17 @@ def get_backend(name: str) -> Backend:
 
 
 def get_policy(name: str) -> Policy:
-    """The policy of a name; raises like `get_backend`."""
+    """Looks up a policy by name, and raises like `get_backend`."""
     return cast("Policy", _get("policy", name, Policy))
 
 
 def get_signal(name: str) -> Signal:
-    """The signal of a name; raises like `get_backend`."""
+    """Looks up a signal by name, and raises like `get_backend`."""
     return cast("Signal", _get("signal", name, Signal))
 
 
 def get_exporter(name: str) -> Exporter:
-    """The exporter of a name; raises like `get_backend`."""
+    """Looks up an exporter by name, and raises like `get_backend`."""
     return cast("Exporter", _get("exporter", name, Exporter))
 
 
@@ -126,7 +126,7 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
         )
     if own_name != name:
         raise PluginError(
-            f"{kind} {name!r} of {usable[0].distribution} calls itself otherwise",
+            f"{kind} {name!r} of {usable[0].distribution} has another name",
             expected=f"the name of its descriptor, {name!r}",
             got=repr(own_name),
         )
