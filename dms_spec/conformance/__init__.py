@@ -1,4 +1,4 @@
-"""Conformance: the clauses, the oracle, and the checks that hold a backend to them.
+"""Holds the clauses, the oracle, and the checks that test a backend against them.
 
 Importing this package costs nothing; running checks needs the extra
 ``conformance``.

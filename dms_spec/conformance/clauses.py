@@ -1,4 +1,4 @@
-"""The clauses of the specification, as data: ``clauses.toml`` read."""
+"""Reads the clauses of the specification from ``clauses.toml``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Clause:
 
 @cache
 def clauses() -> dict[str, Clause]:
-    """Every clause of the edition, by id."""
+    """Gives every clause of the edition, by id."""
     rows = tomllib.loads(_source())["clause"]
     return {
         row["id"]: Clause(row["id"], row["page"], row["level"], row["text"].replace("**", ""))
@@ -30,12 +30,12 @@ def clauses() -> dict[str, Clause]:
 
 
 def edition() -> str:
-    """The edition that the clauses are of."""
+    """Names the edition that the clauses are of."""
     return str(tomllib.loads(_source())["edition"])
 
 
 def digest() -> str:
-    """SHA-256 of the machine copy: two reports with the same one mean the same clauses."""
+    """The SHA-256 of the machine copy. Two reports with the same one mean the same clauses."""
     return hashlib.sha256(_source().encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""How close is close enough: ``|r - r*| <= k eps s``, with the scale s of each computation.
+"""Says how close is close enough: ``|r - r*| <= k eps s``, with the scale s of each computation.
 
 The scales are those of the specification's page on numerics, in float64 NumPy. They describe how
 each result is conditioned, so that one constant serves every dtype.
@@ -23,7 +23,7 @@ K = 8.0
 
 
 def finfo(dtype: Any) -> Any:
-    """What `numpy.finfo` says, for bfloat16 as well."""
+    """Gives what `numpy.finfo` says, for bfloat16 as well."""
     if np.dtype(dtype).name == "bfloat16":
         import ml_dtypes
 
@@ -38,10 +38,10 @@ def scales(
     parameters: Mapping[str, NDArray[Any]],
     dtype: Any,
 ) -> dict[str, Floats]:
-    """The scale of every output, by name; ``dtype`` is the computing one."""
+    """Computes the scale of every output, by name. ``dtype`` is the computing dtype."""
     info = np.finfo(dtype)
     floor = float(info.smallest_normal) / float(info.eps)
-    # What is not active has an exact answer, and no condition.
+    # The answer for what is not active is exact, so it has no condition.
     clean = {
         name: np.where(exact.active[..., None], array.astype(np.float64), 0.0)
         for name, array in arrays.items()
@@ -119,7 +119,7 @@ def _signal_scale(
 
 
 def _alignment_scale(features: Floats) -> Floats:
-    """1 + sum |h_n| / |sum h_n| over the others: infinite where they cancel."""
+    """1 + sum |h_n| / |sum h_n| over the others. It is infinite where they cancel."""
     features = features / max(float(np.abs(features).max(initial=0.0)), 1e-300)
     norms = np.linalg.norm(features, axis=-1)
     result = np.ones(norms.shape)
@@ -134,7 +134,7 @@ def _alignment_scale(features: Floats) -> Floats:
 def _typicality_scale(
     clean: Mapping[str, Floats], exact: Exact, parameters: Mapping[str, NDArray[Any]], info: Any
 ) -> Floats:
-    """The slope times what a log-distance loses where its squares cancel; infinite where all is.
+    """The slope times what a log-distance loses where its squares cancel; infinite if all is lost.
 
     Lengths are relative to the largest entry of the features and their centre, or to 1.
     """
@@ -258,7 +258,7 @@ def _network_scale(
     parameters: Mapping[str, NDArray[Any]],
     signals: Mapping[str, Floats],
 ) -> Floats:
-    """What rounds in v . tanh(W x + c): each unit by what goes into it; tanh never widens."""
+    """What rounds in v . tanh(W x + c): each unit by what goes into it, since tanh never widens."""
     bend = (lambda a: np.logaddexp(a, 0)) if spec.policy == "monotone" else np.abs
     inner = bend(parameters["policy.hidden_weight"].astype(np.float64))
     outer = bend(parameters["policy.output_weight"].astype(np.float64))
@@ -287,7 +287,7 @@ def _carried(weight: Floats, values: Floats) -> Floats:
 
 
 def loss_scale(features: Floats, weights: Floats) -> Floats:
-    """The scale of the consistency loss of each sample, given weights of closeness 1."""
+    """Computes the scale of the consistency loss of each sample, given weights of closeness 1."""
     h = np.where(weights[..., None] > 0, features, 0.0)
     z = np.linalg.norm((weights[..., None] * h).sum(axis=1), axis=-1, keepdims=True)
     return np.asarray((weights * (np.linalg.norm(h, axis=-1) + z) ** 2).sum(axis=-1))

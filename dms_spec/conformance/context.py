@@ -1,4 +1,4 @@
-"""What a check works with: a backend on one device, in one dtype, and ways to hold it to truth."""
+"""Gives a check what it works with: a backend on one device, in one dtype, and ways to test it."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ConformanceError(DMSError, AssertionError):
 
 
 def same_bits(one: Schedule, other: Schedule) -> bool:
-    """Whether two results are equal throughout; NaN equals NaN."""
+    """Says whether two results are equal throughout, where NaN equals NaN."""
     pairs = zip(one.arrays().values(), other.arrays().values(), strict=True)
     return all(np.array_equal(a, b, equal_nan=a.dtype != bool) for a, b in pairs)
 
 
 @dataclass(kw_only=True)
 class Context:
-    """What a check may use: a backend on one device, in one dtype.
+    """Holds what a check may use: a backend on one device, in one dtype.
 
     Attributes:
         backend: The backend under test.
@@ -65,7 +65,7 @@ class Context:
 
     @property
     def unit(self) -> float:
-        """eps of the dtype that inputs come in, or of the computing one if that is larger."""
+        """The eps of the dtype that inputs come in, or of the computing dtype if that is larger."""
         return max(self.eps, float(closeness.finfo(self.dtype).eps))
 
     @property
@@ -75,13 +75,13 @@ class Context:
 
     @property
     def eps(self) -> float:
-        """Eps of the computing dtype."""
+        """The eps of the computing dtype."""
         return float(np.finfo(self.computing).eps)
 
     # ------------------------------------------------------------------------------- the claims
 
     def lacks(self, needs: tuple[str, ...]) -> str:
-        """The first of some needs that the backend does not claim; empty if it claims them all.
+        """Names the first need that the backend does not claim. Empty if it claims them all.
 
         A need is ``"arrays"`` (it is an `ArrayBackend`), ``"gradients"``, ``"deterministic"``,
         ``"dtype:<name>"``, ``"policy:<name>"``, or ``"exporter"`` (any is installed).
@@ -108,7 +108,7 @@ class Context:
     # --------------------------------------------------------------------------------- the cases
 
     def given(self, *strategies: SearchStrategy[Any]) -> Callable[[Callable[..., None]], None]:
-        """Run a property at once, on drawn cases; what fails is shrunk to a smallest one."""
+        """Runs a property at once, on drawn cases, and shrinks what fails to a smallest case."""
         from hypothesis import HealthCheck, Phase, given, seed, settings
 
         def run(property_: Callable[..., None]) -> None:
@@ -122,13 +122,15 @@ class Context:
                 deadline=None,
                 report_multiple_bugs=False,  # one message, which names the clause
                 phases=[Phase.generate, *([Phase.shrink] if self.shrink else [])],
-                suppress_health_check=[HealthCheck.too_slow],  # a busy machine breaks no clause
+                suppress_health_check=[
+                    HealthCheck.too_slow
+                ],  # a busy machine does not break a clause
             )(test)()
 
         return run
 
     def cases(self, **options: Any) -> SearchStrategy[Any]:
-        """`strategies.cases` in this dtype, of the core's policies as far as they are claimed."""
+        """Draws `strategies.cases` in this dtype, of the core's policies that are claimed."""
         from dms_spec.conformance import strategies
 
         policies = options.pop("policies", strategies.POLICIES)
@@ -138,7 +140,7 @@ class Context:
     def schedule(
         self, spec: SchedulerSpec, arrays: Arrays, parameters: Arrays | None = None
     ) -> Schedule:
-        """Run the backend on NumPy arrays and bring the result back as NumPy arrays."""
+        """Runs the backend on NumPy arrays, and brings the result back as NumPy arrays."""
         self.last = spec, arrays, parameters or {}
         backend = self.backend
         moved = {name: backend.from_numpy(array, self.device) for name, array in arrays.items()}
@@ -151,12 +153,12 @@ class Context:
     # ---------------------------------------------------------------------------- the comparison
 
     def expect(self, clause: str, truth: Any, what: str) -> None:
-        """Raise `ConformanceError` in the name of a clause unless something holds throughout."""
+        """Raises `ConformanceError` in the name of a clause unless something holds throughout."""
         if not np.all(truth):
             raise ConformanceError(f"{clause}: {what}. The clause: {clauses()[clause].text}")
 
     def _expect_same_kind(self, name: str, array: Any, given: Any) -> None:
-        """An output is an array of the library that came in, on the device that it came from."""
+        """Expects an array of the library that came in, on the device that it came from."""
         kind = type(array) is type(given)
         self.expect("DMS-S-001", kind, f"{name} is a {type(array).__name__}, not an array as given")
         where = [str(getattr(x, "device", "")) for x in (array, given)]
@@ -165,12 +167,14 @@ class Context:
     def expect_close(
         self, clause: str, name: str, got: NDArray[Any], exact: NDArray[Any], scale: NDArray[Any]
     ) -> None:
-        """Hold one output to its exact value: shape, then NaN and Inf, then closeness."""
+        """Compares one output with its exact value: shape, then NaN and Inf, then closeness."""
         self.expect(clause, got.shape == exact.shape, f"{name} has shape {got.shape}")
         self.expect(clause, ~np.isnan(got), f"{name} holds NaN")
         infinite = np.isinf(exact)
         self.expect(
-            clause, np.isinf(got) == infinite, f"{name} is infinite elsewhere than it should be"
+            clause,
+            np.isinf(got) == infinite,
+            f"{name} is infinite where it should not be, or the reverse",
         )
         finite = ~infinite
         self.expect(clause, got[infinite] == exact[infinite], f"{name} has the wrong infinity")
@@ -191,7 +195,7 @@ class Context:
     def expect_exact(
         self, clause: str, spec: SchedulerSpec, arrays: Arrays, parameters: Arrays
     ) -> Schedule:
-        """Schedule, and hold every output to the oracle's."""
+        """Schedules, and compares every output with the oracle's."""
         result = self.schedule(spec, arrays, parameters)
         exact = oracle.schedule(spec, arrays, parameters)
         scale = closeness.scales(spec, exact, arrays, parameters, self.computing)

@@ -1,4 +1,4 @@
-"""Failures that an author expects, with a reason: exact, strict, and never in silence.
+"""Reads failures that an author expects, with a reason: exact, strict, and never in silence.
 
 ::
 
@@ -23,7 +23,7 @@ from dms_spec.errors import FileError, SpecError, unknown
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """One entry: which check fails, where, and why."""
+    """Says which check is expected to fail, where, and why."""
 
     check: str
     reason: str
@@ -32,12 +32,12 @@ class Expectation:
     device: str = ""
 
     def matches(self, check: str, device: str, dtype: str) -> bool:
-        """Whether it is about this run of a check."""
+        """Says whether the entry is about this run of a check."""
         return self.check == check and self.device in ("", device) and self.dtype in ("", dtype)
 
 
 def read_expected(path: Path, checks: Iterable[str]) -> list[Expectation]:
-    """The entries of a file.
+    """Reads the entries of a file.
 
     Raises:
         FileError: The file cannot be read.

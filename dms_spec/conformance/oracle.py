@@ -1,8 +1,8 @@
-"""The oracle: the whole specification in float64 and plain loops, for one sample at a time.
+"""Computes the whole specification in float64 and plain loops, one sample at a time: the oracle.
 
-Independent on purpose. It shares no code with the equations, knows nothing of array libraries
-beyond reading their numbers, and is slow. When it and a backend differ, read this page against
-the specification.
+It is independent on purpose: it shares no code with the equations, and only reads numbers from
+array libraries. It is slow. When a backend differs from it, compare this page with the
+specification.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Vector = list[float]
 Arrays = Mapping[str, NDArray[Any]]
 
 
-#: What this page knows; a plugin's signals and policies it does not.
+#: What this page knows. It knows no signals and policies of plugins.
 SIGNALS = (
     "confidence",
     "uncertainty",
@@ -50,13 +50,13 @@ POLICIES = (
 
 
 def knows(spec: SchedulerSpec) -> bool:
-    """Whether `schedule` has an answer for a spec."""
+    """Says whether `schedule` has an answer for a spec."""
     return spec.policy in POLICIES and set(spec.signals) <= set(SIGNALS)
 
 
 @dataclass
 class Exact:
-    """Exact outputs, float64, shaped as in the specification."""
+    """Holds exact outputs, float64, shaped as in the specification."""
 
     weights: NDArray[np.float64]
     fused: NDArray[np.float64]
@@ -72,7 +72,7 @@ def schedule(
     arrays: Mapping[str, NDArray[Any]],
     parameters: Mapping[str, NDArray[Any]] | None = None,
 ) -> Exact:
-    """Schedule a batch, given by the names of its arrays, sample by sample."""
+    """Schedules a batch, given by the names of its arrays, sample by sample."""
     features, logits = arrays.get("features"), arrays.get("logits")
     mc_logits, present = arrays.get("mc_logits"), arrays.get("present")
     first = features if features is not None else logits
@@ -217,24 +217,24 @@ def _log_ratios(row: Vector, prior: Vector) -> Vector:
 
 
 def softmax(row: Vector) -> Vector:
-    """Class probabilities of a row of logits."""
+    """Computes class probabilities from a row of logits."""
     top = max(row)
     e = [exp(x - top) for x in row]
     return [x / fsum(e) for x in e]
 
 
 def entropy(p: Vector) -> float:
-    """Entropy in nats, with 0 log 0 = 0."""
+    """Computes entropy in nats, with 0 log 0 = 0."""
     return -fsum(x * log(x) for x in p if x > 0)
 
 
 def kl(p: Vector, q: Vector) -> float:
-    """Kullback-Leibler divergence in nats."""
+    """Computes the Kullback-Leibler divergence in nats."""
     return fsum(x * (log(x) - log(y)) for x, y in zip(p, q, strict=True) if x > 0)
 
 
 def cosine(x: Vector, y: Vector) -> float:
-    """Cosine of the angle between two vectors; 0 if either is the zero vector."""
+    """Computes the cosine of the angle between two vectors; 0 if either is the zero vector."""
     # Scaled by powers of two, which is exact, so that squares stay inside float64.
     x, y = _unit_scale(x), _unit_scale(y)
     if not any(x) or not any(y):
@@ -261,7 +261,7 @@ def signal(
     passes: list[list[Vector]],
     parameters: Arrays,
 ) -> float:
-    """One signal of one active modality m."""
+    """Computes one signal of one active modality m."""
     others = [n for n in members if n != m]
     if name == "confidence":
         p = softmax(ell[m])
@@ -308,7 +308,7 @@ def signal(
 
 
 def typicality(x: Vector, own: Arrays) -> float:
-    """What a modality's features lose by lying where its head has not learned."""
+    """What a modality loses because its features lie where its head has not learned."""
     distance = log_distance(x, own)
     low, high = _floats(own["band"])
     steepness, onset = _floats(own["loss"])
@@ -317,7 +317,7 @@ def typicality(x: Vector, own: Arrays) -> float:
 
 
 def log_distance(x: Vector, own: Arrays) -> float:
-    """The log of the distance to the nearest prototype; at one, that of the smallest square."""
+    """The log of the distance to the nearest prototype. At a prototype, of the smallest square."""
     # Scaled by a power of two, which is exact, so that squares stay inside float64.
     center = _floats(own["center"])
     power = 2.0 ** floor(log2(max(1.0, *(abs(a) for a in (*x, *center)))))
@@ -443,7 +443,7 @@ def log_attention(members: list[int], h: list[Vector], parameters: Arrays) -> di
 
 
 def gate(m: int, members: list[int], h: list[Vector], parameters: Arrays) -> float:
-    """What the gate of SimMLM gives to m: a linear map of the features of all that is active."""
+    """The gate of SimMLM for m: a linear map of the features of all active modalities."""
     weight, bias = parameters["policy.gate_weight"], parameters["policy.gate_bias"]
     products = [x * float(weight[n, d, m]) for n in members for d, x in enumerate(h[n])]
     return fsum([float(bias[m]), *products])
@@ -456,7 +456,7 @@ def log_commitment(row: Vector) -> float:
 
 
 def consistency_loss(features: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
-    """The consistency loss of each sample, [B]."""
+    """Computes the consistency loss of each sample, [B]."""
     losses = []
     for h, w in zip(features, weights, strict=True):
         members = [m for m in range(len(w)) if w[m] > 0]

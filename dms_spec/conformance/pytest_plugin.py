@@ -1,7 +1,7 @@
-"""The suite under pytest: ``pytest --pyargs dms_spec.conformance --dms-backend X``.
+"""Runs the suite under pytest: ``pytest --pyargs dms_spec.conformance --dms-backend X``.
 
-This module is loaded in every run of pytest of everybody who has dms-spec installed: it imports
-nothing but pytest, and looks at nothing unless it is asked to.
+Everybody who has dms-spec installed loads this module with every run of pytest. So it imports
+nothing but pytest, and does nothing unless it is asked to.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture
 def dms_check(request: pytest.FixtureRequest, dms_planned: Planned) -> Callable[[], None]:
-    """One check of the suite, ready to run."""
+    """Gives one check of the suite, ready to run."""
     from dms_spec.conformance import pytest_suite
 
     config = request.config

@@ -1,4 +1,4 @@
-"""The suite as tests of pytest: what the plugin calls once the suite is asked for."""
+"""Turns the suite into tests of pytest. The plugin calls it once the suite is asked for."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from dms_spec.plugins import get_backend
 
 
 def planned(option: Any) -> list[Planned]:
-    """The checks that the command line asks for, on its devices and in its dtypes."""
+    """Lists the checks that the command line asks for, on its devices and in its dtypes."""
     selected = checks(levels=option.dms_level) if option.dms_level else None
     backend = get_backend(option.dms_backend)
     return list(plan(backend, selected, devices=option.dms_device, dtypes=option.dms_dtype))
 
 
 def test_of(option: Any, one: Planned, results: list[Result]) -> Callable[[], None]:
-    """One check as a test; its result is added to ``results``."""
+    """Turns one check into a test, and adds its result to ``results``."""
     backend = get_backend(option.dms_backend)
     expected = (
         read_expected(option.dms_expected, known_checks(backend)) if option.dms_expected else []
@@ -39,7 +39,7 @@ def test_of(option: Any, one: Planned, results: list[Result]) -> Callable[[], No
 
 
 def report_of(option: Any, results: Sequence[Result]) -> Report:
-    """The report of a finished run, written where the command line says."""
+    """Makes the report of a finished run, and writes it where the command line says."""
     backend = get_backend(option.dms_backend)
     made = report(
         backend,
@@ -94,7 +94,7 @@ def parametrize_with_checks(
 
 
 def _judge(result: Result) -> None:
-    """What a result means to pytest."""
+    """Tells pytest what a result means."""
     if result.status in ("not_claimed", "not_run"):
         pytest.skip(f"{result.status}: {result.message}")
     if result.status == "xfail":

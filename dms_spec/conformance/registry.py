@@ -1,4 +1,4 @@
-"""The checks, as data: plain functions of a `Context`, each bound to the clauses that it checks."""
+"""Registers the checks: plain functions of a `Context`, each bound to the clauses it checks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from dms_spec.errors import SpecError
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-#: What a backend can be conformant in. Core is for every backend; each of the others is whole or
-#: not claimed.
+#: The levels of conformance. Core is for every backend. A backend claims each of the others as a
+#: whole, or not at all.
 Level = Literal["core", "gradients", "learned", "exchange", "export", "determinism"]
 
 LEVELS: tuple[Level, ...] = (
@@ -27,7 +27,7 @@ LEVELS: tuple[Level, ...] = (
     "determinism",
 )
 
-# What tells most comes first.
+# The families in the order in which they run: those that tell most come first.
 FAMILIES = (
     "values",
     "shapes",
@@ -48,7 +48,7 @@ FAMILIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check.
+    """Describes one check.
 
     Attributes:
         name: The function's name, ``check_<property>``.
@@ -68,7 +68,7 @@ class Check:
 
     @property
     def summary(self) -> str:
-        """What it checks, as its docstring says it."""
+        """What the check tests, as its docstring says it."""
         return (self.run.__doc__ or "").strip().splitlines()[0]
 
 
@@ -81,7 +81,7 @@ def check(
     needs: tuple[str, ...] = (),
     dtypes: tuple[str, ...] = (),
 ) -> Callable[[Callable[[Context], None]], Callable[[Context], None]]:
-    """Register a function as a check of some clauses."""
+    """Registers a function as a check of some clauses."""
 
     def register(function: Callable[[Context], None]) -> Callable[[Context], None]:
         name = function.__name__
@@ -96,7 +96,7 @@ def check(
 def checks(
     names: Iterable[str] = (), levels: Iterable[str] = (), clauses: Iterable[str] = ()
 ) -> tuple[Check, ...]:
-    """The checks, in the order of the families; all of them, or those selected. Imports hypothesis.
+    """Gives the checks in the order of the families: all, or those selected. Imports hypothesis.
 
     Args:
         names: Names of checks.

@@ -1,4 +1,4 @@
-"""Reports drawn: a matrix of clauses and backends as Markdown or HTML, and a badge."""
+"""Draws reports: a matrix of clauses and backends as Markdown or HTML, and a badge."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _COLOURS = {
 
 
 def markdown(reports: Sequence[Report]) -> str:
-    """A verdict for each report, the matrix of clauses, and the worst errors."""
+    """Writes a verdict for each report, the matrix of clauses, and the worst errors."""
     parts = ["# Conformance results", "", _about(reports), ""]
     parts.append(markdown_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports)))
     parts += ["", "## Clauses", "", f"{_legend()}.", ""]
@@ -53,7 +53,7 @@ def markdown(reports: Sequence[Report]) -> str:
 
 
 def html(reports: Sequence[Report]) -> str:
-    """The same as one page without anything outside it; a clause shows its text when pointed at."""
+    """Writes the same as one page that needs nothing else. A clause shows its text on hover."""
     columns = _columns(reports)
     body = ["<h1>Conformance results</h1>", f"<p>{escape(_about(reports))}</p>"]
     body.append(
@@ -70,7 +70,7 @@ def html(reports: Sequence[Report]) -> str:
 
 
 def badge(report: Report) -> str:
-    """One line as SVG: the edition, and of each level how much passed of what there is."""
+    """Draws one line as SVG: the edition, and for each level how much passed of what there is."""
     label = f"dms-spec {report.edition}"
     message = badge_message(report)
     left, right = 7 * len(label) + 12, 7 * len(message) + 12
@@ -87,7 +87,7 @@ def badge(report: Report) -> str:
 
 
 def badge_message(report: Report) -> str:
-    """What the badge says; the denominators are those of a whole run."""
+    """Writes what the badge says. The denominators are those of a whole run."""
     if report.verdict in ("invalid-run", "partial"):
         return report.verdict
     parts = [
@@ -103,7 +103,7 @@ def badge_message(report: Report) -> str:
 
 
 def _about(reports: Sequence[Report]) -> str:
-    """Editions and suites, which are the same for all or worth knowing."""
+    """Writes editions and suites, which are the same for all or worth knowing."""
     editions = " and ".join(dict.fromkeys(r.edition for r in reports))
     suites = " and ".join(dict.fromkeys(r.suite for r in reports))
     cases = " or ".join(dict.fromkeys(str(r.examples) for r in reports))
@@ -120,7 +120,7 @@ def _columns(reports: Sequence[Report]) -> list[str]:
 
 
 def _wheres(report: Report) -> list[str]:
-    """Dtypes, with the device where there are several."""
+    """Names the dtypes, with the device where there are several."""
     devices = dict.fromkeys(r.device for r in report.results)
     dtypes = dict.fromkeys(r.dtype for r in report.results if not r.check.startswith("refuses_"))
     return [f"{d} {t}" if len(devices) > 1 else t for d in devices for t in dtypes]

@@ -1,4 +1,4 @@
-"""What a run of the suite found: one object, as JSON, from which everything else is drawn."""
+"""Holds what a run of the suite found: one object, as JSON, from which everything else is drawn."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dms_spec.files import replacing
 REPORT_VERSION = 1
 
 #: What became of one check on one device in one dtype. ``refusal_*`` are calls that need something
-#: that is not claimed: they must raise. ``not_claimed`` was not run because of a claim that is not
-#: made, ``not_run`` for want of a package; neither counts as passed.
+#: that is not claimed: they must raise. ``not_claimed`` was not run because the backend does not
+#: claim what it needs; ``not_run`` because a package is missing. Neither counts as passed.
 Status = Literal[
     "passed",
     "failed",
@@ -41,7 +41,7 @@ _IDLE = ("not_claimed", "not_run")
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One check on one device in one dtype.
+    """Says what became of one check on one device in one dtype.
 
     Attributes:
         check: Its name, or ``refuses_<capability>``.
@@ -70,7 +70,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A run of the suite on one backend.
+    """Holds a run of the suite on one backend.
 
     Attributes:
         backend: Its name, version and claims.
@@ -98,7 +98,7 @@ class Report:
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many results of each status; they sum to the number of results."""
+        """How many results there are of each status. They sum to the number of results."""
         found = Counter(result.status for result in self.results)
         return {status: found[status] for status in get_args(Status)}
 
@@ -109,7 +109,7 @@ class Report:
 
     @property
     def levels(self) -> dict[str, dict[str, int]]:
-        """For each level how many results there are, and how many of them passed."""
+        """How many results each level has, and how many of them passed."""
         found: dict[str, dict[str, int]] = {}
         for level in LEVELS:
             own = [r for r in self.results if r.level == level]
@@ -119,7 +119,7 @@ class Report:
 
     @property
     def worst(self) -> dict[str, dict[str, float]]:
-        """For each dtype the largest error of each output, in eps of its scale."""
+        """The largest error of each output, for each dtype, in eps of its scale."""
         found: dict[str, dict[str, float]] = {}
         for result in self.results:
             for name, value in result.worst.items():
@@ -129,7 +129,7 @@ class Report:
 
     @property
     def reasons(self) -> list[str]:
-        """Why the run is invalid; empty if it is not."""
+        """Why the run is invalid. Empty if it is valid."""
         reasons = []
         if not self.executed:
             reasons.append("nothing was executed")
@@ -155,7 +155,7 @@ class Report:
         return "conformant"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data; what follows from the results is written beside them."""
+        """Gives plain data. What follows from the results is written beside them."""
         return {
             "report_version": REPORT_VERSION,
             "verdict": self.verdict,
@@ -169,7 +169,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """A report from plain data, whose sums must be those of its results.
+        """Reads a report from plain data, whose sums must be those of its results.
 
         Raises:
             FileError: It is of another version, damaged, or its sums do not add up.
@@ -203,13 +203,13 @@ class Report:
 
 
 def write_report(path: Path, report: Report) -> None:
-    """Write a report as JSON."""
+    """Writes a report as JSON."""
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def read_reports(paths: Sequence[Path]) -> list[Report]:
-    """Reports from files.
+    """Reads reports from files.
 
     Raises:
         FileError: A file is missing or damaged, or its sums do not add up.

@@ -1,4 +1,4 @@
-"""Runs the suite: what is claimed is tested, what is not is refused or does not count."""
+"""Runs the suite: tests what is claimed, and expects a refusal of what is not."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _POLICIES = tuple(
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """A check on one device in one dtype, or the refusal of something that is not claimed.
+    """Plans a check on one device in one dtype, or the refusal of something that is not claimed.
 
     Attributes:
         check: The check.
@@ -65,7 +65,7 @@ def plan(
     devices: Iterable[str] = (),
     dtypes: Iterable[str] = (),
 ) -> list[Planned]:
-    """What a run has to do: every check in every dtype on every device that is claimed.
+    """Lists what a run has to do: every check in every dtype on every device that is claimed.
 
     Args:
         backend: The backend under test.
@@ -114,7 +114,7 @@ def run_one(
     expected: Sequence[Expectation] = (),
     failed: Callable[[Planned, Context], None] | None = None,
 ) -> Result:
-    """Run one check.
+    """Runs one check.
 
     Args:
         backend: The backend under test.
@@ -172,7 +172,7 @@ def run(
     failed: Callable[[Planned, Context], None] | None = None,
     progress: Callable[[Iterable[Planned]], Iterable[Planned]] = iter,
 ) -> Report:
-    """Run what was planned, two wrong backends first.
+    """Runs what was planned, two wrong backends first.
 
     Args:
         backend: The backend under test.
@@ -203,7 +203,7 @@ def report(
     seed: int | None,
     self_test: dict[str, bool],
 ) -> Report:
-    """The report of some results."""
+    """Makes the report of some results."""
     packages = ("numpy", "hypothesis", "array-api-compat", backend.name)
     return Report(
         backend={"name": backend.name, "claims": asdict(backend.capabilities)},
@@ -225,7 +225,7 @@ def report(
 
 
 def find_backend(name: str) -> Backend:
-    """The backend of a name; ``mutant:<name>`` is a wrong one.
+    """Looks up a backend by name. ``mutant:<name>`` is a wrong one.
 
     Raises:
         UnknownName, PluginError, BackendUnavailable: As `dms_spec.plugins.get_backend`.
@@ -243,7 +243,7 @@ def run_check(
     dtype: str = "float32",
     seed: int | None = None,
 ) -> None:
-    """Run one check alone; what it raises comes through.
+    """Runs one check alone, and lets through what it raises.
 
     Args:
         backend: The backend's name.
@@ -260,7 +260,7 @@ def run_check(
 
 
 def known_checks(backend: Backend) -> list[str]:
-    """Names of every check that a run on a backend can have, its refusals among them."""
+    """Names every check that a run on a backend can have, its refusals among them."""
     return [c.name for c in checks()] + [c.name for c, _ in _refusals(backend)]
 
 
@@ -271,7 +271,7 @@ def _quietly(check: Check, context: Context) -> None:
 
 
 def _message(error: Exception, *, own: bool) -> str:
-    """What was said, with the smallest failing case, and for a crash where it came from."""
+    """Repeats what was said, with the smallest failing case, and for a crash where it came from."""
     lines = [f"{error}" if own else f"{type(error).__name__}: {error}"]
     if not own:
         frames = traceback.extract_tb(error.__traceback__)
@@ -286,7 +286,7 @@ _REFUSES = "refuses_"
 
 
 def _refusals(backend: Backend) -> Iterator[tuple[Check, str]]:
-    """For everything that is not claimed, a check that it is refused, and a dtype to try it in."""
+    """Makes a check for everything that is not claimed, and names a dtype to try it in."""
     claims = backend.capabilities
     for dtype in DTYPES:
         if dtype not in claims.dtypes:

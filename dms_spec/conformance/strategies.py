@@ -1,7 +1,7 @@
-"""Hypothesis strategies for batches, specs and parameters.
+"""Draws batches, specs and parameters with Hypothesis.
 
-Structure and special values are drawn one by one, so that they shrink; the bulk of the numbers
-comes from a drawn seed, which is fast and does not hide the structure.
+Structure and special values are drawn one by one, so that they shrink. All other numbers come from
+a drawn seed, which is fast and does not hide the structure.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "corroboration": [{}],
     "typicality": [{}],
 }
-#: What most checks draw from: every signal but those of the last two rows, which the checks of
-#: values and their own draw. Their oracle is slow, and more to draw from is less of each.
+#: What most checks draw from: every signal but those of the last two rows. The checks of values
+#: draw those, and so do their own checks. Their oracle is slow, and the more there is to draw from,
+#: the less there is of each.
 DRAWN = tuple(SIGNAL_OPTIONS)[:-2]
 
 #: Policies that learn.
@@ -45,7 +46,7 @@ POLICIES = ("linear", "linear", "linear", "static", "co_attention", "soundness")
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A spec, the arrays of a batch, and the parameters that the spec needs."""
+    """Holds a spec, the arrays of a batch, and the parameters that the spec needs."""
 
     spec: SchedulerSpec
     arrays: Arrays
@@ -53,7 +54,7 @@ class Case:
 
 
 def names(count: int) -> tuple[str, ...]:
-    """Names for a number of modalities."""
+    """Names a number of modalities."""
     return tuple(f"m{i}" for i in range(count))
 
 
@@ -64,7 +65,7 @@ def specs(
     policies: tuple[str, ...] | None = None,
     among: tuple[str, ...] = DRAWN,
 ) -> SchedulerSpec:
-    """Any spec of the core's policies and signals."""
+    """Draws any spec of the core's policies and signals."""
     policy = draw(st.sampled_from(policies or POLICIES))
     if policy == "soundness":
         return draw(of_trust(modalities))
@@ -102,7 +103,7 @@ def of_trust(draw: st.DrawFn, modalities: int, level: str | None = None) -> Sche
 
 @st.composite
 def masks(draw: st.DrawFn, samples: int, modalities: int) -> NDArray[np.bool_]:
-    """Presence, bool ``[B, M]``: all there, none, one in each sample, none in some, at random."""
+    """Draws presence, bool ``[B, M]``: all, none, one in each sample, none in some, at random."""
     kind = draw(st.sampled_from(["all", "none", "one", "gaps", "random", "random", "most"]))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     if kind == "one":
@@ -124,7 +125,7 @@ def batches(
     spoil: bool = True,
     all_present: bool = False,
 ) -> Arrays:
-    """The four arrays of a batch, ordinary or hostile.
+    """Draws the four arrays of a batch, ordinary or hostile.
 
     Args:
         draw: Supplied by hypothesis.
@@ -178,7 +179,7 @@ def batches(
 
 
 def fill_absent(arrays: Arrays, filler: float) -> None:
-    """Overwrite, in place, what stands where a modality is absent."""
+    """Overwrites, in place, what stands where a modality is absent."""
     absent = ~arrays["present"]
     for name in ("features", "logits", "mc_logits"):
         if name in arrays:
@@ -187,7 +188,7 @@ def fill_absent(arrays: Arrays, filler: float) -> None:
 
 @st.composite
 def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
-    """A spec with a batch and parameters that fit it."""
+    """Draws a spec with a batch and parameters that fit it."""
     modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
     policies = options.pop("policies", None)
     spec = draw(specs(modalities, policies, options.pop("among", DRAWN)))
@@ -222,7 +223,7 @@ def parameters(
     optional: bool = False,
     own: bool = False,
 ) -> Arrays:
-    """Parameters that a spec of the core needs, drawn.
+    """Draws the parameters that a spec of the core needs.
 
     Args:
         spec: The spec.
@@ -287,7 +288,7 @@ COVARIANCES = ("full", "low_rank", "diagonal")
 def typical(
     random: np.random.Generator, modalities: int, width: int, covariance: str | None = None
 ) -> Arrays:
-    """Where the features of each modality lie, float64: as a fit would say it, well conditioned.
+    """Draws where the features of each modality lie, float64, well conditioned, as a fit gives it.
 
     Args:
         random: Where it is drawn from.
@@ -314,7 +315,7 @@ def typical(
 
 
 def trust(random: np.random.Generator, modalities: int, width: int) -> Arrays:
-    """What distances cost, float64: a band that ordinary features may lie in or beside."""
+    """Draws what distances cost, float64: a band that ordinary features may lie in or beside."""
     low = np.log(width) / 2 + random.uniform(-1.0, 0.5, size=modalities)
     high = low + random.uniform(0.5, 1.5, size=modalities)
     steepness = np.exp(random.uniform(np.log(0.5), np.log(20.0), size=modalities))

@@ -1,4 +1,4 @@
-"""What ``pytest --pyargs dms_spec.conformance`` finds: the suite as one parametrised test."""
+"""Holds what ``pytest --pyargs dms_spec.conformance`` finds: the suite as one parametrised test."""
 
 from __future__ import annotations
 

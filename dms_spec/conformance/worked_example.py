@@ -1,7 +1,7 @@
-"""The worked example of the specification: small enough to follow with a pencil.
+"""Holds the worked example of the specification: small enough to follow with a pencil.
 
 Three modalities, two features, three classes, two passes; the preset ``paper``. The expected
-numbers were worked out apart from this package and are held digit by digit in the tests.
+numbers were worked out apart from this package, and the tests compare them digit by digit.
 """
 
 from __future__ import annotations

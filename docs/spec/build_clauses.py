@@ -1,4 +1,4 @@
-"""Write the machine copy of the clauses: ``python docs/spec/build_clauses.py``.
+"""Writes the machine copy of the clauses: ``python docs/spec/build_clauses.py``.
 
 The text comes from the Markdown pages, the checks from the code that names a clause: conformance
 checks (``@check("DMS-...")``) and tests (``@pytest.mark.clause("DMS-...")``). The result ships in
@@ -44,7 +44,7 @@ class Clause:
 
 
 def read_pages() -> list[Clause]:
-    """Every clause of the edition, in the order of the pages' names."""
+    """Reads every clause of the edition, in the order of the pages' names."""
     clauses: list[Clause] = []
     for page in sorted(PAGES.glob("*.md")):
         for line in page.read_text(encoding="utf-8").splitlines():
@@ -56,7 +56,7 @@ def read_pages() -> list[Clause]:
 
 
 def read_checks() -> dict[str, list[str]]:
-    """For each clause the checks and tests that name it."""
+    """Lists for each clause the checks and tests that name it."""
     found: dict[str, list[str]] = defaultdict(list)
     folders = (ROOT / "dms_spec" / "conformance" / "checks", ROOT / "tests")
     for path in sorted(p for folder in folders for p in folder.rglob("*.py")):

@@ -1,4 +1,4 @@
-"""Write the page of the wrong backends: ``python docs/spec/build_mutants.py``.
+"""Writes the page of the wrong backends: ``python docs/spec/build_mutants.py``.
 
 Every check of the suite runs on every mutant, in the mutant's dtype. The page says which of them
 fail, and in the name of which clause. A test fails when a mutant is missing from the page.
@@ -64,7 +64,7 @@ def failures(name: str) -> dict[str, str]:
     found = {}
     for check in checks():
         own = backend.mutant.clause in check.clauses
-        # What is for the clause runs as it does in the suite; the rest only has to be indicative.
+        # Checks of the clause run as in the suite; for the others a quick look is enough.
         if check.level in _SLOW and not own:
             continue
         clause = broken_clause(backend, check, examples=100 if own else EXAMPLES)

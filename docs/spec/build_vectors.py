@@ -1,10 +1,10 @@
-"""Write the golden vectors: ``python docs/spec/build_vectors.py``.
+"""Writes the golden vectors: ``python docs/spec/build_vectors.py``.
 
 One file for each topic, named by the letter of its family of clauses. Every clause is there in
 float64 and in float32; answers and scales are the oracle's. Numbers are drawn from Philox's raw
 integers and scaled by powers of two, and logarithms are rounded from decimal ones, so that the
 inputs are the same on every machine. The answers go through the machine's exp and log, and may
-differ in the last bits; the test that holds the files to be up to date knows that.
+differ in the last bits; the test that the files are up to date allows for that.
 """
 
 from __future__ import annotations

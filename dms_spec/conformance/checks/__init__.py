@@ -1,1 +1,1 @@
-"""The checks, one file for each family of clauses."""
+"""Holds the checks, one file for each family of clauses."""

@@ -1,4 +1,4 @@
-"""The same again: in a second run, from a second scheduler, from another thread."""
+"""Checks that the same comes out again: in a second run, a second scheduler, another thread."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def check_threads_do_not_see_each_other(ctx: Context) -> None:
         with ThreadPoolExecutor(2) as pool:
             running = [pool.submit(at_once, each) for each in (case, other)]
         for one, both in zip(alone, running, strict=True):
-            # Both went through alone: an error is of the other thread's doing.
+            # Each ran well alone, so an error comes from the other thread.
             error = both.exception()
             ctx.expect("DMS-C-004", error is None, f"threads disturb each other: {error!r}")
             same = same_bits(one, both.result())

@@ -1,4 +1,4 @@
-"""Artifacts: written from one backend's arrays, read into another."""
+"""Checks that artifacts are exchanged: written from one backend's arrays, read into another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dms_spec.spec import SchedulerSpec
 
 
 def _partners(ctx: Context) -> list[Backend]:
-    """Every backend that works here and takes the dtype, this one among them."""
+    """Lists every backend that works here and takes the dtype, this one among them."""
     found = [ctx.backend]
     for name in available("backend"):
         try:
@@ -33,7 +33,7 @@ def _partners(ctx: Context) -> list[Backend]:
 
 @check("DMS-X-007", "DMS-X-002", level="exchange")
 def check_artifacts_are_exchanged(ctx: Context) -> None:
-    """Saved from this backend's arrays and loaded by each other one, and the other way round."""
+    """Saved by this backend and loaded by another, an artifact is unchanged, and back."""
     partners = _partners(ctx)
     matrices = _with_matrices(ctx)
     if not ctx.lacks((f"policy:{matrices.spec.policy}",)):
@@ -46,7 +46,7 @@ def check_artifacts_are_exchanged(ctx: Context) -> None:
 
 
 def _with_matrices(ctx: Context) -> strategies.Case:
-    """Matrices of parameters, not square: read the wrong way round they weigh otherwise."""
+    """Draws matrices that are not square, so that a transposed one gives other weights."""
     random = np.random.Generator(np.random.Philox(11))
     spec = SchedulerSpec(modalities=strategies.names(3), policy="co_attention")
     arrays = {"features": random.normal(size=(4, 3, 5)).astype(ctx.dtype)}
@@ -58,7 +58,7 @@ def _with_matrices(ctx: Context) -> strategies.Case:
 
 
 def _exchange(ctx: Context, case: strategies.Case, other: Backend) -> None:
-    """Both ways between the backend under test and another."""
+    """Goes both ways between the backend under test and another."""
     exact = oracle.schedule(case.spec, case.arrays, case.parameters)
     scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
     for writer, reader in ((ctx.backend, other), (other, ctx.backend)):

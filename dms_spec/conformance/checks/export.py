@@ -1,4 +1,4 @@
-"""Exports: what this backend holds leaves it, and is verified on the way."""
+"""Checks exports: an exporter takes what this backend holds, and verifies it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dms_spec.spec import PRESETS, SchedulerSpec
 
 @check("DMS-X-008", "DMS-X-014", level="export", needs=("exporter",), dtypes=("float32",))
 def check_parameters_are_exported(ctx: Context) -> None:
-    """With parameters of this backend, every exporter writes what its own verification accepts."""
+    """With this backend's parameters, every exporter writes what it can verify."""
     names = strategies.names(3)
     rule = SchedulerSpec.preset("paper", names)
     specs = [SchedulerSpec.preset(preset, names) for preset in PRESETS]

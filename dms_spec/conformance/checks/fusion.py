@@ -1,4 +1,4 @@
-"""Fusion at each level, held to the oracle in the name of its own clause."""
+"""Compares fusion at each level with the oracle, each in the name of its own clause."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NEEDS = ("policy:static",)
 
 
 def _hold(ctx: Context, clause: str, level: Literal["feature", "logit", "probability"]) -> None:
-    """Hold the fused value to the oracle's, with weights far apart and some that underflow."""
+    """Compares the fused value with the oracle's: weights far apart, and some that underflow."""
     batches = st.booleans().flatmap(lambda tame: strategies.batches(ctx.dtype, tame=tame))
 
     @ctx.given(batches, st.integers(0, 99))

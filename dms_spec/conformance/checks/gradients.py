@@ -1,4 +1,4 @@
-"""Gradients: finite everywhere, and those of the oracle."""
+"""Checks gradients: finite everywhere, and those of the oracle."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SIGNALS = (
 
 
 def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[str, NDArray[Any]]:
-    """Of sum(fused * d) + sum(weights * e), with respect to every floating array of the batch."""
+    """Computes those of sum(fused * d) + sum(weights * e), by every floating array of the batch."""
     backend, device = ctx.backend, ctx.device
     ctx.expect("DMS-C-001", isinstance(backend, Differentiable), "gradients are claimed, not given")
     assert isinstance(backend, ArrayBackend) and isinstance(backend, Differentiable)  # noqa: S101
@@ -64,7 +64,7 @@ def _direction(ctx: Context, case: strategies.Case, seed: int) -> Arrays:
 
 @st.composite
 def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
-    """A case away from every kink: ordinary numbers, two passes or more, all present."""
+    """Draws a case away from every kink: ordinary numbers, two passes or more, all present."""
     case = draw(ctx.cases(tame=True, spoil=False, all_present=True, policies=_policies(ctx)))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     batch, modalities = case.arrays["present"].shape
@@ -121,7 +121,7 @@ def check_gradients_are_those_of_the_oracle(ctx: Context) -> None:
 
 @check("DMS-G-002", level="gradients", needs=_NEEDS)
 def check_gradients_are_finite(ctx: Context) -> None:
-    """Zero vectors, one-hot predictions, nothing present; and what is absent gets none."""
+    """Gradients are finite on hostile batches, and absent modalities get none."""
     fillers = (0.0, np.nan, np.inf, -np.inf)
 
     @ctx.given(

@@ -1,4 +1,4 @@
-"""Policies that learn: the laws of the core once more, and their own."""
+"""Checks policies that learn: the laws of the core once more, and their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _NEEDS = tuple(f"policy:{name}" for name in strategies.LEARNED)
 
 @check("DMS-L-007", "DMS-L-008", "DMS-L-009", "DMS-N-001", level="learned", needs=_NEEDS)
 def check_learned_policies_match_the_oracle(ctx: Context) -> None:
-    """Any learned policy with any parameters: every output is close to the oracle's."""
+    """For any learned policy with any parameters, every output is close to the oracle's."""
 
     def property_(case: strategies.Case) -> None:
         ctx.expect_exact(_CLAUSES[case.spec.policy], case.spec, case.arrays, case.parameters)
@@ -33,7 +33,7 @@ def check_learned_policies_match_the_oracle(ctx: Context) -> None:
 
 @check("DMS-L-007", "DMS-L-008", "DMS-L-009", level="learned", needs=_NEEDS)
 def check_learned_policies_weigh_every_signal(ctx: Context) -> None:
-    """With every signal at once, on ordinary numbers, where none of them is 0."""
+    """Learned policies weigh all signals at once, on ordinary numbers, where no signal is 0."""
     for seed, (policy, clause) in itertools.product(range(3), _CLAUSES.items()):
         random = np.random.Generator(np.random.Philox(seed))
         arrays: Arrays = {
@@ -54,7 +54,7 @@ def check_learned_policies_weigh_every_signal(ctx: Context) -> None:
 
 @check("DMS-P-001", "DMS-W-002", "DMS-W-003", level="learned", needs=_NEEDS)
 def check_learned_weights_are_weights(ctx: Context) -> None:
-    """Non-negative, exactly 0 where inactive, exactly 1 for the only one, summing to one."""
+    """Learned weights sum to one, and are exactly 0 where inactive and 1 for the only one."""
 
     @ctx.given(ctx.cases(policies=strategies.LEARNED))
     def property_(case: strategies.Case) -> None:
@@ -64,7 +64,9 @@ def check_learned_weights_are_weights(ctx: Context) -> None:
         ctx.expect("DMS-P-001", weights[~on] == 0, "an inactive modality has a weight")
         ctx.expect("DMS-W-001", weights >= 0, "a weight is negative")
         alone = on.sum(axis=1) == 1
-        ctx.expect("DMS-W-003", weights[alone][on[alone]] == 1, "the only one has less than 1")
+        ctx.expect(
+            "DMS-W-003", weights[alone][on[alone]] == 1, "the only active modality has less than 1"
+        )
         total = weights[on.any(axis=1)].astype(np.float64).sum(axis=1)
         allowed = 4 * weights.shape[1] * ctx.eps
         ctx.expect("DMS-W-002", np.abs(total - 1) <= allowed, f"weights sum to {total}")
@@ -72,7 +74,7 @@ def check_learned_weights_are_weights(ctx: Context) -> None:
 
 @check("DMS-L-009", level="learned", needs=("policy:monotone",))
 def check_the_monotone_policy_is_monotone(ctx: Context) -> None:
-    """Whatever was learned, a better signal of its own never lowers a modality's weight."""
+    """Whatever was learned, a better signal of a modality never lowers its weight."""
 
     @ctx.given(
         ctx.cases(policies=("monotone",), tame=True, spoil=False, all_present=True),

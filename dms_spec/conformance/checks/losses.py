@@ -1,4 +1,4 @@
-"""The consistency loss, for backends that are array libraries."""
+"""Checks the consistency loss, for backends that are array libraries."""
 
 from __future__ import annotations
 

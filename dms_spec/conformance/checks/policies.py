@@ -1,4 +1,4 @@
-"""The policies of the core, held to the oracle in the name of their own clauses."""
+"""Compares the policies of the core with the oracle, each in the name of its own clauses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dms_spec.types import ModalityBatch
 
 
 def far_apart(ctx: Context, modalities: int, seed: int) -> strategies.Arrays:
-    """A bias for `static`: some entries near each other, some so far that weights underflow."""
+    """Draws a bias for `static`: some entries are near, and some so far that weights underflow."""
     random = np.random.Generator(np.random.Philox(seed))
     levels = random.choice([-1e10, -300.0, 0.0, 0.0, 0.0], size=modalities)
     bias = levels + random.normal(size=modalities)
@@ -25,7 +25,7 @@ def far_apart(ctx: Context, modalities: int, seed: int) -> strategies.Arrays:
 
 @check("DMS-L-002", needs=("policy:static",))
 def check_static_scores(ctx: Context) -> None:
-    """Scores of static are its bias, and 0 without one."""
+    """The scores of static are its bias, and 0 without one."""
 
     @ctx.given(strategies.batches(ctx.dtype), st.booleans(), st.integers(0, 99))
     def property_(arrays: strategies.Arrays, biased: bool, seed: int) -> None:
@@ -41,7 +41,7 @@ def check_static_scores(ctx: Context) -> None:
 
 @check("DMS-L-003", needs=("policy:linear",))
 def check_linear_terms(ctx: Context) -> None:
-    """One term for each coefficient: direction times coefficient times the signal beside it."""
+    """Each coefficient gives one term: its direction times the coefficient times the signal."""
 
     @ctx.given(ctx.cases(policies=("linear",)))
     def property_(case: strategies.Case) -> None:
@@ -66,18 +66,20 @@ def check_co_attention(ctx: Context) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
         exact = oracle.schedule(case.spec, case.arrays, case.parameters)
         scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)["scores"]
-        ctx.expect("DMS-L-005", set(result.terms) == {"attention"}, "its one term is not there")
+        ctx.expect(
+            "DMS-L-005", set(result.terms) == {"attention"}, "the only term is not 'attention'"
+        )
         term, wanted = result.terms["attention"], exact.terms["attention"]
         ctx.expect_close("DMS-L-005", "attention", term, wanted, scale)
 
 
 def _published(ctx: Context, policy: str, clause: str, term: str) -> None:
-    """Every output of a published method is close to the oracle's, and its one term is there."""
+    """Every output of a published method is close to the oracle's, and so is its only term."""
 
     @ctx.given(ctx.cases(policies=(policy,)))
     def property_(case: strategies.Case) -> None:
         result = ctx.expect_exact(clause, case.spec, case.arrays, case.parameters)
-        ctx.expect(clause, set(result.terms) == {term}, f"its one term is not {term!r}")
+        ctx.expect(clause, set(result.terms) == {term}, f"the only term is not {term!r}")
 
 
 @check("DMS-M-001", needs=("policy:dmome",))
@@ -94,13 +96,13 @@ def check_qmf(ctx: Context) -> None:
 
 @check("DMS-M-003", needs=("policy:tmc",))
 def check_tmc(ctx: Context) -> None:
-    """The weights of TMC are what its opinions commit themselves to."""
+    """The weights of TMC are what its opinions commit to."""
     _published(ctx, "tmc", "DMS-M-003", "commitment")
 
 
 @check("DMS-M-004", needs=("arrays", "policy:linear"))
 def check_vacuity(ctx: Context) -> None:
-    """Vacuity is what no evidence speaks for, in [0, 1], and counts against."""
+    """Vacuity is the share without evidence, lies in [0, 1], and counts against a modality."""
 
     @ctx.given(strategies.batches(ctx.dtype))
     def property_(arrays: strategies.Arrays) -> None:
@@ -115,7 +117,7 @@ def check_vacuity(ctx: Context) -> None:
 
 @check("DMS-P-001", "DMS-W-002", needs=("policy:static",))
 def check_scores_far_apart(ctx: Context) -> None:
-    """However low the scores of what is there, what is absent gets nothing, and they get all."""
+    """However low their scores are, active modalities get all the weight, and absent ones none."""
 
     @ctx.given(strategies.batches(ctx.dtype, spoil=False), st.integers(0, 99))
     def property_(arrays: strategies.Arrays, seed: int) -> None:
@@ -153,7 +155,7 @@ def check_samples_far_apart(ctx: Context) -> None:
 
 @check("DMS-Q-007", "DMS-C-005", needs=("policy:linear",))
 def check_two_modalities_are_told(ctx: Context) -> None:
-    """Weighing alignment or agreement of two modalities is answered with a warning and a note."""
+    """Weighing alignment or agreement of two modalities gives a warning and a note."""
     arrays = {
         name: array[..., :2] if name == "present" else array[..., :2, :]
         for name, array in worked_example.arrays(ctx.dtype).items()

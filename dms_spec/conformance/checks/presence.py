@@ -1,4 +1,4 @@
-"""Presence: absent means absent."""
+"""Checks presence: absent means absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILLERS = (0.0, np.nan, np.inf, -np.inf, 3.0)
 
 @check("DMS-P-001", "DMS-P-009")
 def check_absent_gets_exactly_zero(ctx: Context) -> None:
-    """Weight, signals and terms of an inactive modality are 0, its score is -inf."""
+    """The weight, signals and terms of an inactive modality are 0, and its score is -inf."""
 
     @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
@@ -40,27 +40,31 @@ def check_filler_never_matters(ctx: Context) -> None:
             strategies.fill_absent(arrays, filler)
             results.append(ctx.schedule(case.spec, arrays, case.parameters))
         ctx.expect(
-            "DMS-P-002", same_bits(*results), f"{one} and {other} in an absent modality differ"
+            "DMS-P-002",
+            same_bits(*results),
+            f"{one} and {other} in an absent modality give different results",
         )
 
 
 @check("DMS-P-003")
 def check_no_mask_means_all_present(ctx: Context) -> None:
-    """No presence mask is the same as one that is true throughout."""
+    """Leaving out the presence mask is the same as a mask that is true throughout."""
 
     @ctx.given(ctx.cases(all_present=True))
     def property_(case: strategies.Case) -> None:
         bare = {name: array for name, array in case.arrays.items() if name != "present"}
         with_mask = ctx.schedule(case.spec, case.arrays, case.parameters)
         without = ctx.schedule(case.spec, bare, case.parameters)
-        ctx.expect("DMS-P-003", same_bits(with_mask, without), "leaving present out differs")
+        ctx.expect(
+            "DMS-P-003", same_bits(with_mask, without), "leaving present out changes the result"
+        )
 
 
 @check("DMS-P-004", "DMS-P-005")
 def check_not_finite_counts_as_absent(ctx: Context) -> None:
-    """A spoilt modality gives the same bits as one marked absent; zeros spoil nothing."""
+    """A modality that is not finite gives the same bits as one marked absent; zeros stay usable."""
 
-    def spoil(case: strategies.Case, role: str, kind: str, seed: int) -> None:
+    def overwrite(case: strategies.Case, role: str, kind: str, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))
         arrays = {name: array.copy() for name, array in case.arrays.items()}
         b, m = arrays["present"].shape
@@ -75,12 +79,16 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
         else:
             row[entry] = value
         exact = oracle.schedule(case.spec, arrays, case.parameters)
-        spoilt = ctx.schedule(case.spec, arrays, case.parameters)
-        ctx.expect("DMS-P-004", spoilt.active == exact.active, f"{kind} in {role}: active is wrong")
+        damaged = ctx.schedule(case.spec, arrays, case.parameters)
+        ctx.expect(
+            "DMS-P-004", damaged.active == exact.active, f"{kind} in {role}: active is wrong"
+        )
         if not exact.active[sample, modality]:
             marked = arrays | {"present": exact.active}
             absent = ctx.schedule(case.spec, marked, case.parameters)
-            ctx.expect("DMS-P-005", same_bits(spoilt, absent), f"{kind} in {role} leaks")
+            ctx.expect(
+                "DMS-P-005", same_bits(damaged, absent), f"{kind} in {role} changes the result"
+            )
 
     @ctx.given(
         ctx.cases(all_present=True, spoil=False),
@@ -89,12 +97,12 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
     )
     def property_(case: strategies.Case, kind: str, seed: int) -> None:
         for role in ("features", "logits", "mc_logits"):
-            spoil(case, role, kind, seed)
+            overwrite(case, role, kind, seed)
 
 
 @check("DMS-P-006")
 def check_not_finite_is_refused_on_request(ctx: Context) -> None:
-    """With nonfinite="raise": NaN in a present modality raises, in an absent one it does not."""
+    """With nonfinite="raise", NaN raises in a present modality, and not in an absent one."""
 
     @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
@@ -105,9 +113,9 @@ def check_not_finite_is_refused_on_request(ctx: Context) -> None:
             ctx.schedule(spec, case.arrays, case.parameters)
         except NonFiniteInput as error:
             named = any(repr(spec.modalities[m]) in str(error) for m in np.nonzero(bad)[1])
-            ctx.expect("DMS-P-006", named, f"the refusal names no spoilt modality: {error}")
+            ctx.expect("DMS-P-006", named, f"the refusal does not name the modality: {error}")
         else:
-            ctx.expect("DMS-P-006", not bad.any(), "a spoilt modality was not refused")
+            ctx.expect("DMS-P-006", not bad.any(), "a modality that is not finite was not refused")
 
 
 @check("DMS-P-007", "DMS-P-008")

@@ -1,4 +1,4 @@
-"""What has to be refused, and how."""
+"""Checks what has to be refused, and how."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def _expect(
     what: str,
     call: Callable[[], object],
 ) -> DMSError:
-    """The error that a call raises, which must be of a kind and of the builtin that fits."""
+    """Expects a call to raise an error of a kind, and of the builtin that fits, and returns it."""
     try:
         call()
     except kind as error:
         if not isinstance(error, builtin):
             raise ConformanceError(
-                f"DMS-E-002: {kind.__name__} is no {builtin.__name__}"
+                f"DMS-E-002: {kind.__name__} is not a {builtin.__name__}"
             ) from error
         return error
     raise ConformanceError(f"{clause}: {what} was not refused with {kind.__name__}")
@@ -46,7 +46,7 @@ def _expect(
 
 @check("DMS-S-004", "DMS-S-010", "DMS-E-001", "DMS-E-002")
 def check_misfits_are_refused(ctx: Context) -> None:
-    """Wrong ranks, sizes that disagree, missing arrays and a wrong number of modalities."""
+    """Wrong ranks, sizes that disagree, missing arrays and a wrong M are refused."""
     good = worked_example.arrays(ctx.dtype)
     spec = worked_example.SPEC
     misfits = {
@@ -86,7 +86,7 @@ def check_misfits_are_refused(ctx: Context) -> None:
 
 @check("DMS-S-005", "DMS-S-006", "DMS-C-002", "DMS-E-002")
 def check_dtypes_are_refused(ctx: Context) -> None:
-    """Presence that is not bool, features that are not floats, floats that are not claimed."""
+    """Presence other than bool, features other than floats, and dtypes not claimed are refused."""
     good = worked_example.arrays(ctx.dtype)
     spec = worked_example.SPEC
     for dtype in ("float32", "int64", "uint8"):
@@ -159,7 +159,7 @@ def check_devices_are_those_asked_for(ctx: Context) -> None:
 
 
 class _Foreign:
-    """An array of a library that nobody knows, which NumPy could convert."""
+    """An array of an unknown library, which NumPy could convert."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array, self.shape, self.dtype = array, array.shape, array.dtype

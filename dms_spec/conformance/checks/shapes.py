@@ -1,4 +1,4 @@
-"""Shapes, dtypes and layout."""
+"""Checks shapes, dtypes and layout."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_widest_input_decides(ctx: Context) -> None:
 
 @check("DMS-S-007")
 def check_empty_batch(ctx: Context) -> None:
-    """No samples in, no samples out."""
+    """Without samples in, no samples come out."""
 
     @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
@@ -72,7 +72,7 @@ def check_empty_batch(ctx: Context) -> None:
 
 @check("DMS-S-008", "DMS-S-009")
 def check_inputs_are_only_read(ctx: Context) -> None:
-    """Inputs stay as they were; strided and read-only ones give the same."""
+    """Inputs stay as they were, and strided or read-only inputs give the same."""
 
     @ctx.given(ctx.cases(), st.sampled_from(["backwards", "every other", "columns first"]))
     def property_(case: strategies.Case, layout: str) -> None:

@@ -1,4 +1,4 @@
-"""Each signal alone, held to the oracle in the name of its own clause."""
+"""Compares each signal alone with the oracle, in the name of its own clause."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ def _hold(
     low: float = -np.inf,
     high: float = np.inf,
 ) -> None:
-    """Hold one signal to the oracle, on ordinary and on hostile batches, and to its range.
+    """Compares one signal with the oracle, on ordinary and on hostile batches, and with its range.
 
-    The policy is one that weighs nothing: a signal that is NaN is found here, and not refused
-    as a score.
+    The policy weighs no signal, so that a NaN is found here and not refused as a score.
     """
     batches = st.booleans().flatmap(
         lambda tame: strategies.batches(ctx.dtype, tame=tame, spoil=False)
@@ -78,7 +77,7 @@ def check_mutual_information(ctx: Context) -> None:
 def check_alignment(ctx: Context) -> None:
     """Alignment is the cosine with the mean of the others, whatever their sizes."""
     _hold(ctx, "DMS-Q-006", "alignment", {})
-    # One beside which the others drown in a sum: they are all that its own mean is made of.
+    # One so large that a sum loses the others; but its own mean is made of them alone.
     spec = SchedulerSpec(modalities=strategies.names(3), policy="static", signals={"alignment": {}})
     large = 1e4 if ctx.dtype == "float16" else 1e10
     features = np.array([[[0.6, 0.8], [1.0, 0.5], [0.25, -1.0]]])
@@ -113,7 +112,7 @@ def check_typicality(ctx: Context) -> None:
 
 @check("DMS-Q-013")
 def check_typicality_of_places(ctx: Context) -> None:
-    """Exactly 0 inside the band, and the less the further out, on either side of it."""
+    """Typicality is exactly 0 inside the band, and falls outside it, on either side."""
 
     @ctx.given(
         st.sampled_from(strategies.COVARIANCES),
@@ -152,7 +151,7 @@ def check_typicality_of_places(ctx: Context) -> None:
         )
         excess = np.maximum(where - high, 0) + np.maximum(low - where, 0)
         within = (where > low + 0.01) & (where < high - 0.01)
-        ctx.expect("DMS-Q-013", value[within] == 0, "what is typical is not worth exactly 0")
+        ctx.expect("DMS-Q-013", value[within] == 0, "typicality is not exactly 0 inside the band")
         order = np.argsort(excess, axis=0)
         value, allowed = (
             np.take_along_axis(array, order, axis=0) for array in (value, K * ctx.eps * scale)
@@ -160,7 +159,7 @@ def check_typicality_of_places(ctx: Context) -> None:
         falls = value[1:] <= value[:-1] + allowed[1:] + allowed[:-1]
         ctx.expect("DMS-Q-013", falls, "further out is trusted more")
         most = cost["loss"][:, 0] * (excess[-1] - cost["loss"][:, 1])
-        ctx.expect("DMS-Q-013", value[-1] <= -most / 2, "what is lost has a bound")
+        ctx.expect("DMS-Q-013", value[-1] <= -most / 2, "typicality does not fall without bound")
 
 
 def _distance(x: NDArray[Any], parameters: strategies.Arrays, m: int) -> float:
@@ -177,7 +176,7 @@ def _at(
 ) -> NDArray[np.float64]:
     """Features ``[B, M, D]`` at log-distances ``[B, M]`` from the only prototype.
 
-    Within the subspace, or beside it.
+    They lie within the subspace, or beside it.
     """
     modalities, width = place["center"].shape
     nu, deviations = place["prototypes"][:, 0], place["deviations"]
@@ -221,7 +220,7 @@ def check_typicality_without_parameters(ctx: Context) -> None:
 
 @check("DMS-Q-015")
 def check_corroboration(ctx: Context) -> None:
-    """Corroboration is the oracle's, in [1/2, 1], and 0 for one that is alone."""
+    """Corroboration is the oracle's, lies in [1/2, 1], and is 0 for a lone modality."""
     _hold(ctx, "DMS-Q-015", "corroboration", {}, low=0, high=1)
 
     @ctx.given(strategies.batches(ctx.dtype, spoil=False))
@@ -233,7 +232,7 @@ def check_corroboration(ctx: Context) -> None:
         )
         result = ctx.schedule(spec, arrays)
         value, alone = result.signals["corroboration"], result.active.sum(axis=1) < 2
-        ctx.expect("DMS-Q-015", value[alone] == 0, "a lone modality corroborates itself")
+        ctx.expect("DMS-Q-015", value[alone] == 0, "corroboration of a lone modality is not 0")
         others = value[~alone][result.active[~alone]]
         ctx.expect("DMS-Q-015", others >= 0.5, "corroboration is below 1/2")
 

@@ -1,4 +1,4 @@
-"""Values, held to the oracle."""
+"""Compares values with the oracle."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dms_spec.spec import SchedulerSpec
 
 @check("DMS-N-001", "DMS-N-003", "DMS-F-001", "DMS-F-002", "DMS-L-003", "DMS-L-005", "DMS-Q-005")
 def check_any_case_matches_the_oracle(ctx: Context) -> None:
-    """Any spec, any batch: every output is close to the oracle's."""
+    """For any spec and any batch, every output is close to the oracle's."""
 
     @ctx.given(ctx.cases(among=tuple(strategies.SIGNAL_OPTIONS)))
     def property_(case: strategies.Case) -> None:
@@ -20,7 +20,7 @@ def check_any_case_matches_the_oracle(ctx: Context) -> None:
 
 @check("DMS-A-007", "DMS-Q-001", "DMS-Q-003", "DMS-Q-006")
 def check_paper_preset_matches_the_oracle(ctx: Context) -> None:
-    """The preset of the method itself, on any batch."""
+    """The preset of the method itself matches the oracle on any batch."""
 
     @ctx.given(strategies.batches(ctx.dtype))
     def property_(arrays: strategies.Arrays) -> None:
@@ -31,7 +31,7 @@ def check_paper_preset_matches_the_oracle(ctx: Context) -> None:
 
 @check("DMS-A-007", "DMS-W-002", "DMS-F-001")
 def check_worked_example(ctx: Context) -> None:
-    """The specification's worked example: three, two and one modality present."""
+    """The specification's worked example matches, with three, two and one modality present."""
     ctx.expect_exact("DMS-A-007", worked_example.SPEC, worked_example.arrays(ctx.dtype), {})
 
 
@@ -45,7 +45,7 @@ def check_offset_logits(ctx: Context) -> None:
         moved = {**arrays}
         for name in ("logits", "mc_logits"):
             moved[name] = (arrays[name].astype(np.float64) + 1e4).astype(ctx.dtype)
-        # Nothing is weighed: a signal that overflows is found here, and not refused as a score.
+        # No signal is weighed, so that an overflow is found here and not refused as a score.
         spec = SchedulerSpec(
             modalities=strategies.names(m),
             policy="static",
@@ -112,7 +112,7 @@ def check_confidence_range(ctx: Context) -> None:
 
 @check("DMS-Q-003", "DMS-Q-004")
 def check_few_passes(ctx: Context) -> None:
-    """Without passes, and with a single one, what they would tell is 0, and a note says so."""
+    """Without two passes, the signals that need them are 0, and a note says so."""
 
     @ctx.given(strategies.batches(ctx.dtype, spoil=False))
     def property_(arrays: strategies.Arrays) -> None:
@@ -133,7 +133,7 @@ def check_few_passes(ctx: Context) -> None:
 
 @check("DMS-Q-003", "DMS-Q-005")
 def check_equal_passes_have_no_variance(ctx: Context) -> None:
-    """Passes that agree tell nothing: uncertainty and mutual information vanish."""
+    """Passes that agree say nothing: uncertainty and mutual information vanish."""
 
     @ctx.given(strategies.batches(ctx.dtype, spoil=False))
     def property_(arrays: strategies.Arrays) -> None:

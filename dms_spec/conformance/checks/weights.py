@@ -1,4 +1,4 @@
-"""The laws of weights, and of the policies behind them."""
+"""Checks the laws of weights, and of the policies behind them."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def check_shifting_all_scores_changes_nothing(ctx: Context) -> None:
 
 @check("DMS-W-007", "DMS-A-008", "DMS-L-006", needs=("policy:static", "policy:modality_dropout"))
 def check_equal_scores_give_equal_weights(ctx: Context) -> None:
-    """Static without a bias, and modality dropout outside training: uniform over the active."""
+    """Static without a bias, and modality dropout outside training, give equal weights."""
 
     @ctx.given(strategies.batches(ctx.dtype))
     def property_(arrays: strategies.Arrays) -> None:

@@ -1,8 +1,7 @@
-"""Backends that are wrong on purpose, each in one way that somebody could be wrong in.
+"""Holds backends that are wrong on purpose, each in one way that a real one could be wrong.
 
-They measure the suite: a wrong backend that it does not catch is a hole in it. ``dms check`` runs
-two of them before anything else. An author who wants to see the suite bite runs
-``dms check mutant:<name>``.
+They measure the suite: a wrong backend that it does not catch is a gap in it. ``dms check`` runs
+two of them before anything else. To see the suite fail, run ``dms check mutant:<name>``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from dms_spec.errors import unknown
 
 
 def mutants() -> tuple[Mutant, ...]:
-    """Every mutant; those of gradients where torch is installed."""
+    """Lists every mutant, and those of gradients where torch is installed."""
     return (
         *presence.MUTANTS,
         *weights.MUTANTS,
@@ -44,7 +43,7 @@ def mutants() -> tuple[Mutant, ...]:
 
 
 def get_mutant(name: str) -> MutantBackend | EquationsMutantBackend:
-    """The backend of a mutant.
+    """Gives the backend of a mutant.
 
     Raises:
         UnknownName: There is none of that name.
@@ -56,19 +55,19 @@ def get_mutant(name: str) -> MutantBackend | EquationsMutantBackend:
     return EquationsMutantBackend(mutant) if mutant.equations else MutantBackend(mutant)
 
 
-#: What every run is tested with first: cheap, and wrong in different ways.
+#: The two that every run starts with: they are cheap, and wrong in different ways.
 _FIRST = ("absent_counted", "uniform")
 
 
 def self_test() -> dict[str, bool]:
-    """Whether the suite catches two wrong backends, by the clauses that they break."""
+    """Says whether the suite catches two wrong backends, by the clauses that they break."""
     return {name: caught(get_mutant(name), examples=20) for name in _FIRST}
 
 
 def caught(backend: MutantBackend | EquationsMutantBackend, *, examples: int) -> bool:
-    """Whether a check of the clause that a mutant breaks fails on it, and names the clause."""
+    """Says whether a check of the clause that a mutant breaks fails on it, and names the clause."""
     clause = backend.mutant.clause
-    # Those that are for the clause before those that touch it.
+    # First the checks whose main clause it is, then those that touch it.
     own = sorted(checks(clauses=[clause]), key=lambda check: check.clauses[0] != clause)
     return any(broken_clause(backend, check, examples=examples) == clause for check in own)
 
@@ -76,7 +75,7 @@ def caught(backend: MutantBackend | EquationsMutantBackend, *, examples: int) ->
 def broken_clause(
     backend: MutantBackend | EquationsMutantBackend, check: Check, *, examples: int
 ) -> str | None:
-    """The clause in whose name a check fails on a mutant.
+    """Names the clause in whose name a check fails on a mutant.
 
     Empty if it fails without naming one, None if it does not fail. Nothing is shrunk: nobody
     reads the case.
@@ -93,7 +92,7 @@ def broken_clause(
             continue
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a mutant is wrong enough without being loud
+                warnings.simplefilter("ignore")  # warnings of a mutant are of no use
                 check.run(context)
         except ConformanceError as error:
             return str(error).partition(":")[0]

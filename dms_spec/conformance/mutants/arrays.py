@@ -1,4 +1,4 @@
-"""Wrong about arrays: shapes, dtypes, devices, layout, and what has to be refused."""
+"""Holds mutants that are wrong about arrays: shapes, dtypes, devices, layout, and refusals."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def _thresholded(arrays: Arrays) -> Arrays:
 
 
 def _filled_up(call: Call) -> Schedule:
-    """As many modalities as the spec has, the last of them absent."""
+    """Gives as many modalities as the spec has, the last of them absent."""
     arrays, wanted = call.batch.arrays(), len(call.spec.modalities)
     first = next(iter(arrays.values()))
     lacking = wanted - first.shape[1]

@@ -1,4 +1,4 @@
-"""Wrong about gradients and losses: equations in a library, with a primitive of its own.
+"""Holds mutants that are wrong about gradients and losses: one primitive of theirs is wrong.
 
 Those that need gradients are made from the torch backend, and listed where torch is installed.
 """
@@ -32,7 +32,7 @@ def _square_of_deviation(ns: Namespace) -> Namespace:
 
 
 def _every_sample(ns: Namespace) -> Namespace:
-    """Wrong in the loss alone, which asks for each sample whether anything was heard."""
+    """Is wrong in the loss alone, which asks for each sample whether anything is weighed."""
 
     def some(mask: Array, **how: Any) -> Array:
         return ns.xp.any(mask, **how) | (how == {"axis": -1})
@@ -41,7 +41,7 @@ def _every_sample(ns: Namespace) -> Namespace:
 
 
 def _from_plain_mean(ns: Namespace) -> Namespace:
-    """Wrong in the loss alone: what the loss takes for fused is the mean of what is there."""
+    """Is wrong in the loss alone, which takes the mean of what is there for the fused value."""
     xp = ns.xp
 
     def matmul(left: Array, right: Array) -> Array:
@@ -73,7 +73,7 @@ def _plain_entropy(ns: Namespace) -> Namespace:
 
 
 def _detached(name: str) -> Any:
-    """A primitive through which nothing flows: a gradient that is missing, not wrong in sign."""
+    """Replaces a primitive by one without gradient: a missing gradient, not one of a wrong sign."""
 
     def change(ns: Namespace) -> Namespace:
         right = getattr(ns, name)
@@ -83,7 +83,7 @@ def _detached(name: str) -> Any:
 
 
 def _constant_norms(ns: Namespace) -> Namespace:
-    """Norms as constants: the gradient along a vector is no longer 0."""
+    """Treats norms as constants: the gradient along a vector is no longer 0."""
 
     def cosine(left: Array, right: Array) -> Array:
         xp = ns.xp

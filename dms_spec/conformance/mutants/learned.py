@@ -1,4 +1,4 @@
-"""Wrong about policies that learn."""
+"""Holds mutants that are wrong about policies that learn."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Policy = Callable[..., Mapping[str, Array]]
 
 
 def _library_of(function: _Policy, **functions: Callable[..., Array]) -> _Policy:
-    """A policy that computes with some functions of its library replaced."""
+    """Replaces some functions of the library that a policy computes with."""
     patch = library(**functions)
     return lambda ns, given, **options: function(patch(ns), given, **options)
 
@@ -32,7 +32,7 @@ def _undirected(function: _Policy) -> _Policy:
 
 
 def _without(function: _Policy, *names: str) -> _Policy:
-    """A policy with some of its parameters read as zeros."""
+    """Reads some parameters of a policy as zeros."""
 
     def wrong(ns: Namespace, given: PolicyInput, **options: Any) -> Mapping[str, Array]:
         own = {

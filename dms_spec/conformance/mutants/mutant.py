@@ -1,4 +1,4 @@
-"""A mutant: a right backend with one thing wrong."""
+"""Defines a mutant: a right backend with one thing wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """One call of a scheduler, for a mutant that changes what happens around it.
+    """Holds one call of a scheduler, for a mutant that changes what happens around it.
 
     Attributes:
         schedule: The right scheduler.
@@ -41,10 +41,10 @@ class Call:
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """What is wrong, and what that breaks.
+    """Says what is wrong, and which clause that breaks.
 
     Attributes:
-        name: In a word or two.
+        name: A word or two for it.
         summary: What somebody did wrong.
         clause: The clause that this breaks: a check of it must fail, and name it.
         dtype: A dtype in which it shows.
@@ -79,7 +79,7 @@ class Mutant:
 
 @dataclass
 class _Shared:
-    """What both kinds of mutant backends do in the same way."""
+    """Does what both kinds of mutant backends have in common."""
 
     mutant: Mutant
     right: ArrayBackend = field(init=False)
@@ -180,7 +180,7 @@ class _MutantScheduler(Scheduler):
         return self._spec
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        with np.errstate(all="ignore"):  # it is wrong enough without being loud
+        with np.errstate(all="ignore"):  # warnings of a mutant are of no use
             if self._mutant.batch:
                 copies = {name: np.array(array) for name, array in batch.arrays().items()}
                 batch = ModalityBatch(**self._mutant.batch(copies))
@@ -199,7 +199,7 @@ class _MutantScheduler(Scheduler):
 
 
 def primitives(**functions: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
-    """A namespace with some primitives replaced."""
+    """Replaces some primitives of a namespace."""
     return lambda ns: replace(ns, **functions)  # type: ignore[arg-type]
 
 
@@ -214,14 +214,14 @@ class _Patched:
 
 
 def library(**functions: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
-    """A namespace whose array library has some functions replaced."""
+    """Replaces some functions of a namespace's array library."""
     return lambda ns: replace(ns, xp=_Patched(ns.xp, functions))
 
 
 def signal(
     name: str, function: Callable[..., Array] | None = None, **changes: Any
 ) -> Callable[[Resolved], Resolved]:
-    """One signal with another function, or something else about it changed."""
+    """Gives one signal another function, or changes something else about it."""
     own = changes | ({} if function is None else {"function": function})
     return lambda resolved: replace(
         resolved,
@@ -230,7 +230,7 @@ def signal(
 
 
 def policy(name: str, function: Callable[..., Mapping[str, Array]]) -> Callable[..., Resolved]:
-    """One policy with another function."""
+    """Gives one policy another function."""
 
     def change(resolved: Resolved) -> Resolved:
         if resolved.policy.name != name:
@@ -241,13 +241,13 @@ def policy(name: str, function: Callable[..., Mapping[str, Array]]) -> Callable[
 
 
 def softmax(logits: NDArray[Any]) -> NDArray[Any]:
-    """A right one, for mutants that are wrong elsewhere."""
+    """Computes a right softmax, for mutants that are wrong elsewhere."""
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))
 
 
 def fused(result: Schedule, rows: NDArray[Any]) -> Schedule:
-    """The result with another fused value: the weighted sum of some rows ``[B, M, *]``.
+    """Gives the result another fused value: the weighted sum of some rows ``[B, M, *]``.
 
     What is not active is selected away; a mutant is wrong in one way only.
     """

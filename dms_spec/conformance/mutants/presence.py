@@ -1,4 +1,4 @@
-"""Wrong about who is there."""
+"""Holds mutants that are wrong about which modalities are there."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong about signals that compare: with the features of others, an anchor, their predictions."""
+"""Holds mutants that are wrong about signals that compare a modality with others or an anchor."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _cosine(left: _Values, right_: _Values, least: float = 0.0) -> _Values:
 
 
 def _scaled(features: _Values) -> _Values:
-    """Of a size whose squares fit; each sample by one number, so that directions stay."""
+    """Scales to a size whose squares fit: each sample by one number, so that directions stay."""
     peak = np.abs(features).max(axis=(1, 2), keepdims=True)
     return np.asarray(features / np.where(peak > 0, peak, 1))
 

@@ -1,4 +1,4 @@
-"""Wrong about signals of one modality: confidence, the passes, energy."""
+"""Holds mutants that are wrong about signals of one modality: confidence, the passes, energy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _entropy_padded(logits: _Values) -> _Values:
 
 
 def _confidence(largest: Callable[[int], float], *, normalized: bool | None = None) -> Any:
-    """Confidence with another number for log C, or with one normalisation for both."""
+    """Computes confidence with another number for log C, or always or never normalised."""
 
     def function(ns: Namespace, evidence: Evidence, *, normalize: bool = True) -> Array:
         h = ns.entropy(evidence.logits)

@@ -1,4 +1,4 @@
-"""Wrong about typicality: where features lie, and what it costs."""
+"""Holds mutants that are wrong about typicality: where features lie, and what it costs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Values = NDArray[Any]
 
 
 def _given(**changed: Callable[[Mapping[str, _Values]], _Values]) -> Any:
-    """The signal with some of its parameters replaced by something made of all of them."""
+    """Replaces some parameters of the signal by something made of all of them."""
 
     def function(ns: Namespace, evidence: Evidence) -> Array:
         p = evidence.parameters
@@ -31,7 +31,7 @@ def _given(**changed: Callable[[Mapping[str, _Values]], _Values]) -> Any:
 
 
 def _farthest(ns: Namespace, evidence: Evidence) -> Array:
-    """Of each prototype alone, the least typical."""
+    """Takes the least typical over the prototypes, each by itself."""
     p = evidence.parameters
     each = [
         right.log_distance(
@@ -57,7 +57,7 @@ def _not_a_log(ns: Namespace, evidence: Evidence) -> Array:
 def _cost(
     p: Mapping[str, _Values], distance: _Values, *, zero: bool = True, most: float = np.inf
 ) -> _Values:
-    """What a log-distance costs, as it should be; or not relative to what is typical, or held."""
+    """What a log-distance costs: as it should be, or with one part of it wrong."""
     low, high = p["band"].T
     steepness, onset = p["loss"].T
     excess = np.maximum(distance - high, 0) + np.maximum(low - distance, 0)
@@ -137,7 +137,7 @@ MUTANTS = (
     ),
     Mutant(
         name="distance_without_log",
-        summary="holds the distance to the band, not its logarithm",
+        summary="compares the distance with the band, not its logarithm",
         clause="DMS-Q-013",
         resolved=signal("typicality", _not_a_log),
     ),

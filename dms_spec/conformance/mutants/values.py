@@ -1,4 +1,4 @@
-"""Wrong about policies and fusion."""
+"""Holds mutants that are wrong about policies and fusion."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def _raw_terms(result: Schedule, batch: ModalityBatch, spec: SchedulerSpec) -> S
 
 
 def _attention(axis: int = -1, *, everyone: bool = False, itself: bool = True) -> Any:
-    """Co-attention, with one of its parts wrong."""
+    """Computes co-attention with one of its parts wrong."""
 
     def function(ns: Namespace, given: PolicyInput) -> Mapping[str, Array]:
         h, active = given.evidence.features, given.evidence.active
@@ -150,7 +150,7 @@ def _log_probabilities(result: Schedule, batch: ModalityBatch, spec: SchedulerSp
 
 
 def _sum_in_the_paper(resolved: Resolved) -> Resolved:
-    """Uncertainty summed for the three signals of the paper, and right for all other specs."""
+    """Sums uncertainty for the three signals of the paper, and is right for all other specs."""
     if set(resolved.spec.signals) != {"confidence", "uncertainty", "alignment"}:
         return resolved
     own = {name: dict(options) for name, options in resolved.spec.signals.items()}

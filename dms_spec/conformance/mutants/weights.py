@@ -1,4 +1,4 @@
-"""Wrong about weights: the softmax, the order of things, and what is carried from call to call."""
+"""Holds mutants that are wrong about weights: the softmax, the order, what stays between calls."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _normalised(e: _Values, active: _Values, axis: int = -1, more: float = 0.0) 
 
 
 def _shifted(scores: _Values, active: _Values, axis: int | None = -1) -> _Values:
-    """The exponential of the scores less the largest of them along an axis, or of all."""
+    """Takes the exponential of the scores less the largest of them along an axis, or of all."""
     masked = np.where(active, scores, -np.inf).astype(scores.dtype)
     peak = masked.max(axis=axis, keepdims=True, initial=-np.inf)
     peak = np.where(np.isfinite(peak), peak, 0).astype(scores.dtype)

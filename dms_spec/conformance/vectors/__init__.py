@@ -1,4 +1,4 @@
-"""Golden vectors: cases with their exact answers, as JSON that any language reads.
+"""Holds golden vectors: cases with their exact answers, as JSON that any language reads.
 
 A vector is a spec, the arrays and parameters of a small batch, what the oracle makes of them, and
 the scale of each number, so that ``|r - r*| <= k eps scale`` decides. Numbers are written as

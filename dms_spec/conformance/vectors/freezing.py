@@ -1,4 +1,4 @@
-"""Makes a vector: freezes a case with the oracle's answer."""
+"""Makes a vector: freezes a case together with the oracle's answer."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def freeze(
     description: str,
     dtype: str,
 ) -> Vector:
-    """A case with the oracle's answer and the scales of its numbers.
+    """Freezes a case with the oracle's answer and the scales of its numbers.
 
     Args:
         spec: What to compute.
@@ -50,8 +50,8 @@ def freeze(
         SpecError: The oracle does not know a policy or a signal of the spec, which has no exact
             answer then; or the dtype is none of the four.
         UnknownName: There is no such clause.
-        ShapeError, DTypeError, MissingInput: The arrays are no batch of the spec, such as those of
-            a check that they are refused.
+        ShapeError, DTypeError, MissingInput: The arrays are not a batch of the spec, such as those
+            of a check that they are refused.
     """
     ids = tuple(clause.split())
     for name in ids:
@@ -87,7 +87,7 @@ def freeze(
 
 
 def _check_batch(spec: SchedulerSpec, arrays: Arrays, parameters: Arrays) -> None:
-    """Refuse what has no answer: the oracle looks at numbers alone."""
+    """Refuses what has no answer, since the oracle looks at numbers alone."""
     modalities = ModalityBatch(**arrays).shape[1]
     if modalities != len(spec.modalities):
         raise ShapeError(
@@ -132,13 +132,13 @@ def _expected(
 
 
 def _short(scale: Floats) -> Floats:
-    """Scales rounded up to 9 bits: more of them decide nothing, and fill the files."""
+    """Rounds scales up to 9 bits: more of them decide nothing, and fill the files."""
     mantissa, exponent = np.frexp(scale)
     return np.asarray(np.ldexp(np.ceil(mantissa * 2.0**9) / 2.0**9, exponent))
 
 
 def _allowance(name: str, spec: SchedulerSpec, arrays: Arrays, values: Floats) -> Floats:
-    """Half a unit of the dtype that fused comes out in, where that is not the computing one."""
+    """Half a unit of the dtype of the fused value, where that is not the computing dtype."""
     dtype = arrays["features" if spec.fusion == "feature" else "logits"].dtype
     if name != "fused" or dtype == np.dtype(computing(arrays)):
         return np.zeros(values.shape)
@@ -148,7 +148,7 @@ def _allowance(name: str, spec: SchedulerSpec, arrays: Arrays, values: Floats) -
 
 
 def _refusal(spec: SchedulerSpec, arrays: Arrays, exact: oracle.Exact) -> str:
-    """The error that the spec asks for (DMS-P-006, DMS-P-008, DMS-W-008)."""
+    """Names the error that the spec asks for (DMS-P-006, DMS-P-008, DMS-W-008)."""
     present = arrays.get("present", np.ones_like(exact.active))
     if spec.nonfinite == "raise" and (present & ~exact.active).any():
         return "NonFiniteInput"

@@ -1,4 +1,4 @@
-"""Holds what an implementation computed to a vector."""
+"""Compares what an implementation computed with a vector."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from dms_spec.conformance.vectors.vector import Floats, Vector
 
 
 def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
-    """Hold what an implementation computed to a vector: shape, NaN and Inf, exactness, closeness.
+    """Compares what an implementation computed with a vector: shape, NaN and Inf, exactness,
+    closeness.
 
     Args:
         vector: The case.
@@ -69,7 +70,7 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
 def _output(
     vector: Vector, outputs: Mapping[str, Any], name: str, shape: tuple[int, ...]
 ) -> Floats:
-    """One output as float64, in the shape that it must have."""
+    """Gives one output as float64, in the shape that it must have."""
     _expect(vector, "DMS-S-001", name in outputs, f"{name} is missing")
     try:
         values = np.asarray(outputs[name], dtype=np.float64)
@@ -78,7 +79,7 @@ def _output(
     # A list of no rows cannot say how long its rows would be.
     if values.size == prod(shape) == 0:
         values = values.reshape(shape)
-    _expect(vector, "DMS-S-001", values.shape == shape, f"{name} is no array of shape {shape}")
+    _expect(vector, "DMS-S-001", values.shape == shape, f"{name} is not an array of shape {shape}")
     return values
 
 

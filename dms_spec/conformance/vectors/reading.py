@@ -25,7 +25,8 @@ _NUMBER = re.compile(r"-?(0x[01](\.[0-9a-f]+)?p[+-][0-9]+|inf)|nan")
 
 
 def read_vectors(path: Path | None = None) -> list[Vector]:
-    """Vectors from a file, or from all ``.json`` files of a folder in the order of their names.
+    """Reads vectors from a file, or from all ``.json`` files of a folder in the order of their
+    names.
 
     Args:
         path: The file or folder; None for the vectors that ship with this package.
@@ -48,7 +49,7 @@ def read_vectors(path: Path | None = None) -> list[Vector]:
 
 
 def from_json(text: str, *, source: str = "the text") -> list[Vector]:
-    """Vectors from the text of a file; `to_json` gives the same text back.
+    """Reads vectors from the text of a file. `to_json` gives the same text back.
 
     Args:
         text: What `to_json` wrote.
@@ -74,7 +75,7 @@ def from_json(text: str, *, source: str = "the text") -> list[Vector]:
         return [_vector(_typed(entry, dict)) for entry in _typed(data["vectors"], list)]
     except FileError:
         raise
-    # Wrong kinds, missing keys, numbers out of range, specs that are refused, nesting without end.
+    # Wrong kinds, missing keys, numbers out of range, specs that are refused, endless nesting.
     except (
         ArithmeticError,
         AttributeError,
@@ -85,7 +86,7 @@ def from_json(text: str, *, source: str = "the text") -> list[Vector]:
     ) as bad:
         raise _unreadable(source, f"{type(bad).__name__}: {bad}") from bad
     except RecursionError as bad:
-        raise _unreadable(source, "nesting without end") from bad
+        raise _unreadable(source, "endless nesting") from bad
 
 
 def _unreadable(source: str, got: str) -> FileError:
@@ -196,13 +197,13 @@ def _shaped(flat: NDArray[Any], shape: Any) -> NDArray[Any]:
 
 def _number(text: Any) -> float:
     if not isinstance(text, str) or not _NUMBER.fullmatch(text):
-        raise ValueError(f"{text!r} is no hexadecimal float")
+        raise ValueError(f"{text!r} is not a hexadecimal float")
     return float.fromhex(text)
 
 
 def _typed(value: Any, kind: type) -> Any:
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r:.60} is no {kind.__name__}")
+        raise TypeError(f"{value!r:.60} is not a {kind.__name__}")
     return value
 
 

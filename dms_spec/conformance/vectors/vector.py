@@ -1,4 +1,4 @@
-"""A golden vector: a case with its exact answer."""
+"""Defines a golden vector: a case with its exact answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REFUSALS = ("NonFiniteInput", "NothingPresent")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Expected:
-    """One output as it should be.
+    """Says what one output should be.
 
     Attributes:
         values: The oracle's answer, float64, in the output's shape.
@@ -39,12 +39,12 @@ class Expected:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Vector:
-    """A case and its answer.
+    """Holds a case and its answer.
 
     Attributes:
         description: What it is about, in one line.
-        clauses: Ids of the clauses that it holds an implementation to; the first is the one that
-            is named when a value is off.
+        clauses: Ids of the clauses that it tests. The first is the one that is named when a value
+            is off.
         dtype: Name of the dtype that the case comes in.
         spec: What to compute.
         arrays: ``features`` ``[B, M, D]``, ``logits`` ``[B, M, C]``, ``mc_logits``
@@ -71,16 +71,16 @@ class Vector:
 
     @property
     def computing(self) -> str:
-        """Name of the computing dtype (DMS-S-002)."""
+        """The name of the computing dtype (DMS-S-002)."""
         return computing(self.arrays)
 
     @property
     def eps(self) -> float:
-        """Eps of the computing dtype."""
+        """The eps of the computing dtype."""
         return float(np.finfo(self.computing).eps)
 
 
 def computing(arrays: Arrays) -> str:
-    """Name of the dtype that a batch is computed in (DMS-S-002)."""
+    """Names the dtype that a batch is computed in (DMS-S-002)."""
     wide = any(array.dtype == np.float64 for array in arrays.values())
     return "float64" if wide else "float32"

@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 
 
 def to_json(vectors: Sequence[Vector]) -> str:
-    """Vectors as the text of one file, an array on each line."""
+    """Writes vectors as the text of one file, with each array on one line."""
     data = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -56,7 +56,7 @@ def _plain(vector: Vector) -> dict[str, Any]:
 
 
 def _array(array: NDArray[Any]) -> dict[str, Any]:
-    """Dtype, shape, and the numbers in the order of C: the last axis runs fastest."""
+    """Gives dtype, shape, and the numbers in the order of C: the last axis runs fastest."""
     boolean = array.dtype == np.bool_
     return {
         "dtype": array.dtype.name,
@@ -70,7 +70,7 @@ def _numbers(array: NDArray[Any]) -> list[str]:
 
 
 def _hex(number: float) -> str:
-    """As `float.hex` writes it, without the zeros at the end; nan, inf and -inf."""
+    """Writes a number as `float.hex` does, without the zeros at the end; nan, inf and -inf."""
     if not isfinite(number):
         return str(number)
     mantissa, _, exponent = number.hex().partition("p")
@@ -78,7 +78,7 @@ def _hex(number: float) -> str:
 
 
 def _lines(value: Any, indent: str) -> str:
-    """JSON with each array and each spec on one line, so that a difference is read at a glance."""
+    """Writes JSON with each array and each spec on one line, to make a difference easy to see."""
     inner = indent + " "
     if isinstance(value, dict) and value and not {"values", "policy"} & set(value):
         rows = [f"{inner}{json.dumps(k)}: {_lines(v, inner)}" for k, v in value.items()]
@@ -89,7 +89,7 @@ def _lines(value: Any, indent: str) -> str:
 
 
 def write_vector(path: Path, vector: Vector) -> None:
-    """Write a file with one vector, all or nothing.
+    """Writes a file with one vector: the whole file, or nothing.
 
     Raises:
         FileError: The folder does not exist or cannot be written to.
@@ -98,6 +98,6 @@ def write_vector(path: Path, vector: Vector) -> None:
 
 
 def write_vectors(path: Path, vectors: Sequence[Vector]) -> None:
-    """Write a file with some vectors, all or nothing; raises like `write_vector`."""
+    """Writes a file with some vectors, and raises like `write_vector`."""
     with replacing(path) as temporary:
         temporary.write_text(to_json(vectors), encoding="utf-8", newline="\n")

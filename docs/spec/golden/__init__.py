@@ -1,1 +1,1 @@
-"""The golden vectors' cases, one module for each group of families."""
+"""Holds the cases of the golden vectors, one module for each group of families."""

@@ -1,4 +1,4 @@
-"""What a case is, and the small pieces that cases are made of."""
+"""Defines what a case is, and the small pieces that cases are made of."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cases of the policies."""
+"""Lists cases of the policies."""
 
 from __future__ import annotations
 

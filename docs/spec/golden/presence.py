@@ -1,4 +1,4 @@
-"""Cases of presets and presence."""
+"""Lists cases of presets and presence."""
 
 from __future__ import annotations
 
@@ -46,9 +46,14 @@ def p_presence() -> Iterator[Case]:
     ids = "DMS-P-002 DMS-P-001 DMS-P-009"
     for word, filler in (("NaN", NAN), ("infinity", INF), ("minus infinity", -INF)):
         yield Case(ids, f"absent, filled with {word}", PAPER, filled("absent", filler))
-    yield Case("DMS-P-003", "without present, all are", PAPER, batch("no mask", b=1, c=2))
+    yield Case(
+        "DMS-P-003",
+        "without the mask, every modality is present",
+        PAPER,
+        batch("no mask", b=1, c=2),
+    )
     alone = batch("one present", b=3, c=2) | {"present": np.eye(3, dtype=bool)}
-    yield Case("DMS-W-003 DMS-P-001", "one present, each in turn", PAPER, alone)
+    yield Case("DMS-W-003 DMS-P-001", "one modality present, each in turn", PAPER, alone)
     for fusion in ("feature", "logit", "probability"):
         nothing = batch("none present", c=2) | {"present": [[0, 0, 0], [1, 1, 1]]}
         nothing["logits"][0, 0] = NAN
@@ -56,42 +61,46 @@ def p_presence() -> Iterator[Case]:
             "DMS-P-007", f"nothing present, {fusion} level", PAPER.replace(fusion=fusion), nothing
         )
 
-    def spoilt(role: str, *entries: tuple[tuple, float]) -> dict:
-        arrays = batch(f"spoilt {role}", b=3, c=2)
+    def nonfinite(role: str, *entries: tuple[tuple, float]) -> dict:
+        arrays = batch(f"spoilt {role}", b=3, c=2)  # the text seeds the numbers
         for where, value in entries:
             arrays[role][where] = value
         return arrays
 
     ids = "DMS-P-004 DMS-P-005"
     one = [((0, 0, 1), NAN), ((1, 1, 0), INF), ((2, 2, 0), -INF)]
-    yield Case(ids, "NaN, Inf or -Inf in one feature spoils", PAPER, spoilt("features", *one))
+    yield Case(ids, "NaN, Inf or -Inf in one feature", PAPER, nonfinite("features", *one))
     one = [((0, 0, 1), NAN), ((1, 1, 0), INF), ((2, 2), -INF)]
-    yield Case(ids, "NaN, Inf or nothing but -Inf in logits", PAPER, spoilt("logits", *one))
+    yield Case(ids, "NaN, Inf or nothing but -Inf in logits", PAPER, nonfinite("logits", *one))
     one = [((0, 0, 0, 1), NAN), ((1, 1, 1, 0), INF), ((0, 2, 2), -INF)]
-    yield Case(ids, "NaN, Inf or nothing but -Inf in one pass", PAPER, spoilt("mc_logits", *one))
-    mixed = spoilt("logits", ((0, 0), -INF), ((0, 0, 1), NAN), ((1, 1), -INF), ((1, 1, 0), INF))
+    yield Case(ids, "NaN, Inf or nothing but -Inf in one pass", PAPER, nonfinite("mc_logits", *one))
+    mixed = nonfinite("logits", ((0, 0), -INF), ((0, 0, 1), NAN), ((1, 1), -INF), ((1, 1, 0), INF))
     yield Case(ids, "NaN or Inf among -Inf in logits", PAPER, mixed)
-    single = spoilt("logits", ((0, 0, 1), -INF), ((1, 1, 0), -INF))
+    single = nonfinite("logits", ((0, 0, 1), -INF), ((1, 1, 0), -INF))
     single["mc_logits"][0, 2, 0, 0] = single["mc_logits"][1, 2, 1, 1] = -INF
     yield Case("DMS-P-004 DMS-N-004", "single -Inf logits are legal", PAPER, single)
     unread = only(batch("unread", c=2), "features", "logits")
     unread["logits"][0, 1, 0] = NAN
     yield Case(
         "DMS-P-004",
-        "what no signal reads spoils too",
+        "not finite where no signal reads it",
         SchedulerSpec.preset("static", names(3)),
         unread,
     )
     lone = batch("lone pass", c=2, t=1)
     lone["mc_logits"][0, 1, 2, 1] = NAN
-    yield Case("DMS-P-004 DMS-Q-004", "the only pass spoils, and tells nothing else", PAPER, lone)
-    gone = spoilt("features", ((0, slice(None), 0), NAN))
-    yield Case("DMS-P-005 DMS-P-007", "every modality of a sample is spoilt", PAPER, gone)
+    yield Case(
+        "DMS-P-004 DMS-Q-004", "the only pass is not finite, and has no variance", PAPER, lone
+    )
+    gone = nonfinite("features", ((0, slice(None), 0), NAN))
+    yield Case("DMS-P-005 DMS-P-007", "no modality of a sample is finite", PAPER, gone)
     raises, strict = PAPER.replace(nonfinite="raise"), PAPER.replace(strict=True)
     yield Case(
-        "DMS-P-006", "nonfinite raise: refused", raises, spoilt("features", ((0, 0, 1), NAN))
+        "DMS-P-006", "nonfinite raise: refused", raises, nonfinite("features", ((0, 0, 1), NAN))
     )
-    yield Case("DMS-P-006", "nonfinite raise: NaN in an absent one", raises, filled("legal", NAN))
+    yield Case(
+        "DMS-P-006", "nonfinite raise: NaN in an absent modality", raises, filled("legal", NAN)
+    )
     yield Case(
         "DMS-P-008",
         "strict: refused",

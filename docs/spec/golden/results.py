@@ -1,4 +1,4 @@
-"""Cases of weights, fusion, numerics and shapes."""
+"""Lists cases of weights, fusion, numerics and shapes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def w_weights() -> Iterator[Case]:
     arrays = batch("order")
     yield Case("DMS-W-004 DMS-W-005", "two samples", PAPER, arrays)
     turned = {role: a[..., [2, 0, 1], :][..., :1, :, :] for role, a in arrays.items()}
-    yield Case("DMS-W-004 DMS-W-005", "its first sample alone, reordered", PAPER, turned)
+    yield Case("DMS-W-004 DMS-W-005", "the first of them alone, reordered", PAPER, turned)
 
 
 def f_fusion() -> Iterator[Case]:
@@ -93,7 +93,7 @@ def n_numerics() -> Iterator[Case]:
     far |= {role: far[role] + 1e4 for role in ("logits", "mc_logits")}
     yield Case("DMS-N-002 DMS-A-007", "full mantissas, logits offset by 1e4", PAPER, far)
     close = full("close", span=1e-3)
-    yield Case("DMS-N-001 DMS-A-007", "full mantissas, next to uniform", PAPER, close)
+    yield Case("DMS-N-001 DMS-A-007", "full mantissas, next to equal", PAPER, close)
     huge = only(full("huge", span=1e18), "logits")
     every = spec(
         3,

@@ -1,4 +1,4 @@
-"""Cases of the signals."""
+"""Lists cases of the signals."""
 
 from __future__ import annotations
 
