@@ -1,1 +1,1 @@
-"""The NumPy reference backend of dms-spec."""
+"""Runs schedulers in NumPy: the reference backend of dms-spec."""

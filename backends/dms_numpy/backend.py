@@ -1,4 +1,4 @@
-"""The reference backend: the equations in NumPy."""
+"""Runs the equations in NumPy: the reference backend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dms_spec.interface.capabilities import Capabilities
 
 @final
 class NumpyBackend(ArrayBackend):
-    """NumPy on the CPU, a few samples at a time, so that temporaries stay in the cache."""
+    """Runs on the CPU, a few samples at a time, so that temporaries stay in the cache."""
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""Primitives that NumPy does faster than the plain composition: same values, less traffic."""
+"""Computes in NumPy what the plain primitives compute, with less memory traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ONNX Runtime backend of dms-spec, and `Session`, which runs one exported file.
+"""Runs schedulers in ONNX Runtime, and holds `Session`, which runs one exported file.
 
 Needs the extra ``onnxruntime`` or ``onnxruntime-gpu``.
 """

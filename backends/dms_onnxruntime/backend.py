@@ -1,4 +1,4 @@
-"""The backend: each schedule runs the graph that the exporter would write."""
+"""Schedules by running the graph that the exporter would write."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 
 DTYPES = ("float32", "float16", "float64")
 
-# So that what lies between two operators stays in a cache. Measured from 2^17 to 2^23: 2^20 and
-# 2^21 are best, and this one leaves a batch of 32 in one piece.
+# A block whose values between two operators stay in a cache. Measured from 2^17 to 2^23: 2^20
+# and 2^21 are best, and this one leaves a batch of 32 in one piece.
 _ENTRIES_AT_ONCE = 1 << 21
 
 # What else a graph gives; everything that is not here is a signal or a term.
@@ -90,7 +90,7 @@ class OnnxRuntimeBackend(Backend, Predictive):
 
 @final
 class OnnxRuntimeScheduler(Scheduler):
-    """A spec and its graphs. It may be pickled, and used after a fork."""
+    """Holds a spec and its graphs. It may be pickled, and used after a fork."""
 
     def __init__(self, artifact: Artifact, capabilities: Capabilities, device: str) -> None:
         self._artifact, self._capabilities, self._device = artifact, capabilities, device
@@ -112,7 +112,7 @@ class OnnxRuntimeScheduler(Scheduler):
 
     def _run(self, batch: ModalityBatch) -> Schedule:
         arrays = batch.arrays()
-        if batch.passes == 0:  # they are optional, and no graph reduces over nothing
+        if batch.passes == 0:  # optional arrays; a graph cannot reduce over no passes
             del arrays["mc_logits"]
         session, notes = self._graph(arrays, one_pass=batch.passes == 1)
         return _schedule(session.run(arrays), notes)
@@ -217,7 +217,7 @@ def _schedule(found: dict[str, Array], notes: tuple[str, ...]) -> Schedule:
 
 
 def _library(device: str) -> ArrayBackend:
-    """Whose arrays go in and come out: NumPy's on the CPU, torch's on CUDA."""
+    """Names the library of the arrays: NumPy on the CPU, torch on CUDA."""
     backend = get_backend("numpy" if device == "cpu" else "torch")
     assert isinstance(backend, ArrayBackend)  # noqa: S101 - both are ours
     return backend

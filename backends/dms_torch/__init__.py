@@ -1,4 +1,4 @@
-"""The PyTorch backend of dms-spec: the module, the losses, training.
+"""Runs and trains schedulers in PyTorch: the backend, the module, the losses, the fit.
 
 Needs the extra ``torch``.
 """

@@ -1,4 +1,4 @@
-"""The backend: the equations in PyTorch, with torch's own softmaxes as primitives."""
+"""Runs the equations in PyTorch, with torch's own softmaxes as primitives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _no_autocast(kind: str) -> torch.autocast:
 
 
 def torch_namespace(kind: str) -> Namespace:
-    """The namespace on one kind of device, ``"cpu"`` or ``"cuda"``.
+    """Makes the namespace on one kind of device, ``"cpu"`` or ``"cuda"``.
 
     Autocast is off inside: the specification says what is computed in which precision.
     """

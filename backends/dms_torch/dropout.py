@@ -1,4 +1,4 @@
-"""Monte-Carlo dropout with any torch module that has dropout layers.
+"""Runs Monte-Carlo dropout with any torch module that has dropout layers.
 
 Gal and Ghahramani 2016 (arXiv 1506.02142): leave dropout on after training, run several times,
 and read uncertainty off the spread.
@@ -26,14 +26,14 @@ _DROPOUT = (
 )
 
 _UNSEEN = (
-    "Only dropout layers can be switched on: F.dropout(x, training=self.training) and the dropout "
-    "arguments of nn.LSTM, nn.GRU and nn.MultiheadAttention hide in their module's own mode. Put "
+    "Only dropout layers can be switched on. F.dropout(x, training=self.training) and the dropout "
+    "arguments of nn.LSTM, nn.GRU and nn.MultiheadAttention follow the mode of their module. Put "
     "an nn.Dropout layer with p > 0 where the noise belongs."
 )
 
 
 def active_dropout(model: nn.Module) -> list[nn.Module]:
-    """The dropout layers of a module that would drop something: ``p > 0``, each once.
+    """Lists the dropout layers of a module that would drop something: ``p > 0``, each once.
 
     Raises:
         SpecError: There is none.
@@ -53,7 +53,7 @@ def active_dropout(model: nn.Module) -> list[nn.Module]:
 
 @contextmanager
 def mc_dropout(model: nn.Module) -> Iterator[nn.Module]:
-    """Within this context the model's dropout layers are on and everything else is in eval mode.
+    """Switches the model's dropout layers on and everything else to eval mode, within this context.
 
     BatchNorm keeps its running statistics and does not update them. The mode of every module is
     put back at the end, also after an exception. Modes are set one by one and not through
@@ -91,7 +91,7 @@ def sample_logits(
     chunk: int | None = None,
     gradients: bool = False,
 ) -> Tensor:
-    """Run a model several times with its dropout on, and stack what comes out.
+    """Runs a model several times with its dropout on, and stacks what comes out.
 
     Every pass has a random stream of its own, derived from the seed and its number. So the same
     seed gives the same passes, the first ones are the same however many are run, and `chunk`
@@ -153,7 +153,7 @@ def sample_logits(
 
 
 class _Stream:
-    """The random state of one pass, on the CPU and on CUDA devices."""
+    """Holds the random state of one pass, on the CPU and on CUDA devices."""
 
     def __init__(self, devices: Sequence[int], seed: int, number: int) -> None:
         # The generators themselves: torch.manual_seed would reseed every device there is.
@@ -167,14 +167,14 @@ class _Stream:
 
     @contextmanager
     def drawn_from(self) -> Iterator[None]:
-        """Within this context, torch draws from this stream, where it was left."""
+        """Lets torch draw from this stream, where it was left, within this context."""
         for generator, state in zip(self._generators, self._states, strict=True):
             generator.set_state(state)
         yield
         self._states = [generator.get_state() for generator in self._generators]
 
     def moved(self) -> bool:
-        """Whether anything was drawn."""
+        """Says whether anything was drawn."""
         return not all(map(torch.equal, self._first, self._states))
 
 
@@ -182,7 +182,7 @@ class _Stream:
 def _pass_by_pass(
     layers: Sequence[nn.Module], streams: Sequence[_Stream], batch: int
 ) -> Iterator[None]:
-    """Within this context, each pass of a repeated batch draws from its own stream.
+    """Lets each pass of a repeated batch draw from its own stream, within this context.
 
     One pass needs no more than to start from its stream. With several in one forward, each
     dropout layer treats them one after another, so that each draws what it would draw alone.
@@ -219,7 +219,7 @@ def _put_back(layer: nn.Module, forward: Any) -> None:
 
 
 def _cuda_devices(model: nn.Module, inputs: Sequence[Any]) -> list[int]:
-    """The CUDA devices that the model and its inputs are on."""
+    """Lists the CUDA devices that the model and its inputs are on."""
     tensors = [*model.parameters(), *model.buffers(), *inputs]
     devices = {tensor.device for tensor in tensors if isinstance(tensor, Tensor)}
     for device in devices:
@@ -239,7 +239,7 @@ def _cuda_devices(model: nn.Module, inputs: Sequence[Any]) -> list[int]:
 
 
 def _batch(inputs: Sequence[Any]) -> int:
-    """The size of the first axis, the same for all inputs."""
+    """Gives the size of the first axis, the same for all inputs."""
     for value in inputs:
         if not isinstance(value, Tensor):
             raise DTypeError(

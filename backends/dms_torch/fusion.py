@@ -1,4 +1,4 @@
-"""`Fusion`: a scheduler as a module, to put between encoders and whatever comes after them."""
+"""Holds `Fusion`: a scheduler as a module, between encoders and whatever comes after them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FusionOutput:
         return iter(self.to_tuple())
 
     def to_tuple(self) -> tuple[Any, ...]:
-        """The values, in the order of the attributes."""
+        """Lists the values, in the order of the attributes."""
         return tuple(getattr(self, f.name) for f in fields(self))
 
 
@@ -85,7 +85,7 @@ class Fusion(nn.Module):
         self.spec = spec
         given = {name: torch.as_tensor(array) for name, array in (parameters or {}).items()}
         given = _initial(spec, width, seed, given) | given
-        # A name with dots cannot be a parameter's; the artifact's names are kept beside.
+        # A parameter's name has no dots, so the artifact's names are kept beside.
         self._names = {name: name.replace(".", "/") for name in given}
         for name, key in self._names.items():
             tensor = given[name].detach().clone()
@@ -99,7 +99,7 @@ class Fusion(nn.Module):
             warnings.warn(note, DMSWarning, stacklevel=2)
 
     def _live(self) -> Resolved:
-        """The resolved spec with the parameters as they are now."""
+        """Resolves the spec with the parameters as they are now."""
         live = {name: getattr(self, key) for name, key in self._names.items()}
         return replace(self._resolved, parameters=live)
 
@@ -110,7 +110,7 @@ class Fusion(nn.Module):
         mc_logits: Named | None = None,
         present: Named | None = None,
     ) -> FusionOutput:
-        """Weigh and fuse.
+        """Weighs and fuses.
 
         Args:
             features: ``[B, M, D]``, or by name ``[B, D]``.
@@ -156,7 +156,9 @@ class Fusion(nn.Module):
         )
 
     def _stacked(self, role: str, given: Named | None) -> Tensor | None:
-        """One tensor with an axis M in the spec's order; NaN stands where a modality is missing."""
+        """Stacks one tensor with an axis M in the spec's order, with NaN where a modality is
+        missing.
+        """
         if not isinstance(given, Mapping):
             return given
         self._check_names(role, given)
@@ -175,7 +177,7 @@ class Fusion(nn.Module):
         return torch.stack([filler if row is None else row for row in rows], dim=-2)
 
     def _there(self, present: Named | None, *given: Named | None) -> Tensor | None:
-        """The presence mask, less the modalities that named inputs do not have at all."""
+        """Takes out of the presence mask the modalities that named inputs do not have at all."""
         if isinstance(present, Mapping):
             self._check_names("present", present)
             some = next(mask for mask in present.values() if mask is not None)
@@ -199,7 +201,7 @@ class Fusion(nn.Module):
                 )
 
     def artifact(self) -> Artifact:
-        """The spec and the parameters as they are now, for `dms_spec.save_artifact`."""
+        """Gives the spec and the parameters as they are now, for `dms_spec.save_artifact`."""
         backend = TorchBackend()
         arrays = {n: backend.to_numpy(getattr(self, key)) for n, key in self._names.items()}
         return Artifact(spec=self.spec, parameters=arrays)
@@ -208,14 +210,14 @@ class Fusion(nn.Module):
 def _initial(
     spec: SchedulerSpec, width: int | None, seed: int, given: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """What a learned policy starts with; nothing for one that only may have parameters."""
+    """Gives what a learned policy starts with, and nothing for one that needs no parameters."""
     policy = get_policy(spec.policy)
     declared = [f"policy.{name}" for name in policy.parameters]
-    if set(declared) <= set(given):  # in the order of learning's start, whatever that of the file
+    if set(declared) <= set(given):  # in the order of the policy's start, whatever the file's order
         return {name: given[name] for name in declared}
     if policy.initial is None:
         return {}
-    # A rule over signals always has where to start; what needs no parameters waits to be asked.
+    # A rule over signals can always start. A policy that needs no parameters gets none unasked.
     if policy.parameters_optional and not policy.uses_signals and width is None:
         return {}
     sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}

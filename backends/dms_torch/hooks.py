@@ -1,4 +1,4 @@
-"""Balanced training: hooks around a training step, for gradients (OGM, OGM-GE), features (OPM).
+"""Balances training with hooks around a step: for gradients (OGM, OGM-GE), for features (OPM).
 
 Neither changes what a trained model computes. Their formulas are in
 `dms_spec.equations.published.balance`.
@@ -20,7 +20,7 @@ from dms_torch.published import in_torch
 
 
 class GradientModulator:
-    """OGM and OGM-GE: hold back the encoder of the modality that is ahead.
+    """Scales down the gradients of the modality that is ahead: OGM and OGM-GE.
 
     After ``backward`` and before the optimiser's step::
 
@@ -33,7 +33,7 @@ class GradientModulator:
     noise goes to every modality, as in its released code.
 
     Args:
-        alpha: How hard the one ahead is held back, 0 or more.
+        alpha: How strongly the gradients of the one ahead are scaled down, 0 or more.
         noise: OGM-GE; False is OGM, the scaling alone.
         only: Which parameters are modulated. The released code takes convolutions alone:
             ``lambda p: p.ndim == 4``.
@@ -63,7 +63,7 @@ class GradientModulator:
         labels: Tensor,
         present: Tensor | None = None,
     ) -> Tensor:
-        """Change the gradients in place. Those of no modality are left as they are.
+        """Changes the gradients in place. Those of no modality are left as they are.
 
         Args:
             parameters: Each modality's own parameters, in the order of the M axis; what has no
@@ -114,7 +114,7 @@ class GradientModulator:
 
 @dataclass(frozen=True)
 class Dropped:
-    """What `FeatureDropper` returns; unpacks like a tuple.
+    """What `FeatureDropper` returns. It unpacks like a tuple.
 
     Attributes:
         features: ``[B, M, D]``, 0 where dropped.
@@ -132,12 +132,12 @@ class Dropped:
 
 
 class FeatureDropper(nn.Module):
-    """OPM: drop features of the modality that is ahead, in training, before fusion.
+    """Drops features of the modality that is ahead, in training, before fusion: OPM.
 
     OPM (Wei et al., TPAMI 2024, arXiv 2410.11582): a stochastic presence mask. As part of a model
-    it follows ``train()`` and ``eval()``; in evaluation it drops nothing. Drawn from NumPy's
-    Philox, one stream for each call in training: ``step`` counts them, and set to where a run
-    stopped it goes on with the same draws.
+    it follows ``train()`` and ``eval()``; in evaluation it drops nothing. It draws from NumPy's
+    Philox, with one stream for each call in training. ``step`` counts the calls: set it to where a
+    run stopped, and the draws go on the same.
 
     Args:
         base: q_base in [0, 1].
@@ -169,7 +169,7 @@ class FeatureDropper(nn.Module):
 
     @torch.no_grad()
     def rates(self, logits: Tensor, labels: Tensor, present: Tensor | None = None) -> Tensor:
-        """The probability with which each modality would be dropped now, ``[M]``."""
+        """Computes the probability with which each modality would be dropped now, ``[M]``."""
         rho = _rho(logits, labels, present)
         rates: Tensor = in_torch(balance.opm_rates)(rho, base=self.base, slope=self.slope)
         return rates
@@ -181,7 +181,7 @@ class FeatureDropper(nn.Module):
         labels: Tensor,
         present: Tensor | None = None,
     ) -> Dropped:
-        """Drop, in training.
+        """Drops features, in training.
 
         Args:
             features: ``[B, M, D]``; anything may stand where a modality is absent.

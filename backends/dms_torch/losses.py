@@ -1,4 +1,4 @@
-"""Losses for training a scheduler with the model around it."""
+"""Defines losses for training a scheduler with the model around it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def consistency_loss(
         features: ``[B, M, D]``; anything may stand where the weight is 0.
         weights: ``[B, M]``.
         reduction: ``"none"`` gives ``[B]``.
-        detach_weights: Keep the gradient out of the weights, which it would drive to one-hot.
+        detach_weights: Keep the gradient out of the weights; it would drive them to one-hot.
     """
     ns = torch_namespace(features.device.type)
     with ns.guard():
@@ -52,7 +52,7 @@ def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
 
 
 def present_cross_entropy(logits: Tensor, labels: Tensor, there: Tensor) -> Tensor:
-    """Cross-entropy, the mean over the rows that are there; 0 if none is.
+    """Computes the mean cross-entropy over the rows that are there; 0 if there are none.
 
     Args:
         logits: ``[N, C]``; rows that are not there must be finite, and get no gradient.

@@ -1,4 +1,4 @@
-"""Primitives that torch does faster than the plain composition."""
+"""Computes in torch what the plain primitives compute, faster."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def usable(
     logits: Tensor | None = None,
     mc_logits: Tensor | None = None,
 ) -> Tensor:
-    """The plain form; in a graph by comparisons alone.
+    """Computes the plain form, and in a graph the same by comparisons alone.
 
     An exported graph runs where a maximum may skip NaN: ONNX Runtime's does.
     """

@@ -1,4 +1,4 @@
-"""The published methods on tensors: `in_torch` makes any equation a function of tensors.
+"""Runs the published methods on tensors: `in_torch` makes any equation a function of tensors.
 
 Each name here is that of its equation, whose docstring says what goes in and what comes out; the
 namespace is filled in. Half precision is computed in float32, inside autocast as well.
@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 
 def in_torch(equation: Callable[Concatenate[Namespace, P], R]) -> Callable[P, R]:
-    """An equation ``f(namespace, arrays...)`` as a function of tensors.
+    """Makes an equation ``f(namespace, arrays...)`` a function of tensors.
 
     Args:
         equation: Any function of `dms_spec.equations` whose first argument is a namespace.

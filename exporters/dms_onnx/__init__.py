@@ -1,1 +1,1 @@
-"""The ONNX exporter of dms-spec: trace, check, write."""
+"""Exports schedulers to ONNX: traces, verifies, and writes."""

@@ -1,4 +1,4 @@
-"""The array API over lazy ONNX values: ndonnx, with ONNX's own operators where it guards too much.
+"""Gives lazy ONNX values the array API: ndonnx, and ONNX's own operators where it guards too much.
 
 ndonnx follows the array API to the letter: its maximum propagates NaN, its reductions have an
 answer for arrays without entries. In a graph that costs an ``If`` and a dozen nodes each time.
@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 
 def wrap(var: spox.Var) -> Array:
-    """A value of the graph as a lazy array."""
+    """Wraps a value of the graph as a lazy array."""
     return ndonnx.asarray(var)
 
 
 def var(array: Any, like: Array | None = None) -> spox.Var:
-    """The value of the graph behind a lazy array, or a constant of the dtype of another."""
+    """Gives the value of the graph behind a lazy array, or a constant of the dtype of another."""
     if isinstance(array, Array):
         return array.unwrap_spox()
     dtype = None if like is None else like.dtype.unwrap_numpy()
@@ -33,7 +33,7 @@ def var(array: Any, like: Array | None = None) -> spox.Var:
 
 
 def integers(*values: int) -> spox.Var:
-    """A constant int64 vector."""
+    """Makes a constant int64 vector."""
     return _constant(np.asarray(values, dtype=np.int64))
 
 
@@ -41,7 +41,7 @@ _CONSTANTS: dict[tuple[str, tuple[int, ...], bytes], spox.Var] = {}
 
 
 def _constant(array: NDArray[Any]) -> spox.Var:
-    """Made once: half of the time of tracing went into the same few numbers."""
+    """Makes a constant once: half of the time of tracing went into the same few numbers."""
     key = (array.dtype.str, array.shape, array.tobytes())
     if key not in _CONSTANTS:
         _CONSTANTS[key] = op.const(array)
@@ -92,7 +92,7 @@ def minimum(x: Array, y: Array | float, /) -> Array:
 
 
 def logaddexp(x: Array, y: Array, /) -> Array:
-    """Of the larger and of how far the other is below it: no exponential overflows."""
+    """Starts from the larger and the distance of the other, so that no exponential overflows."""
     apart = op.neg(op.abs(op.sub(var(x), var(y, x))))
     # Not the operator Softplus, which one runtime does not have for float64.
     more = op.log(op.add(op.exp(apart), var(1.0, x)))
@@ -109,7 +109,7 @@ def matmul(x: Array, y: Array, /) -> Array:
 
 
 class linalg:  # noqa: N801 - the array API's extension of that name
-    """What the equations use of the array API's linear algebra."""
+    """Holds what the equations use of the array API's linear algebra."""
 
     @staticmethod
     def vector_norm(x: Array, /, *, axis: int) -> Array:

@@ -1,4 +1,4 @@
-"""The batches that a graph is held to its spec on: drawn, and hostile.
+"""Draws the batches on which a graph is compared with its spec, hostile ones among them.
 
 The same on every machine: NumPy's Philox, a fixed seed.
 """
@@ -21,12 +21,12 @@ _ONE = {"B": 1, "D": 1, "C": 1, "T": 1}
 # A plugin's signal may want a second class, or a second feature; one of ours may not.
 _FEW = {"B": 1, "D": 2, "C": 2, "T": 1}
 
-# None leaves what is there: what is absent may look like anything else, and only the mask tells.
+# None leaves what is there: an absent modality may look like any other, and only the mask tells.
 _FILLERS = (None, np.nan, np.inf, -np.inf, 1e4)
 
 
 def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Arrays]]:
-    """Batches with a word about each.
+    """Draws batches, each with a word about it.
 
     Args:
         axes: The axes of every input of the graph, by name, ``present`` among them.
@@ -40,7 +40,7 @@ def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Ar
         "modalities missing at random": _missing,
         "nothing present": _nothing,
         "one modality present": _alone,
-        "NaN and Inf where present": _spoilt,
+        "NaN and Inf where present": _nonfinite,
         "logits offset by 1e4": lambda arrays, _: _offset(arrays, 1e4),
         "logits offset by -1e4": lambda arrays, _: _offset(arrays, -1e4),
         "classes ruled out": _ruled_out,
@@ -53,7 +53,7 @@ def draw(axes: Axes, dtype: str, *, ours: bool = True) -> Iterator[tuple[str, Ar
 
 
 def entries(axes: Axes) -> int:
-    """How many entries the inputs have in the largest of the batches."""
+    """Counts the entries of the inputs in the largest of the batches."""
     largest = _SIZES[0]
     return sum(
         prod(largest[axis] if isinstance(axis, str) else axis for axis in own)
@@ -79,7 +79,7 @@ _LOGITS = ("logits", "mc_logits")
 
 
 def _rows(arrays: Arrays, m: int) -> Iterator[NDArray[Any]]:
-    """The views of every floating array that belong to one modality, [..., B, *]."""
+    """Lists the views of every floating array that belong to one modality, [..., B, *]."""
     for k, (name, array) in enumerate(arrays.items()):
         if name in ("features", *_LOGITS):
             yield array[..., m, :]
@@ -111,8 +111,8 @@ def _alone(arrays: Arrays, random: np.random.Generator) -> None:
     _fill_absent(arrays)
 
 
-def _spoilt(arrays: Arrays, random: np.random.Generator) -> None:
-    """In each sample one modality, in one array, in one place: not always the first."""
+def _nonfinite(arrays: Arrays, random: np.random.Generator) -> None:
+    """Puts NaN or Inf in one modality of each sample, in one array and one place, not the first."""
     batch, count = arrays["present"].shape
     for b in range(batch):
         m = int(random.integers(count))

@@ -1,4 +1,4 @@
-"""The exporter: trace, verify, and only then write."""
+"""Traces, verifies, and only then writes."""
 
 from __future__ import annotations
 

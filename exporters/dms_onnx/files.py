@@ -1,7 +1,7 @@
-"""Reading an ``.onnx`` file that may come from anywhere.
+"""Reads an ``.onnx`` file that may come from anywhere.
 
-What we write is one file: no data outside it, no functions, no domain but ONNX's own. Anything
-else is refused before a runtime sees it.
+What we write is one file, without data outside it, functions, or domains other than ONNX's.
+Anything else is refused before a runtime sees it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from dms_spec.errors import FileError
 # Far more than any scheduler; a protobuf cannot be larger than 2 GiB in any case.
 _LARGEST = 1 << 30
 
-# Entries of one value of a graph whose size stands fixed in the file.
+# The most entries of one value of a graph whose size is fixed in the file.
 _LARGEST_VALUE = 1 << 28
 
 
 def read_model(path: Path) -> onnx.ModelProto:
-    """The model of a file.
+    """Reads the model of a file.
 
     Raises:
         FileError: The file is missing, damaged, not an ONNX model, or not one of ours.
@@ -47,7 +47,7 @@ def read_model(path: Path) -> onnx.ModelProto:
 
 
 def check_model(model: onnx.ModelProto, name: str) -> None:
-    """Refuse a model that is not one of ours, before a runtime sees it.
+    """Refuses a model that is not one of ours, before a runtime sees it.
 
     Raises:
         FileError: It has what no export has, is damaged, or is no valid ONNX.
@@ -98,7 +98,7 @@ def _refuse_foreign(path: str, model: onnx.ModelProto) -> None:
             raise FileError(
                 f"{path} has {what}, which no export of dms-spec has",
                 got=", ".join(names[:5]),
-                fix="Nothing of it was read. Export the scheduler again with `dms export onnx`.",
+                fix="Nothing was read from it. Export the scheduler again with `dms export onnx`.",
             )
 
 
@@ -108,7 +108,7 @@ def _constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
 
 
 def _check_tensor(path: str, tensor: onnx.TensorProto) -> None:
-    """The bytes that a tensor has must be those of its shape: a shape alone costs nothing."""
+    """Compares the bytes of a tensor with its shape, since a shape alone costs nothing."""
     try:
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         expected = prod(tensor.dims) * dtype.itemsize
@@ -129,9 +129,10 @@ def _check_tensor(path: str, tensor: onnx.TensorProto) -> None:
 
 
 def _refuse_bombs(path: str, model: onnx.ModelProto) -> None:
-    """A few bytes may ask for terabytes, by an Expand. What the file alone fixes is seen here.
+    """Refuses a graph in which a few bytes ask for terabytes, as an Expand may.
 
-    Without propagating data: that would make some of the values itself.
+    It sees what the file alone fixes. It does not propagate data, which would make some of the
+    values.
     """
     inferred = onnx.shape_inference.infer_shapes(model).graph
     for value in (*inferred.input, *inferred.value_info, *inferred.output):

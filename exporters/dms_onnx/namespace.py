@@ -1,4 +1,4 @@
-"""The namespace that a graph is traced in, with ONNX's own operators as the primitives."""
+"""Makes the namespace that a graph is traced in, with ONNX's own operators as primitives."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SCALE = 1e-8
 
 
 def onnx_namespace() -> Namespace:
-    """Where one graph is traced; a namespace remembers what it has put into its graph."""
+    """Makes the namespace for one graph. It remembers what it has put into its graph."""
     graph = _Graph()
     return Namespace.of(
         array_api,
@@ -55,14 +55,14 @@ def entropy(logits: Array) -> Array:
 
 
 def masked_softmax(scores: Array, active: Array) -> Array:
-    """The operator's softmax of -inf alone is NaN, or anything: selected away."""
+    """Selects away the operator's softmax of a row of -inf, which may be NaN or anything."""
     there = var(active)
     weights = op.softmax(op.where(there, var(scores), var(-np.inf, scores)))
     return wrap(op.where(there, weights, var(0.0, scores)))
 
 
 def cosine(left: Array, right: Array) -> Array:
-    """Where a vector is zero, so is the product; any divisor above 0 will do."""
+    """Where a vector is zero, the product is zero too, so any divisor above 0 will do."""
     xp = array_api
     norms = xp.linalg.vector_norm(left, axis=-1) * xp.linalg.vector_norm(right, axis=-1)
     dot = xp.sum(left * right, axis=-1)
@@ -88,12 +88,12 @@ def variance_over_passes(mc_logits: Array) -> Array:
 
 
 def others(array: Array) -> Array:
-    """A constant: M is known."""
+    """Makes the matrix as a constant, since M is known."""
     return wrap(var(1.0 - np.eye(array.shape[1] or 0), array))
 
 
 class _Graph:
-    """The primitives that share values: sizes of axes, vectors of ones, what was selected."""
+    """Holds primitives that share values: sizes of axes, vectors of ones, what was selected."""
 
     def __init__(self) -> None:
         self._sizes: dict[str, spox.Var] = {}
@@ -101,7 +101,7 @@ class _Graph:
         self._selected: dict[spox.Var, tuple[Array, Array]] = {}
 
     def _size(self, array: Array, axis: int) -> spox.Var:
-        """The size of an axis, int64 [1]. An axis of a name is measured once."""
+        """Gives the size of an axis, int64 [1]. An axis with a name is measured once."""
         axis %= array.ndim
         size = array.shape[axis]
         if size is not None:
@@ -116,7 +116,7 @@ class _Graph:
         return found
 
     def count(self, array: Array, axis: int) -> Array:
-        """The size of an axis, read from the array when the graph runs: [1]."""
+        """Gives the size of an axis, read from the array when the graph runs: [1]."""
         return wrap(op.cast(self._size(array, axis), to=array.dtype.unwrap_numpy()))
 
     def usable(
@@ -126,9 +126,9 @@ class _Graph:
         logits: Array | None = None,
         mc_logits: Array | None = None,
     ) -> Array:
-        """One number for each modality, below +Inf where everything is as it should be.
+        """Gives one number for each modality, below +Inf where everything is as it should be.
 
-        Sums tell, not maxima alone: ONNX does not say what a maximum makes of NaN, and one
+        It uses sums, not maxima alone: ONNX does not say what a maximum makes of NaN, and one
         runtime skips it. The size of the sum of features is NaN or +Inf unless all are finite. A
         row of logits gives its sum less its maximum: NaN for NaN, for +Inf and for nothing but
         -Inf, and otherwise finite, or -Inf where a single class is ruled out.
@@ -149,7 +149,7 @@ class _Graph:
         return wrap(op.less(total, var(np.inf, given)))
 
     def _spread(self, logits: Array) -> spox.Var:
-        """The sum over classes, scaled, less the maximum: [..., C] -> [..., 1].
+        """Sums over classes, scaled, and subtracts the maximum: [..., C] -> [...].
 
         As a matrix product, which reads the passes once and writes nothing of their size. Some
         runtimes begin a maximum at the lowest finite number, and give that for nothing but -Inf:
@@ -173,7 +173,7 @@ class _Graph:
         return wrap(selected)
 
     def _before_selection(self, function: Callable[[Array], Array], values: Array) -> Array:
-        """A function of rows, of what was selected: selected after it instead of before.
+        """Computes a function of rows before the selection, and selects its result.
 
         The arrays are large and the results are small; and no row reaches another's result.
         """

@@ -1,4 +1,4 @@
-"""Which opsets a graph can be written in, and the IR version that goes with each.
+"""Says which opsets a graph can be written in, and the IR version that goes with each.
 
 Both are always set: the newest onnx writes versions by default that the newest ONNX Runtime
 does not read. The IR version is the lowest that may carry the opset, which the oldest runtime
@@ -19,7 +19,7 @@ IR_VERSIONS = {18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 
 
 
 def check_opset(opset: int) -> None:
-    """Refuse an opset that no graph is written in.
+    """Refuses an opset that no graph is written in.
 
     Raises:
         SpecError: It is not in the table.
@@ -34,7 +34,7 @@ def check_opset(opset: int) -> None:
 
 
 def check_versions(model: onnx.ModelProto) -> None:
-    """Refuse a model that some runtime of its opset may not read.
+    """Refuses a model that some runtime of its opset may not read.
 
     Raises:
         VerificationError: It is not in one opset of the table, or its IR version is newer than
@@ -64,7 +64,7 @@ def check_versions(model: onnx.ModelProto) -> None:
 
 
 def converted(model: onnx.ModelProto, opset: int) -> onnx.ModelProto:
-    """The model in another opset, with the IR version of the table.
+    """Converts the model to another opset, with the IR version of the table.
 
     Raises:
         SpecError: The opset is not in the table.

@@ -1,7 +1,7 @@
-"""One exported graph in ONNX Runtime, on the device that was asked for.
+"""Runs one exported graph in ONNX Runtime, on the device that was asked for.
 
-ONNX Runtime falls back to the CPU with a word on stderr; here that is an error. A session can
-be neither pickled nor used after a fork; here it is made again from the model.
+ONNX Runtime falls back to the CPU and only says so on stderr; here that is an error. Its sessions
+can be neither pickled nor used after a fork; here a session is made again from the model.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Session:
 
     @classmethod
     def load(cls, path: Path | str, device: str = "cpu", *, threads: int | None = None) -> Self:
-        """The session of an exported file, which is looked at before it is run.
+        """Opens an exported file as a session, and checks it before it runs.
 
         Raises:
             FileError: The file is missing, damaged, or not one that dms-spec exports.
@@ -65,7 +65,7 @@ class Session:
         return cls(read_model(Path(path)).SerializeToString(), device, threads=threads)
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs of the graph, by name, as arrays of the library that came in.
+        """Computes the outputs of the graph, by name, as arrays of the library that came in.
 
         Args:
             arrays: Every input by name: NumPy arrays, or torch tensors on the session's device,
@@ -114,7 +114,7 @@ class Session:
         return dict(zip(outputs, session.run(outputs, dict(arrays)), strict=True))
 
     def placement(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, int]:
-        """How many nodes each execution provider really ran, measured in one profiled run."""
+        """Counts the nodes that each execution provider really ran, in one profiled run."""
         with tempfile.TemporaryDirectory() as folder:
             session = self._session(profile=Path(folder) / "profile")
             session.run(None, dict(arrays))
@@ -135,7 +135,7 @@ class Session:
         _sessions.add(self)
 
     def _live(self) -> Any:
-        """The session; after a fork, a new one: the threads of the old stayed behind."""
+        """Gives the session, and a new one after a fork, since the old threads stayed behind."""
         if self._own is None:
             self._own = self._session()
         return self._own
@@ -149,7 +149,7 @@ class Session:
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
         wanted = _provider(self.device)
-        if wanted[0] not in ort.get_available_providers():  # asked for, it only warns
+        if wanted[0] not in ort.get_available_providers():  # it would only warn
             raise self._elsewhere(wanted[0], ort.get_available_providers())
         try:
             session = ort.InferenceSession(
@@ -181,7 +181,7 @@ class Session:
     def _run_in_place(
         self, session: Any, arrays: Mapping[str, Any], sizes: Mapping[str, int]
     ) -> dict[str, Any]:
-        """With IO binding: ONNX Runtime reads and writes the memory of torch tensors."""
+        """Runs with IO binding: ONNX Runtime reads and writes the memory of torch tensors."""
         import torch
 
         kind, index = _place(self.device)
@@ -194,7 +194,7 @@ class Session:
             )
         if strings := [v.name for v in session.get_outputs() if v.type not in _NUMPY]:
             raise UnsupportedCapability(
-                "torch has no strings",
+                "torch has no tensors of strings",
                 capability="output:string",
                 expected="outputs that are numbers",
                 got=", ".join(strings),
@@ -240,7 +240,7 @@ _NUMPY = {
 
 
 def _library(arrays: Mapping[str, Any]) -> bool:
-    """Whether the arrays are torch tensors, all of them; else they are NumPy arrays.
+    """Says whether the arrays are torch tensors, all of them; otherwise they are NumPy arrays.
 
     Raises:
         DTypeError: They are neither, or of both.
@@ -265,10 +265,10 @@ def _library(arrays: Mapping[str, Any]) -> bool:
 
 
 def _check(values: list[Any], arrays: Mapping[str, Any]) -> dict[str, int]:
-    """Hold inputs to the graph; the sizes of its named axes.
+    """Compares inputs with the graph, and gives the sizes of its named axes.
 
-    ONNX Runtime would say some of it in its own words, and of a tensor's memory nothing at all:
-    that is read as whatever the graph takes it for.
+    ONNX Runtime would say some of it in its own words. It says nothing about a tensor's memory,
+    which it reads as whatever the graph expects.
     """
     sizes: dict[str, int] = {}
     for value in values:
@@ -309,7 +309,7 @@ _LEFT_BEHIND: list[Any] = []
 
 
 def _leave_behind() -> None:
-    """In the child of a fork: its sessions are of no use, and to destroy one would wait for ever.
+    """Gives up the parent's sessions in the child of a fork: to destroy one would wait for ever.
 
     The destructor joins threads, which stayed with the parent.
     """
@@ -356,7 +356,7 @@ def _provider(device: str) -> tuple[str, dict[str, Any]]:
 
 @cache
 def cuda_works() -> bool:
-    """Whether a session really runs on CUDA here; that a provider is listed says nothing."""
+    """Says whether a session really runs on CUDA here. That a provider is listed proves nothing."""
     ort = runtime()
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return False
@@ -365,7 +365,7 @@ def cuda_works() -> bool:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Exp", ["x"], ["y"])], "probe", [x], [y])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    ort.set_default_logger_severity(4)  # it would print, and this is a question
+    ort.set_default_logger_severity(4)  # it would print, and this only asks
     try:
         session = ort.InferenceSession(
             model.SerializeToString(), providers=["CUDAExecutionProvider"]
@@ -378,7 +378,7 @@ def cuda_works() -> bool:
 
 
 def why_no_cuda() -> str:
-    """What to do about it, as far as can be told from here."""
+    """Says what to do about it, as far as can be told from here."""
     if conflict():
         return conflict()
     if "onnxruntime-gpu" not in installed():

@@ -1,4 +1,4 @@
-"""From equations to a graph: the same functions, run on values that are not there yet."""
+"""Traces equations into a graph: the same functions, run on values that are not there yet."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TERMS = "terms."
 
 @dataclass(kw_only=True)
 class _Inputs:
-    """The arguments of a graph, those of its parameters apart: they become initializers."""
+    """Collects the arguments of a graph. Those that are parameters become initializers."""
 
     arrays: dict[str, Array] = field(default_factory=dict)
     parameters: dict[str, Array] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class _Inputs:
 
 
 def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int, ...]]:
-    """The outputs of a graph by name, each with its axes, as in `input_axes`."""
+    """Lists the outputs of a graph by name, each with its axes, as in `input_axes`."""
     spec = artifact.spec
     square: tuple[str | int, ...] = ("B", len(spec.modalities))
     signals = dict.fromkeys(spec.signals, square)
@@ -101,13 +101,13 @@ def check_names(artifact: Artifact, *, whole: bool = False) -> None:
 
 
 def scheduler_inputs(resolved: Resolved) -> tuple[str, ...]:
-    """The arrays that a spec reads, in the specification's order, presence always among them."""
+    """Lists the arrays that a spec reads, in the specification's order, always with presence."""
     read = resolved.reads() | {"present"}
     return tuple(name for name in INPUT_NAMES if name in read)
 
 
 def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int, ...]]:
-    """The inputs of a graph by name, each with its axes: a number where it is fixed, else a name.
+    """Lists the inputs of a graph by name, each with its axes: a number if fixed, otherwise a name.
 
     With heads one input for each modality, [B, D_m]; else the arrays of `scheduler_inputs`.
     """
@@ -133,7 +133,7 @@ def trace_scheduler(
     one_pass: bool = False,
     terms: bool = False,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A scheduler as a graph: a batch in, what ``dms schedule`` writes out.
+    """Traces a scheduler into a graph: a batch in, what ``dms schedule`` writes out.
 
     Args:
         artifact: Its heads, if it has any, are left out.
@@ -170,7 +170,7 @@ def trace_scheduler(
 def trace_predictor(
     artifact: Artifact, dtypes: Mapping[str, str], opset: int = TRACED, *, whole: bool = False
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A fitted artifact as a graph: embeddings in, what ``dms predict`` writes out.
+    """Traces a fitted artifact into a graph: embeddings in, what ``dms predict`` writes out.
 
     One input ``[B, D_m]`` for each modality under its name, and ``present`` [B, M]. The frozen
     dropout masks are constants of the graph, so that its uncertainty is that of every backend.
@@ -266,7 +266,7 @@ def _heads(
 
 
 def parameters_hash(parameters: Parameters) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
+    """Computes SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(parameters):
         array = np.ascontiguousarray(parameters[name])
@@ -283,7 +283,7 @@ def _finished(
     values: Parameters,
     opset: int,
 ) -> onnx.ModelProto:
-    """The model of a graph: parameters as initializers, tidied, with its metadata."""
+    """Builds the model of a graph: parameters as initializers, tidied, with its metadata."""
     arguments = inputs.arrays | inputs.parameters
     try:
         model = spox.build(
@@ -316,7 +316,7 @@ def _finished(
 
 
 def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without what tracing leaves behind: copies, equal constants, and equal values twice."""
+    """Removes what tracing leaves behind: copies, equal constants, and equal values twice."""
     graph = onnx_ir.from_proto(model)
     Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -331,7 +331,7 @@ def _tidy(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _remove_copy(node: onnx_ir.Node) -> None:
-    """Take an Identity out, but for the second name of one value.
+    """Removes an Identity, unless it is the second name of one value.
 
     onnx-ir has a pass for it, which gives two outputs that are one value the same name.
     """
@@ -349,7 +349,7 @@ def _remove_copy(node: onnx_ir.Node) -> None:
 
 
 def _metadata(artifact: Artifact, values: Parameters) -> dict[str, str]:
-    """What a person reads in a viewer, and what a verification starts from."""
+    """Writes what a person reads in a viewer, and what a verification starts from."""
     spec = artifact.spec
     metadata = {
         "package": PACKAGE,
@@ -372,7 +372,7 @@ def _dtype(dtype: Any) -> Any:
 
 @contextmanager
 def _explained(spec: SchedulerSpec) -> Iterator[None]:
-    """Whatever tracing raises, in words: a plugin's function may do what no graph can hold."""
+    """Explains what tracing raises: a plugin's function may do what no graph can hold."""
     try:
         with warnings.catch_warnings():
             # ndonnx warns about value propagation that it skips; nothing here relies on it.

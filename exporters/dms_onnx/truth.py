@@ -1,4 +1,4 @@
-"""What a graph should give: the oracle's answer, and how far from it is close enough.
+"""Says what a graph should compute: the oracle's answer, and how far from it is close enough.
 
 For a scheduler of the core the oracle answers, with the scales of the conformance suite. The
 oracle knows neither heads nor the policies of plugins: there the NumPy backend answers, in
@@ -33,7 +33,7 @@ _CLAUSE = "DMS-X-008"
 
 @dataclass
 class Answer:
-    """The right outputs for one batch, float64, and the scale of each."""
+    """Holds the right outputs for one batch, float64, and the scale of each."""
 
     context: Context
     exact: Arrays
@@ -42,7 +42,7 @@ class Answer:
     worst: dict[str, float] = field(default_factory=dict)
 
     def hold(self, found: Mapping[str, NDArray[Any]]) -> None:
-        """Hold the outputs of a runtime to it.
+        """Compares the outputs of a runtime with the right ones.
 
         Raises:
             ConformanceError: An output is missing, or off by more than is allowed.
@@ -66,7 +66,7 @@ class Answer:
         self.worst = dict(self.context.worst)
 
     def _hold_prediction(self, predicted: NDArray[Any]) -> None:
-        """The class predicted is one of the likeliest, as far as can be told."""
+        """Expects the class predicted to be one of the likeliest, as far as can be told."""
         p = self.exact["probabilities"]
         chosen = self.classes == predicted[:, None]
         slack = 2 * K * self.context.unit * self.scale["probabilities"].max(axis=1)
@@ -75,7 +75,7 @@ class Answer:
 
 
 class Truth:
-    """What one artifact computes.
+    """Says what one artifact computes.
 
     Args:
         artifact: The scheduler, and its heads.
@@ -99,7 +99,7 @@ class Truth:
         self._heads = heads
 
     def answer(self, arrays: Arrays) -> Answer:
-        """The right outputs for one batch."""
+        """Computes the right outputs for one batch."""
         if self._heads:
             return self._measured(arrays, self._predict)
         if not oracle.knows(self._spec):
@@ -111,7 +111,7 @@ class Truth:
         return Answer(self._context, outputs | exact.signals, scale)
 
     def _measured(self, arrays: Arrays, compute: Callable[[Arrays], Arrays]) -> Answer:
-        """NumPy's answer in float64, and what it loses in the graph's own precision."""
+        """Computes NumPy's answer in float64, and what it loses in the graph's own precision."""
         wide = {
             name: array if name == "present" else array.astype(np.float64)
             for name, array in arrays.items()

@@ -1,4 +1,4 @@
-"""Is a graph what it says it is, and does it compute what its spec says?
+"""Verifies that a graph is what it says it is, and computes what its spec says.
 
 Everything that is needed lies in the file: the spec and what goes with the heads in its
 metadata, the parameters as named initializers. So the same questions can be asked anywhere.
@@ -42,7 +42,8 @@ _RAISE_NOTES = {
 
 
 def verify(model: onnx.ModelProto) -> dict[str, Any]:
-    """Hold a model to its own spec: its shape first, then its values on drawn and hostile batches.
+    """Compares a model with its own spec: its shape first, then its values on drawn and hostile
+    batches.
 
     Returns:
         A report: versions, the inputs' hash, and the worst error of each output in each runtime,
@@ -103,8 +104,8 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
     }
 
 
-# Where hundreds are usual. All batches, and an evaluation that keeps what it computes, then still
-# fit a gigabyte.
+# Hundreds of entries are usual. With this many, all batches and an evaluation that keeps what it
+# computes still fit a gigabyte.
 _LARGEST_BATCH = 1 << 22
 
 _ORT = ("onnxruntime", "onnxruntime-gpu")
@@ -115,7 +116,7 @@ def _answer(truth: Truth, what: str, arrays: Arrays) -> Answer:
         return truth.answer(arrays)
     except DMSError:
         raise
-    except Exception as error:  # a spec that nobody would write, such as with 1e400 in it
+    except Exception as error:  # a spec that nobody would write, such as one with 1e400 in it
         raise VerificationError(
             "what the spec says cannot be computed",
             got=f"{type(error).__name__}: {error}, on the batch with {what}",
@@ -138,7 +139,9 @@ def _notes(artifact: Artifact, errors: Mapping[str, Any]) -> list[str]:
 
 
 def _described(model: onnx.ModelProto) -> tuple[Artifact, bool]:
-    """The artifact that a model's metadata and initializers describe; whether it has heads."""
+    """Reads the artifact that a model's metadata and initializers describe, and whether it has
+    heads.
+    """
     data = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
     if "spec" not in data:
         raise FileError(
@@ -173,7 +176,7 @@ def _described(model: onnx.ModelProto) -> tuple[Artifact, bool]:
 
 
 def _check_parts(artifact: Artifact) -> None:
-    """Hold spec, parameters and model to each other before anything is made of their sizes."""
+    """Checks that spec, parameters and model fit, before anything is made of their sizes."""
     for name, array in artifact.parameters.items():
         good = array.dtype.name in ("float64", "float32", "float16")
         if not good or not np.isfinite(array).all():
@@ -206,7 +209,7 @@ def _check_entries(what: str, entries: int) -> None:
 
 
 def _check_interface(model: onnx.ModelProto, artifact: Artifact, heads: bool) -> str:
-    """Hold inputs and outputs to the spec; the dtype of the inputs.
+    """Compares inputs and outputs with the spec, and gives the dtype of the inputs.
 
     A mask that is not read and a size that is frozen are the two ways in which an export that
     "succeeded" is wrong.
@@ -261,7 +264,7 @@ def _check_interface(model: onnx.ModelProto, artifact: Artifact, heads: bool) ->
 
 
 def _reaching(model: onnx.ModelProto) -> set[str]:
-    """The values that some output depends on: that a node reads an input says nothing yet."""
+    """Finds the values that some output depends on. It is not enough that a node reads an input."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found: set[str] = set()
     left = [value.name for value in model.graph.output]
@@ -274,7 +277,7 @@ def _reaching(model: onnx.ModelProto) -> set[str]:
 
 
 def _output_dtype(name: str, artifact: Artifact, dtype: str) -> str:
-    """As in NumPy: fused in the inputs' dtype, everything else in the computing one."""
+    """Gives the dtype as in NumPy: that of the inputs for fused, the computing one for the rest."""
     if name == "predicted":
         kind = np.array(artifact.model["classes"]).dtype
         return "object" if kind.kind == "U" else kind.name
@@ -323,7 +326,7 @@ def _difference(
 
 @dataclass(frozen=True)
 class Runtime:
-    """A way to run a graph: ``call`` takes the arrays by name and gives the outputs by name."""
+    """Runs a graph: ``call`` takes the arrays by name and gives the outputs by name."""
 
     name: str
     call: Callable[[Arrays], Arrays]
@@ -341,7 +344,7 @@ class Runtime:
 
 
 def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
-    """ONNX's own evaluator, and ONNX Runtime where it is installed."""
+    """Lists ONNX's own evaluator, and ONNX Runtime where it is installed."""
     names = [value.name for value in model.graph.output]
     try:
         evaluator = ReferenceEvaluator(model)

@@ -1,4 +1,4 @@
-"""Which of the two wheels of ONNX Runtime is here, and what goes wrong when both are.
+"""Finds which of the two wheels of ONNX Runtime is here, and what goes wrong when both are.
 
 ``onnxruntime`` and ``onnxruntime-gpu`` unpack into one folder. The one installed last wins;
 removing either deletes files of the other, and what is left still imports, as an empty package.
@@ -19,12 +19,12 @@ _MEND = (
 
 
 def installed() -> dict[str, str]:
-    """The wheels that are installed, with their versions."""
+    """Lists the wheels that are installed, with their versions."""
     return {name: found for name in _WHEELS if (found := installed_version(name))}
 
 
 def conflict() -> str:
-    """In words, that both wheels are installed; empty if they are not."""
+    """Says that both wheels are installed; empty if they are not."""
     found = installed()
     if len(found) < len(_WHEELS):
         return ""
@@ -33,7 +33,7 @@ def conflict() -> str:
 
 
 def runtime() -> Any:
-    """The module onnxruntime, which must be a whole one.
+    """Imports the module onnxruntime, which must be whole.
 
     Raises:
         BackendUnavailable: It cannot be imported, or is what an uninstalled wheel left behind.
