@@ -60,7 +60,15 @@ def test_from_a_fitted_artifact_to_a_report(dms: Run, folder: Path) -> None:
     assert note.startswith("dms: note: 3 of 64 features of 'pixels' are constant in training")
     assert sorted(p.name for p in output.iterdir()) == FILES
     assert not list(output.parent.glob("*.jsonl"))
-    for word in ("300 samples", "gaussian 0.5", "zeroed", "absent", "conflict", "static", "oracle"):
+    for word in (
+        "300 samples",
+        "gaussian 0.5",
+        "zeroed",
+        "absent",
+        "conflict",
+        "static",
+        "mask oracle",
+    ):
         assert word in text
     result = read_result(output / "robustness.json")
     assert result.seeds == (0, 1, 2, 3, 4)
@@ -81,7 +89,8 @@ def test_from_a_fitted_artifact_to_a_report(dms: Run, folder: Path) -> None:
     for name, own in fitted["modalities"].items():
         assert result.mean("accuracy", f"{name} alone", "clean") == pytest.approx(own["accuracy"])
     strong, uniform, oracle = (
-        result.mean("accuracy", name, "gaussian", 2.0) for name in ("fusion", "static", "oracle")
+        result.mean("accuracy", name, "gaussian", 2.0)
+        for name in ("fusion", "static", "mask oracle")
     )
     assert strong is not None
     assert uniform is not None

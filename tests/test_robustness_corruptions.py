@@ -528,7 +528,7 @@ def test_what_is_weak_is_noted() -> None:
     notes = Samples.of({"a": x}, [0, -1]).notes
     assert any("rows measured" in note for note in notes)
     assert any("1 of 2 features of 'a' are constant" in note for note in notes)
-    assert any("1 rows have a label that is no class" in note for note in notes)
+    assert any("1 rows have a label that is not a class" in note for note in notes)
     assert Samples.of({"a": x}, [0, 1], training={"a": np.eye(2)}).notes == ()
 
 

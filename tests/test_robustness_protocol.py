@@ -100,32 +100,32 @@ def test_everything_beside_a_fusion_is_what_it_says() -> None:
     samples = make_samples()
     (case,) = sweep(("gaussian",), seeds=(3,))[2:3]
     got = measure({"fusion": fusion}, samples, (case,)).cases[1]
-    spoilt = corrupt(samples, case)
-    unimodal, labels = heads(spoilt.inputs), samples.labels
+    corrupted = corrupt(samples, case)
+    unimodal, labels = heads(corrupted.inputs), samples.labels
     assert samples.prior is not None
-    for name in ("static", "oracle", "a alone", "b alone", "c alone"):
+    for name in ("static", "mask oracle", "a alone", "b alone", "c alone"):
         wanted = np.empty((len(samples), CLASSES))
         for i in range(len(samples)):
             use = [
                 m
                 for m, modality in enumerate(NAMES)
-                if spoilt.present[i, m]
-                and not (name == "oracle" and spoilt.hit[i, m])
-                and name in ("static", "oracle", f"{modality} alone")
+                if corrupted.present[i, m]
+                and not (name == "mask oracle" and corrupted.hit[i, m])
+                and name in ("static", "mask oracle", f"{modality} alone")
             ]
             wanted[i] = unimodal[i, use].mean(axis=0) if use else samples.prior
         scores = got.scores[name]
         assert scores["accuracy"] == pytest.approx((wanted.argmax(axis=1) == labels).mean())
         assert scores["ece"] == pytest.approx(metrics.calibration_error(wanted, labels))
         assert scores["aurc"] == pytest.approx(metrics.area_under_risk_coverage(wanted, labels))
-    answer = fusion(spoilt.inputs, spoilt.present)
+    answer = fusion(corrupted.inputs, corrupted.present)
     assert answer.weights is not None
-    own, hit, clean = got.scores["fusion"], spoilt.hit, spoilt.present & ~spoilt.hit
+    own, hit, clean = got.scores["fusion"], corrupted.hit, corrupted.present & ~corrupted.hit
     assert own["weight_on_hit"] == pytest.approx(answer.weights[hit].mean())
     assert own["weight_on_clean"] == pytest.approx(answer.weights[clean].mean())
-    assert own["weight: b"] == pytest.approx(answer.weights[spoilt.present[:, 1], 1].mean())
+    assert own["weight: b"] == pytest.approx(answer.weights[corrupted.present[:, 1], 1].mean())
     losses = metrics.losses(unimodal, labels)
-    parts, total = metrics.weight_loss_covariance(answer.weights, losses, spoilt.present)
+    parts, total = metrics.weight_loss_covariance(answer.weights, losses, corrupted.present)
     assert own["weight_loss_covariance"] == pytest.approx(total)
     assert own["weight_loss_covariance: c"] == pytest.approx(parts[2])
     static = got.scores["static"]["accuracy"]
@@ -165,10 +165,10 @@ def test_equal_heads_have_one_company_and_others_their_own() -> None:
     methods = {"plain": plain, "one": fusion, "same": fusion, "other": other}
     got = measure(methods, make_samples(), sweep(("zeroed",), seeds=(0,)))
     company = [n for n in got.names if n not in methods]
-    plain_names = ["static", "oracle", *(f"{n} alone" for n in NAMES)]
+    plain_names = ["static", "mask oracle", *(f"{n} alone" for n in NAMES)]
     assert company == [*plain_names, *(f"{n} of other" for n in plain_names)]
     for name in ("same", "other"):
-        assert got.gain(name, "oracle", got.conditions[1]) is not None
+        assert got.gain(name, "mask oracle", got.conditions[1]) is not None
     assert got.gain("other", "static", got.conditions[0]) != got.gain(
         "one", "static", got.conditions[0]
     )
@@ -176,8 +176,8 @@ def test_equal_heads_have_one_company_and_others_their_own() -> None:
 
 def test_where_everything_is_hit_there_is_no_oracle() -> None:
     got = measure({"f": fusion}, make_samples(), sweep(("zeroed",), patterns=(EVERY,)))
-    assert "oracle" in got.cases[0].scores and "oracle" not in got.cases[1].scores
-    assert got.mean("accuracy", "oracle", "zeroed") is None
+    assert "mask oracle" in got.cases[0].scores and "mask oracle" not in got.cases[1].scores
+    assert got.mean("accuracy", "mask oracle", "zeroed") is None
     write = section(got)
     assert "| zeroed |" in write and "| - |" in write
 
@@ -235,7 +235,7 @@ def test_sensor_failure_by_hand(sensors: Result) -> None:
         "emm_told", "emm_untold", "rmm 0.25", "rmm 0.5", "rmm 0.75",
         "nm 1", "nm 2", "nm 3", "counter_intuitive_rate",
     }  # fmt: skip
-    assert got["nm 1"]["oracle"] is None
+    assert got["nm 1"]["mask oracle"] is None
 
 
 def test_some_of_the_sets_are_no_summary() -> None:
@@ -335,7 +335,7 @@ def test_bad_answers_are_refused(answer: Any, error: type[DMSError]) -> None:
 
 def test_bad_calls_are_refused(result: Result) -> None:
     samples = make_samples()
-    for name in ("static", "oracle", "a alone"):
+    for name in ("static", "mask oracle", "a alone"):
         with pytest.raises(SpecError, match="baselines"):
             measure({name: fusion}, samples, ())
     with pytest.raises(SpecError, match="none"):

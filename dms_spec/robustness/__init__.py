@@ -1,5 +1,4 @@
-"""How well a fusion holds when its inputs go wrong, and whether its weights have anything to do
-with it.
+"""Measures how well a fusion works when its inputs go wrong, and whether its weights help.
 
 A run is *methods* × *cases* on *samples*::
 

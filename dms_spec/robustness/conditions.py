@@ -1,4 +1,4 @@
-"""What a condition is, and which methods and conditions a report shows."""
+"""Says what a condition is, and which methods and conditions a report shows."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ Condition = tuple[str, float, str]
 
 
 def label(result: Result, condition: Condition) -> str:
-    """A condition in a few words."""
+    """Names a condition in a few words."""
     name, severity, pattern = condition
     text = f"{name} {severity:g}" if result.corruptions[name]["unit"] else name
     return text if pattern in ("half", "every") else f"{text} on {pattern}"
 
 
 def swept(result: Result) -> list[Condition]:
-    """The conditions that are not of the sensor-failure protocol, clean first."""
+    """Lists the conditions that are not of the sensor-failure protocol, clean first."""
     return [condition for condition in result.conditions if condition[0] not in SENSORS]
 
 
 def best_alone(result: Result) -> str | None:
-    """The modality that does best alone on clean samples: chosen in hindsight, in its favour."""
+    """Names the modality that does best alone on clean samples, chosen in hindsight."""
     names = [f"{m} alone" for m in result.modalities if f"{m} alone" in result.names]
     return max(names, key=lambda n: result.mean("accuracy", n, "clean") or 0.0, default=None)
 
 
 def shown(result: Result) -> list[str]:
-    """Methods, the mean baselines, and the best single modality."""
+    """Lists methods, the mean baselines, and the best single modality."""
     single = best_alone(result)
     names = [n for n in result.names if not n.endswith(" alone") and " alone of " not in n]
     return [*names, *([single] if single else [])]

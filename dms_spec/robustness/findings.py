@@ -1,4 +1,4 @@
-"""What the numbers say: sentences and tables, each computed from the result."""
+"""Says what the numbers say: sentences and tables, each computed from the result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLEAR = 3
 
 
 def findings(result: Result) -> list[str]:
-    """What the numbers say, in plain sentences."""
+    """Says what the numbers say, in plain sentences."""
     parts = (_against_static, _room, _weights, _covariance, _calibration, _sensors)
     said = [part(result, method) for method in result.methods for part in parts]
     return [text for text in said if text]
@@ -44,10 +44,10 @@ def _against_static(result: Result, method: str) -> str:
 
 
 def _room(result: Result, method: str) -> str:
-    """How far below the better of static and oracle."""
+    """Says how far a method is below the better of static and mask oracle."""
     gaps = {}
     for condition in swept(result):
-        gains = [result.gain(method, over, condition) for over in ("static", "oracle")]
+        gains = [result.gain(method, over, condition) for over in ("static", "mask oracle")]
         if known := [gain[0] for gain in gains if gain is not None]:
             gaps[condition] = min(known)
     if not gaps:
@@ -74,7 +74,7 @@ def _weights(result: Result, method: str) -> str:
         return ""
     return (
         f"{method} trusts what is corrupted less than what is clean in {less} of {count} "
-        "conditions of which it was not told."
+        "conditions in which it was not told."
     )
 
 
@@ -134,15 +134,15 @@ def _sensors(result: Result, method: str) -> str:
 
 
 def about(result: Result) -> str:
-    """What was measured and how, in a paragraph."""
+    """Says what was measured and how, in a paragraph."""
     seeds = len(result.seeds)
     names = f"{len(result.modalities)} modalities ({', '.join(result.modalities)})"
     several = "s" if seeds > 1 else ""
     parts = [f"{result.samples} samples, {names}, {seeds} seed{several} of corruption."]
     if any(condition[2] == "half" for condition in result.conditions):
         parts.append(
-            "Of the modalities that a corruption applies to, half (at least one), drawn for each "
-            "sample, are hit, unless it says otherwise."
+            "A corruption hits half of the modalities that it applies to (at least one), drawn for "
+            "each sample, unless it says otherwise."
         )
     kinds = {result.corruptions[name]["kind"] for name, _, _ in swept(result)}
     if "features" in kinds:
@@ -150,7 +150,7 @@ def about(result: Result) -> str:
     told = [name for name, c in result.corruptions.items() if c["told"]]
     if told:
         parts.append(
-            f"The methods are told what is missing in {', '.join(told)}, and else nothing."
+            f"The methods are told what is missing in {', '.join(told)}, and nothing else."
         )
     else:
         parts.append("The methods are told nothing.")
@@ -160,15 +160,15 @@ def about(result: Result) -> str:
 
 LEGEND = {
     STATIC: "the mean of the single modalities' probabilities, from the same heads",
-    ORACLE: "mask oracle: the mean over the modalities that were not corrupted, as if one knew; "
-    "under weak corruption static can be above it, for what is corrupted still helps",
+    ORACLE: "the mean over the modalities that were not corrupted, which no real method knows; "
+    "under weak corruption static can be above it, because a corrupted modality still helps",
     "alone": "the modality that does best alone on clean samples; where it is missing it answers "
     "with the commonest class",
     "retention": "accuracy / clean accuracy; degradation is the same in percent, less 100",
     "ECE": "expected calibration error, 15 bins",
     "AURC": "area under risk-coverage: the mean share of errors among the most confident samples",
     "covariance": "of a modality's weight and its own loss, summed over the modalities: below 0 "
-    "the weights do good (Zhang et al. 2023)",
+    "the weights help (Zhang et al. 2023)",
     "weight on hit / clean": "mean weight of a corrupted modality, and of one that is not",
 }
 
@@ -177,7 +177,7 @@ LEGEND = {
 
 
 def accuracy_table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: accuracy in percent of what is `shown`, and the gain over static."""
+    """Gives header and rows: accuracy in percent of what is `shown`, and the gain over static."""
     names = shown(result)
     gains = [m for m in result.methods if result.gain(m, "static", swept(result)[0])]
     header = ["accuracy in %", *names]
@@ -193,7 +193,7 @@ def accuracy_table(result: Result) -> tuple[list[str], list[list[str]]]:
 
 
 def detail_table(result: Result, method: str) -> tuple[list[str], list[list[str]]]:
-    """Header and rows: everything else that is measured of one method."""
+    """Computes header and rows: everything else that is measured of one method."""
     columns: dict[str, tuple[str, Callable[[float | None], str]]] = {
         "retention": ("retention", percent),
         "degradation": ("degradation", lambda v: "-" if v is None else f"{v:+.1f} %"),
@@ -219,7 +219,7 @@ def detail_table(result: Result, method: str) -> tuple[list[str], list[list[str]
 
 
 def sensor_table(result: Result) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the sensor-failure protocol; without rows if it was not measured."""
+    """Gives header and rows of the sensor-failure protocol. No rows if it was not measured."""
     data = result.sensor_failure()
     names = shown(result)
     rows = []

@@ -1,8 +1,8 @@
-"""What is measured: a fitted artifact, or any function; and what stands beside every fusion.
+"""Defines what is measured: a fitted artifact, or any function; and the baselines beside it.
 
 A method is called with the inputs by modality and with ``present``, and answers with class
-probabilities. If it also says what each modality alone would answer, then the baselines come for
-nothing, from the same heads: each modality alone, the static mean, and the mask oracle.
+probabilities. If it also says what each modality alone would answer, then the baselines need no
+more: each modality alone, the static mean, and the mask oracle, all from the same heads.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Answer:
 Method = Callable[[Mapping[str, NDArray[Any]], BoolArray], Answer | NDArray[Any]]
 
 #: The baselines' names; those of single modalities are ``"<modality> alone"``.
-STATIC, ORACLE = "static", "oracle"
+STATIC, ORACLE = "static", "mask oracle"
 
 
 def of_predictor(predictor: Predictor) -> Method:
-    """A fitted artifact as a method, with weights and with what each modality alone says."""
+    """Makes a method of a fitted artifact, with weights and with what each modality alone says."""
 
     def answer(inputs: Mapping[str, NDArray[Any]], present: BoolArray) -> Answer:
         table = Table(embeddings=inputs, present=present)
@@ -72,7 +72,7 @@ def of_predictor(predictor: Predictor) -> Method:
 def ask(
     name: str, method: Method, inputs: Mapping[str, NDArray[Any]], present: BoolArray
 ) -> Answer:
-    """A method's answer, checked, in float64 and with ``active``.
+    """Asks a method and checks its answer, which comes in float64 and with ``active``.
 
     Raises:
         ShapeError: An array has the wrong shape.
@@ -104,21 +104,21 @@ def ask(
 def baselines(
     answer: Answer, hit: BoolArray, prior: FloatArray | None, modalities: tuple[str, ...]
 ) -> dict[str, FloatArray]:
-    """What stands beside a fusion, from the same heads: probabilities ``[N, C]`` by name.
+    """Computes the baselines of a fusion, from the same heads: probabilities ``[N, C]`` by name.
 
     - ``static``: the mean of the probabilities over what is active.
-    - ``oracle``: the mean over what is active and was not corrupted, as if one knew: the bound
+    - ``mask oracle``: the mean over what is active and was not corrupted. It is the bound
       when corruption is strong. When it is weak, what is corrupted still helps, and the static
       mean is the better bound.
     - ``<modality> alone``.
 
-    Where nothing is left to ask the answer is the prior; if that is so for all samples, there is
-    no oracle.
+    Where no modality is left, the answer is the prior. If that is so for all samples, there is no
+    mask oracle.
 
     Args:
         answer: As `ask` gives it, with unimodal probabilities.
         hit: bool ``[N, M]``: what was corrupted.
-        prior: ``[C]``; None for uniform.
+        prior: ``[C]``; None for equal probabilities.
         modalities: Names.
     """
     assert answer.unimodal is not None and answer.active is not None  # noqa: S101 - for mypy

@@ -1,4 +1,4 @@
-"""What is measured. Where there is nothing to measure the answer is None, never NaN."""
+"""Computes what is measured. Where there is nothing to measure, it is None, never NaN."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALLEST = float(np.finfo(np.float32).tiny)
 
 
 def correct(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
-    """Where the likeliest class is the label: ``[N, C]``, ``[N]`` -> bool ``[N]``.
+    """Finds where the likeliest class is the label: ``[N, C]``, ``[N]`` -> bool ``[N]``.
 
     The first of equals counts; a label of -1 is never right.
     """
@@ -27,7 +27,7 @@ def correct(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
 
 
 def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Share of samples whose likeliest class is the label; None without samples."""
+    """Computes the share of samples whose likeliest class is the label. None without samples."""
     right = correct(probabilities, labels)
     return float(right.mean()) if len(right) else None
 
@@ -82,7 +82,7 @@ def _squared_sums(e: FloatArray, groups: NDArray[Any]) -> float:
 
 
 def degradation(clean: float | None, noisy: float | None) -> float | None:
-    """``100 (noisy - clean) / clean``, in percent of the clean accuracy: -21.4 has lost a fifth.
+    """Computes ``100 (noisy - clean) / clean``, in percent of the clean accuracy.
 
     As the DMS paper (arXiv 2506.12724) defines it. None if either is None, or clean is 0.
     """
@@ -91,14 +91,14 @@ def degradation(clean: float | None, noisy: float | None) -> float | None:
 
 
 def retention(clean: float | None, noisy: float | None) -> float | None:
-    """``noisy / clean`` (arXiv 2506.12724); None if either is None, or clean is 0."""
+    """Computes ``noisy / clean`` (arXiv 2506.12724). None if either is None, or clean is 0."""
     if clean is None or noisy is None or clean == 0:
         return None
     return noisy / clean
 
 
 def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """`expected_calibration_error` over the samples whose label is a class."""
+    """Computes `expected_calibration_error` over the samples whose label is a class."""
     p, y = _known(probabilities, labels)
     return expected_calibration_error(p, y) if len(y) else None
 
@@ -106,7 +106,7 @@ def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float | No
 def reliability(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> dict[str, list[float | None]]:
-    """Confidence against accuracy, over bins of confidence of equal width.
+    """Compares confidence with accuracy, over bins of confidence of equal width.
 
     The bins, and which sample is in which, are those of the expected calibration error.
 
@@ -132,7 +132,7 @@ def reliability(
 def risk_coverage(
     probabilities: ArrayLike, labels: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share of errors among the most confident samples, against how many of them answer.
+    """Computes the share of errors among the most confident samples, by how many answer.
 
     The confidence is the largest probability. Samples of equal confidence come in no order: each
     of them counts as their mean error. El-Yaniv and Wiener 2010 (JMLR 11); Geifman and El-Yaniv
@@ -152,7 +152,7 @@ def risk_coverage(
 
 
 def area_under_risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """AURC: the mean of the risk over all coverages; 0 is best. None without samples.
+    """Computes AURC, the mean of the risk over all coverages. 0 is best; None without samples.
 
     Geifman et al. 2019 (arXiv 1805.08206).
     """
@@ -163,7 +163,8 @@ def area_under_risk_coverage(probabilities: ArrayLike, labels: ArrayLike) -> flo
 def counter_intuitive_rate(
     performance: Mapping[frozenset[str], ArrayLike], pairs: Literal["all", "adjacent"] = "all"
 ) -> float | None:
-    """How often less is more: the share of (sample, S, S') with S inside S' where S does better.
+    """Computes how often less is more: the share of (sample, S, S') with S inside S' where S does
+    better.
 
     After SimMLM (arXiv 2507.19264), which does not say whether all nested pairs of subsets count,
     or only those that differ by one modality: hence ``pairs``.
@@ -198,9 +199,9 @@ def counter_intuitive_rate(
 
 
 def losses(unimodal: ArrayLike, labels: ArrayLike) -> FloatArray:
-    """Negative log-likelihood of the label under each modality alone, in nats.
+    """Computes the negative log-likelihood of the label under each modality alone, in nats.
 
-    ``[N, M, C]``, ``[N]`` -> ``[N, M]``; at most 87; NaN where the label is no class.
+    ``[N, M, C]``, ``[N]`` -> ``[N, M]``; at most 87; NaN where the label is not a class.
     """
     p, y = np.asarray(unimodal, dtype=np.float64), np.asarray(labels)
     own = np.take_along_axis(p, np.maximum(y, 0)[:, None, None], axis=2)[..., 0]
@@ -211,7 +212,7 @@ def losses(unimodal: ArrayLike, labels: ArrayLike) -> FloatArray:
 def weight_loss_covariance(
     weights: ArrayLike, losses: ArrayLike, active: ArrayLike
 ) -> tuple[list[float | None], float | None]:
-    """Covariance of each modality's weight and its own loss; below 0 the weights do good.
+    """Computes the covariance of each modality's weight and own loss. Below 0, the weights help.
 
     The term by which a dynamic fusion generalises better than a static one of the same mean
     weights: Zhang et al. 2023, "Provable Dynamic Fusion for Low-Quality Multimodal Data" (arXiv

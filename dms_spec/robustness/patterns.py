@@ -1,4 +1,4 @@
-"""Which modalities of which samples are hit, and the sensor-failure protocol.
+"""Says which modalities of which samples are hit, and defines the sensor-failure protocol.
 
 The protocol is that of Liao et al. 2025 (arXiv 2503.18445), for methods that were trained on
 complete data: entire modalities missing (EMM), random features missing (RMM), noise (NM). There
@@ -38,10 +38,10 @@ class Pattern:
     def hits(
         self, modalities: tuple[str, ...], fits: BoolArray, samples: int, seed: int
     ) -> BoolArray:
-        """bool ``[N, M]``, True for what is hit.
+        """Finds what is hit: bool ``[N, M]``.
 
-        Half of the modalities is drawn from the seed alone, so that all corruptions of a seed hit
-        the same ones.
+        Half of the modalities are drawn from the seed alone, so that all corruptions of a seed
+        hit the same ones.
 
         Args:
             modalities: Names, in the order of the M axis.
@@ -79,7 +79,7 @@ EVERY = Pattern(name="every")
 
 
 def named(modalities: Iterable[str]) -> Pattern:
-    """These modalities, in every sample."""
+    """Hits these modalities, in every sample."""
     names = tuple(modalities)
     return Pattern(name="+".join(names), modalities=names)
 
@@ -154,7 +154,7 @@ MOST_MODALITIES = 10
 
 
 def damaged_sets(modalities: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    """Every set of modalities but the set of all, the empty one first: ``2^M - 1`` of them.
+    """Lists every set of modalities but the set of all, the empty one first: ``2^M - 1`` of them.
 
     Raises:
         SpecError: There are more than 10 modalities.
@@ -170,7 +170,7 @@ def damaged_sets(modalities: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
 
 def average(scores: Mapping[frozenset[str], float], modalities: int) -> float:
-    """The mean score, every set of damaged modalities being equally likely.
+    """Computes the mean score when every set of damaged modalities is equally likely.
 
     ``1 / (2^M - 1) * sum of score_S over |S| <= M - 1``: the empty set counts, the set of all does
     not (arXiv 2503.18445, as its code computes it).
@@ -187,7 +187,7 @@ def average(scores: Mapping[frozenset[str], float], modalities: int) -> float:
 
 
 def expected(scores: Mapping[frozenset[str], float], modalities: int, p: float) -> float:
-    """The expected score, each modality being damaged by itself with probability p.
+    """Computes the expected score when each modality is damaged by itself with probability p.
 
     ``sum of p^|S| (1 - p)^(M - |S|) score_S over |S| <= M - 1, / (1 - p^M)`` (arXiv 2503.18445).
 
@@ -234,7 +234,7 @@ class Case:
 
     @property
     def key(self) -> tuple[str, float, str, int]:
-        """What tells it from the others."""
+        """What distinguishes it from the others."""
         return self.corruption.name, self.severity, self.pattern.name, self.seed
 
     def __str__(self) -> str:
@@ -256,7 +256,7 @@ CLEAN = Corruption(
 
 
 def clean(seed: int = 0) -> Case:
-    """The case in which nothing happens."""
+    """Makes the case in which nothing happens."""
     return Case(corruption=CLEAN, severity=0.0, pattern=EVERY, seed=seed)
 
 
@@ -266,7 +266,7 @@ def sweep(
     patterns: Iterable[Pattern] | None = None,
     seeds: Iterable[int] = range(5),
 ) -> tuple[Case, ...]:
-    """Corruptions at all their severities, on patterns, with seeds.
+    """Lists corruptions at all their severities, on patterns, with seeds.
 
     What draws nothing at random is measured with the first seed alone.
 
@@ -299,7 +299,7 @@ def sweep(
 def sensor_failure(
     modalities: tuple[str, ...], *, seeds: Iterable[int] = range(5)
 ) -> tuple[Case, ...]:
-    """EMM (told and untold) and RMM on every set of modalities, NM on all of them.
+    """Lists EMM (told and untold) and RMM on every set of modalities, and NM on all of them.
 
     The empty set is the clean case, which is measured anyway.
 

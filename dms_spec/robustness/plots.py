@@ -1,4 +1,4 @@
-"""The pictures of a report, each as an SVG. matplotlib is imported when the first one is drawn."""
+"""Draws the pictures of a report, each as an SVG. Imports matplotlib for the first one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SMALL = 8.5
 #: How much of its colour a line keeps that is there for comparison.
 _PALE = 0.7
 _COLUMNS = 3
-#: With more lines than this their names go below the picture: beside it they would not fit.
+#: With more lines than this, their names go below the picture, since they would not fit beside it.
 _MOST_LABELS = 6
 
 _LINE: dict[str, Any] = {"linewidth": 2.0, "marker": "o", "markersize": 3.5, "clip_on": False}
@@ -44,7 +44,7 @@ Pictures = dict[str, tuple[str, bytes]]
 
 
 def plots(result: Result) -> Pictures:
-    """All pictures that there is something to draw for.
+    """Draws all pictures for which there is something to draw.
 
     Raises:
         BackendUnavailable: matplotlib is not installed.
@@ -87,7 +87,7 @@ def _accuracy(result: Result) -> tuple[str, Any] | None:
         return None if mean is None else 100 * mean
 
     caption = (
-        "In %, the mean over the seeds. Dashed: the mask oracle, as if one knew what is corrupted."
+        "In %, the mean over the seeds. Dashed: the mask oracle, which knows what is corrupted."
     )
     drawn = _grid(result, {name: (style, _of(value, name)) for name, style in styles.items()})
     return None if drawn is None else (caption, drawn)
@@ -126,7 +126,7 @@ Lines = Mapping[str, tuple[dict[str, Any], Callable[[Condition], float | None]]]
 def _grid(
     result: Result, lines: Lines, level: float | None = None, *, told: bool = True
 ) -> Any | None:
-    """One panel for each corruption with severities, and one for those without."""
+    """Draws one panel for each corruption with severities, and one for those without."""
     curves, single = _panels(result, told)
     count = len(curves) + bool(single)
     if not count:
@@ -167,7 +167,7 @@ def _grid(
 def _panels(
     result: Result, told: bool
 ) -> tuple[dict[tuple[str, str], list[Condition]], list[Condition]]:
-    """Conditions by corruption and pattern, the clean one in its place; and the single ones."""
+    """Groups conditions by corruption and pattern, with the clean one in its place."""
     clean, *others = swept(result)
     found: dict[tuple[str, str], list[Condition]] = {}
     for condition in others:
@@ -185,7 +185,7 @@ def _panels(
 
 
 def _place_of_clean(conditions: Sequence[Condition], at: float | None) -> int:
-    """Between the severities where it belongs, if they rise; else before them."""
+    """Places the clean case between the severities if they rise, otherwise before them."""
     severities = [severity for _, severity, _ in conditions]
     rising = severities == sorted(severities)
     return sum(s < at for s in severities) if rising and at is not None else 0
@@ -194,7 +194,7 @@ def _place_of_clean(conditions: Sequence[Condition], at: float | None) -> int:
 def _dots(
     result: Result, axes: Any, conditions: Sequence[Condition], lines: Lines, level: float | None
 ) -> None:
-    """A row of dots for each condition that has no severity."""
+    """Draws a row of dots for each condition that has no severity."""
     for row, condition in enumerate(conditions):
         axes.axhline(row, color="#dddddd", linewidth=0.8, zorder=0)
         for style, value in lines.values():
@@ -236,7 +236,7 @@ def _short(text: str) -> str:
 def _label_ends(
     axes: Any, ends: Mapping[str, tuple[float, str]], x: float, gap: float = 0.085
 ) -> None:
-    """Write each line's name beside its end, no two on top of each other."""
+    """Writes each line's name beside its end, no two on top of each other."""
     low, high = axes.get_ylim()
     names = sorted(ends, key=lambda name: ends[name][0])
     step = gap * (high - low)
@@ -256,9 +256,9 @@ def _label_ends(
 
 
 def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> list[float]:
-    """Rising heights moved apart by a gap, each as little as may be, between bottom and top.
+    """Moves rising heights apart by a gap, each as little as possible, between bottom and top.
 
-    Less ``i * gap`` they must not fall: blocks that do are put at their mean.
+    Less ``i * gap``, the heights must not fall. Blocks that fall are put at their mean.
     """
     blocks: list[tuple[float, int]] = []
     for i, height in enumerate(heights):
@@ -276,7 +276,7 @@ def spread(heights: Sequence[float], gap: float, bottom: float, top: float) -> l
 
 
 def _pair(result: Result, kind: str) -> tuple[str, Any] | None:
-    """Two panels: clean, and where the first method does worst."""
+    """Draws two panels: clean, and where the first method does worst."""
     names = [n for n in shown(result) if any(n in case.curves for case in result.cases)]
     clean, *others = swept(result)
     if not others or not names:
@@ -322,10 +322,10 @@ def _pair(result: Result, kind: str) -> tuple[str, Any] | None:
     words = f"On clean samples, and under {label(result, worst)}, where {first} is worst."
     if kind == "reliability":
         return (
-            f"{words} On the dotted line a confidence is what it says; below, it is too high.",
+            f"{words} On the dotted line confidence equals accuracy; below, it is too high.",
             figure,
         )
-    return f"{words} Lower is better: the errors are among what it is least sure of.", figure
+    return f"{words} Lower is better: the errors are where it is least sure.", figure
 
 
 def _reliability(
@@ -352,7 +352,7 @@ def _risk(curves: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]
 
 
 def _styles(result: Result, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """How to draw each line, the baselines first, so that the methods lie above them."""
+    """Says how to draw each line, the baselines first, so that the methods lie above them."""
     styles: dict[str, dict[str, Any]] = {}
     for name in names:
         base = name.partition(" of ")[0]

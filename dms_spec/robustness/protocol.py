@@ -1,4 +1,4 @@
-"""Measuring: every case is corrupted, put to every method, and scored."""
+"""Measures: corrupts every case, asks every method, and scores the answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from dms_spec.robustness.store import Store
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run is: ``done`` of ``total`` cases, ``case`` being the one just finished."""
+    """Says where a run is: ``done`` of ``total`` cases, with ``case`` the one just finished."""
 
     done: int
     total: int
@@ -36,7 +36,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Corrupted:
-    """The samples under one case.
+    """Holds the samples under one case.
 
     Attributes:
         inputs: By modality; what is not hit is bit for bit what it was.
@@ -60,7 +60,7 @@ def measure(
     identity: str = "",
     report: Callable[[Progress], None] | None = None,
 ) -> Result:
-    """Measure methods, and what stands beside them, on clean and on corrupted samples.
+    """Measures methods and their baselines, on clean and on corrupted samples.
 
     The clean case is added. Baselines (each modality alone, static, mask oracle) come from the
     first method that says what each modality alone would answer, under plain names; from another
@@ -121,7 +121,7 @@ def measure(
 
 
 def corrupt(samples: Samples, case: Case) -> Corrupted:
-    """The samples under a case, and where they were hit.
+    """Corrupts the samples by a case, and says where they were hit.
 
     Half precision that is hit becomes float32, so that strong noise does not overflow.
 
@@ -156,29 +156,31 @@ def corrupt(samples: Samples, case: Case) -> Corrupted:
             seed=case.seed,
             name=what.name,
         )
-        inputs[name] = spoilt = _spoil(samples, name, case, scene, hit[:, m])
+        inputs[name] = corrupted = _corrupt_rows(samples, name, case, scene, hit[:, m])
         if samples.kinds[name] == "features":
-            lost = int((~np.isfinite(spoilt[hit[:, m]]).all(axis=1)).sum())
+            lost = int((~np.isfinite(corrupted[hit[:, m]]).all(axis=1)).sum())
             if lost:
-                notes.append(f"{lost} rows of {name!r} leave the range of {spoilt.dtype}")
+                notes.append(f"{lost} rows of {name!r} leave the range of {corrupted.dtype}")
     present = samples.present & ~hit if what.told else samples.present
     return Corrupted(inputs=inputs, present=present, hit=hit, notes=tuple(notes))
 
 
-def _spoil(samples: Samples, name: str, case: Case, scene: Scene, rows: BoolArray) -> NDArray[Any]:
-    """One modality with some rows corrupted."""
+def _corrupt_rows(
+    samples: Samples, name: str, case: Case, scene: Scene, rows: BoolArray
+) -> NDArray[Any]:
+    """Corrupts some rows of one modality."""
     x, what = samples.inputs[name], case.corruption
     if samples.kinds[name] != "features":
         changed = _call(case, x, scene)
         return np.where(rows.reshape((-1,) + (1,) * (x.ndim - 1)), changed, x)
     scale = samples.scales[name]
-    # What is absent may hold anything: it must not meet arithmetic.
+    # An absent modality may hold anything, so no arithmetic may touch it.
     seen = scale.enter(np.where(scene.there[:, None], x, scale.mean), what.space)
     changed = _call(case, seen, scene)
     dtype = np.promote_types(x.dtype, np.float32)
     with np.errstate(over="ignore"):  # noted by the caller
         back = scale.leave(changed, what.space).astype(dtype)
-    # What the corruption left alone does not even get the round-off of the way there and back.
+    # Rows that the corruption left alone must not even get round-off.
     return np.where(rows[:, None] & (changed != seen), back, x.astype(dtype))
 
 
@@ -197,7 +199,7 @@ def _call(case: Case, x: NDArray[Any], scene: Scene) -> NDArray[Any]:
 
 
 class _Run:
-    """Methods and samples, and what the clean case teaches about them."""
+    """Holds methods and samples, and what the clean case says about them."""
 
     def __init__(self, methods: Mapping[str, Method], samples: Samples) -> None:
         self._methods, self._samples = methods, samples
@@ -206,30 +208,30 @@ class _Run:
         self._heads: Mapping[str, str] = {}
 
     def remember(self, measured: Measured) -> Measured:
-        """Learn from the clean case what the others need, when it was measured before."""
+        """Learns from the clean case what the others need, when it was measured before."""
         if measured.corruption == CLEAN.name:
             self._clean = {name: m["accuracy"] for name, m in measured.scores.items()}
             self._heads = measured.heads
         return measured
 
     def measure(self, case: Case) -> Measured:
-        """Corrupt, ask and score."""
+        """Corrupts, asks and scores."""
         samples, is_clean = self._samples, case.corruption.name == CLEAN.name
-        spoilt = corrupt(samples, case)
+        corrupted = corrupt(samples, case)
         answers = {
-            name: ask(name, method, spoilt.inputs, spoilt.present)
+            name: ask(name, method, corrupted.inputs, corrupted.present)
             for name, method in self._methods.items()
         }
         if is_clean:
             self._heads = _heads(answers)
         said: dict[str, FloatArray] = {name: a.probabilities for name, a in answers.items()}
         for source in dict.fromkeys(self._heads.values()):
-            beside = baselines(answers[source], spoilt.hit, samples.prior, samples.modalities)
+            beside = baselines(answers[source], corrupted.hit, samples.prior, samples.modalities)
             said |= {self._name(name, source): p for name, p in beside.items()}
         right = {name: metrics.correct(p, samples.labels) for name, p in said.items()}
         scores = {name: self._scores(p) for name, p in said.items()}
         for name, answer in answers.items():
-            scores[name] |= _weights(answer, spoilt.hit, samples)
+            scores[name] |= _weights(answer, corrupted.hit, samples)
             for mean in (STATIC, ORACLE) if name in self._heads else ():
                 other = self._name(mean, self._heads[name])
                 if other in right:
@@ -239,16 +241,16 @@ class _Run:
         for name, own in scores.items():
             own["degradation"] = metrics.degradation(self._clean[name], own["accuracy"])
             own["retention"] = metrics.retention(self._clean[name], own["accuracy"])
-        # Those of the sensor protocol are many, and nobody looks at their curves.
+        # The sensor protocol has many cases, and nobody looks at their curves.
         drawn = [] if case.corruption.name in SENSORS else [*self._methods, *self._means(said)]
         nested = is_clean or case.corruption.name == "emm_told"
-        notes = [*spoilt.notes, *(note for a in answers.values() for note in a.notes)]
+        notes = [*corrupted.notes, *(note for a in answers.values() for note in a.notes)]
         return Measured(
             corruption=case.corruption.name,
             severity=case.severity,
             pattern=case.pattern.name,
             seed=case.seed,
-            hit=float(spoilt.hit.sum() / max(1, samples.present.sum())),
+            hit=float(corrupted.hit.sum() / max(1, samples.present.sum())),
             scores=scores,
             curves={name: self._curves(said[name]) for name in drawn},
             right={name: pack(r) for name, r in right.items()} if nested else {},
@@ -291,7 +293,7 @@ class _Run:
 
 
 def _heads(answers: Mapping[str, Answer]) -> dict[str, str]:
-    """By method with unimodal answers, the first method with the same ones."""
+    """Finds for each method with unimodal answers the first method with the same ones."""
     found: dict[str, str] = {}
     for name, answer in answers.items():
         if answer.unimodal is None:
@@ -306,7 +308,7 @@ def _heads(answers: Mapping[str, Answer]) -> dict[str, str]:
 
 
 def _weights(answer: Answer, hit: BoolArray, samples: Samples) -> dict[str, float | None]:
-    """What there is to say about a method's weights."""
+    """Scores a method's weights."""
     if answer.weights is None or answer.active is None:
         return {}
     w, clean_part = answer.weights, samples.present & ~hit
@@ -327,7 +329,7 @@ def _weights(answer: Answer, hit: BoolArray, samples: Samples) -> dict[str, floa
 
 
 def _gain(name: str, own: BoolArray, other: BoolArray) -> dict[str, float | None]:
-    """Accuracy above a baseline, and its standard error over the samples (paired)."""
+    """Computes accuracy above a baseline, and its standard error over the samples (paired)."""
     difference = own.astype(float) - other
     return {
         f"gain_over_{name}": float(difference.mean()),
@@ -343,15 +345,15 @@ def _check(methods: Mapping[str, Method], samples: Samples, plan: tuple[Case, ..
     reserved = {STATIC, ORACLE, *(f"{name} alone" for name in samples.modalities)}
     if not methods or reserved & set(methods):
         raise SpecError(
-            "methods are not named as they should be",
+            "the methods have names that cannot be used",
             expected=f"one or more, with names other than {', '.join(sorted(reserved))}",
             got=", ".join(methods) or "none",
-            fix="These baselines come by themselves, from a method's unimodal probabilities.",
+            fix="These baselines are computed from a method's unimodal probabilities.",
         )
     keys = Counter(case.key for case in plan)
     twice = [str(case) for case in plan if keys[case.key] > 1]
     if twice:
-        raise SpecError("a case is there twice", expected="each once", got=twice[0])
+        raise SpecError("a case is given twice", expected="each once", got=twice[0])
 
 
 def _fingerprint(

@@ -1,4 +1,4 @@
-"""A result in words and files. Every claim is computed from the numbers beside it."""
+"""Writes a result in words and files. Every claim is computed from the numbers beside it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _BEGIN, _END = "<!-- dms robustness: begin -->", "<!-- dms robustness: end -->"
 def write_report(
     result: Result, folder: Path | str, *, title: str = "", overwrite: bool = False
 ) -> None:
-    """Write `FILES` into a folder, which is made if need be: all of them or none.
+    """Writes `FILES` into a folder, which is made if need be: all of them or none.
 
     Args:
         result: What was measured.
@@ -74,7 +74,7 @@ def write_report(
 
 
 def check_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Make the folder and refuse what `write_report` would refuse: for asking before the work.
+    """Makes the folder, and refuses what `write_report` would refuse, before the work is done.
 
     Raises:
         FileError: A file of a report is there already, or the folder cannot be made.
@@ -100,7 +100,7 @@ def check_folder(folder: Path, *, overwrite: bool = False) -> None:
 
 
 def section(result: Result) -> str:
-    """A section for an artifact's card, in Markdown, between the markers of `put_in_card`."""
+    """Writes a section for an artifact's card, in Markdown, between `put_in_card`'s markers."""
     lines = [
         _BEGIN,
         "## Robustness",
@@ -118,7 +118,7 @@ def section(result: Result) -> str:
 
 
 def put_in_card(card: Path, text: str) -> None:
-    """Write a section into a card: in the place of an older one, else at the end.
+    """Writes a section into a card: in place of an older one, otherwise at the end.
 
     Raises:
         FileError: The card cannot be read or written.
@@ -144,7 +144,7 @@ def put_in_card(card: Path, text: str) -> None:
 
 
 def html(result: Result, title: str, pictures: dict[str, tuple[str, bytes]]) -> str:
-    """One page with nothing outside it.
+    """Writes one page that needs nothing else.
 
     Args:
         result: What was measured.

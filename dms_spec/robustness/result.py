@@ -1,4 +1,4 @@
-"""What was measured, as plain data: every case, and what follows from several of them."""
+"""Holds what was measured, as plain data: every case, and what follows from several of them."""
 
 from __future__ import annotations
 
@@ -62,22 +62,22 @@ class Measured:
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Gives plain data for JSON."""
         return asdict(self) | {"notes": list(self.notes)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave."""
+        """Reads what `to_dict` gave."""
         return cls(**{**data, "notes": tuple(data["notes"])})
 
 
 def pack(right: NDArray[np.bool_]) -> str:
-    """A mask as text, eight samples to two hexadecimal digits."""
+    """Writes a mask as text, eight samples to two hexadecimal digits."""
     return np.packbits(right).tobytes().hex()
 
 
 def unpack(text: str, samples: int) -> NDArray[np.bool_]:
-    """The mask again, ``[N]``."""
+    """Reads the mask again, ``[N]``."""
     bits = np.frombuffer(bytes.fromhex(text), dtype=np.uint8)
     return np.unpackbits(bits, count=samples).astype(bool)
 
@@ -107,12 +107,12 @@ class Result:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Methods and baselines."""
+        """The methods and the baselines."""
         return tuple(dict.fromkeys(name for case in self.cases for name in case.scores))
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """All that occur."""
+        """All seeds that occur."""
         return tuple(dict.fromkeys(case.seed for case in self.cases))
 
     @property
@@ -122,7 +122,7 @@ class Result:
 
     @cached_property
     def _by_condition(self) -> dict[tuple[str, float, str], tuple[Measured, ...]]:
-        """Cases by condition: subsets make many of both."""
+        """Groups cases by condition, since subsets make many of both."""
         found: dict[tuple[str, float, str], list[Measured]] = {}
         for case in self.cases:
             found.setdefault((case.corruption, case.severity, case.pattern), []).append(case)
@@ -134,7 +134,7 @@ class Result:
         severity: float | None = None,
         pattern: str | None = None,
     ) -> tuple[Measured, ...]:
-        """The cases that fit; None fits all."""
+        """Selects the cases that fit. None fits all."""
         if corruption is not None and severity is not None and pattern is not None:
             return self._by_condition.get((corruption, severity, pattern), ())
         return tuple(
@@ -153,7 +153,7 @@ class Result:
         severity: float | None = None,
         pattern: str | None = None,
     ) -> list[float]:
-        """A metric in all cases that fit and have it, one for each seed.
+        """Lists a metric in all cases that fit and have it, one value for each seed.
 
         Raises:
             UnknownName: There is no such method.
@@ -175,17 +175,17 @@ class Result:
         severity: float | None = None,
         pattern: str | None = None,
     ) -> float | None:
-        """The mean of `values`; None if there are none."""
+        """Computes the mean of `values`. None if there are none."""
         values = self.values(metric, method, corruption, severity, pattern)
         return sum(values) / len(values) if values else None
 
     def gain(
-        self, method: str, over: Literal["static", "oracle"], condition: tuple[str, float, str]
+        self, method: str, over: Literal["static", "mask oracle"], condition: tuple[str, float, str]
     ) -> tuple[float, float] | None:
-        """Accuracy above a baseline of the same heads, and its standard error.
+        """Computes accuracy above a baseline of the same heads, and its standard error.
 
-        The error is that of which samples there are, of a paired difference. Seeds corrupt the
-        same samples anew, so that more seeds do not make it smaller: it is that of one seed.
+        The error is that of a paired difference, from the choice of samples. Seeds corrupt the
+        same samples anew, so more seeds do not make it smaller: it is that of one seed.
 
         Returns:
             None if the method has no such baseline.
@@ -197,7 +197,7 @@ class Result:
         return sum(values) / len(values), sqrt(sum(e * e for e in errors) / len(errors))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """The long form: one row for each case, method and metric."""
+        """Gives the long form: one row for each case, method and metric."""
         for case in self.cases:
             where = {
                 "corruption": case.corruption,
@@ -210,7 +210,7 @@ class Result:
                     yield where | {"method": method, "metric": metric, "value": value}
 
     def summary(self) -> list[dict[str, Any]]:
-        """One row for each condition and method: the mean of each metric over the seeds.
+        """Gives one row for each condition and method: the mean of each metric over the seeds.
 
         ``accuracy_deviation`` is the standard deviation over the seeds; None for a single one.
         """
@@ -235,7 +235,7 @@ class Result:
         return rows
 
     def sensor_failure(self) -> dict[str, Any]:
-        """The sensor-failure protocol, where it was measured; else empty.
+        """Scores the sensor-failure protocol where it was measured, and is empty otherwise.
 
         Returns:
             ``emm_told``, ``emm_untold`` and ``rmm <rate>`` by method: ``average``, ``expected
@@ -269,7 +269,7 @@ class Result:
     def counter_intuitive(
         self, method: str, pairs: Literal["all", "adjacent"] = "all"
     ) -> float | None:
-        """`metrics.counter_intuitive_rate` over the told EMM cases; None without them."""
+        """Computes `metrics.counter_intuitive_rate` over the told EMM cases. None without them."""
         rates = []
         everything = frozenset(self.modalities)
         for start in [c for c in self.cases if c.corruption == "clean" and method in c.right]:
@@ -291,7 +291,7 @@ class Result:
     def _damaged(
         self, method: str, corruption: str, severity: float
     ) -> dict[frozenset[str], float]:
-        """Accuracy by set of damaged modalities; empty unless all of them were measured."""
+        """Finds accuracy by set of damaged modalities. Empty unless all of them were measured."""
         scores = {frozenset[str](): self.mean("accuracy", method, "clean")}
         for damaged in self._sets():
             pattern = named(damaged).name
@@ -314,7 +314,7 @@ class Result:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; `from_dict` gives an equal result back."""
+        """Gives plain data for JSON. `from_dict` turns it back into an equal result."""
         return {
             "format": _FORMAT,
             "package": PACKAGE,
@@ -328,14 +328,14 @@ class Result:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_dict` gave.
+        """Reads what `to_dict` gave.
 
         Raises:
             ArtifactError: It is something else.
         """
         if data.get("format") != _FORMAT:
             got = repr(data.get("format"))
-            raise ArtifactError("this is no robustness result", expected=repr(_FORMAT), got=got)
+            raise ArtifactError("this is not a robustness result", expected=repr(_FORMAT), got=got)
         return cls(
             modalities=tuple(data["modalities"]),
             methods=tuple(data["methods"]),
@@ -347,7 +347,7 @@ class Result:
 
 
 def read_result(path: Path | str) -> Result:
-    """A result from the JSON that a report has beside it.
+    """Reads a result from the JSON that a report has beside it.
 
     Raises:
         FileError: The file cannot be read.
@@ -363,7 +363,7 @@ def read_result(path: Path | str) -> Result:
 
 
 def merge(results: Iterable[Result]) -> Result:
-    """Several results as one, such as those of several splits, each with seeds of its own.
+    """Merges several results, such as those of several splits, each with seeds of its own.
 
     Raises:
         SpecError: They are of other modalities, methods or numbers of samples, or two have the

@@ -1,4 +1,4 @@
-"""What is measured on: samples, their labels, and the scale that "severity 1" refers to."""
+"""Holds what is measured on: samples, their labels, and the scale to which a severity refers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, unk
 #: What a modality's array holds. Only ``"features"`` have a scale.
 Kind = Literal["features", "image", "text", "audio"]
 
-#: In which numbers a corruption of features thinks: those whose training range is [0, 1], or
+#: The numbers in which a corruption of features is given: those whose training range is [0, 1], or
 #: those whose training mean is 0 and deviation 1.
 Space = Literal["range", "standard"]
 
@@ -27,9 +27,9 @@ FloatArray = NDArray[np.float64]
 
 
 def stream(seed: int, *words: str) -> Generator:
-    """Random numbers that depend on the seed and some words, and on nothing else.
+    """Makes random numbers that depend on the seed and some words, and on nothing else.
 
-    Philox, keyed by both: what else is drawn, and in which order, makes no difference.
+    It is Philox, keyed by both. What else is drawn, and in which order, makes no difference.
     """
     key = tuple("\0".join(words).encode())
     return Generator(Philox(SeedSequence(seed, spawn_key=key)))
@@ -37,7 +37,7 @@ def stream(seed: int, *words: str) -> Generator:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """One modality's features in training: what their zero and their unit are.
+    """Describes one modality's features in training: what their zero and their unit are.
 
     An input that is constant in training has no range; its own unit stands for it.
 
@@ -57,7 +57,7 @@ class Scale:
 
     @classmethod
     def of(cls, training: NDArray[Any]) -> Self:
-        """The scale of features ``[N, D]``; N is at least 1, and all are finite."""
+        """Computes the scale of features ``[N, D]``; N is at least 1, and all are finite."""
         x = np.asarray(training, dtype=np.float64)
         low, reach = x.min(axis=0), np.ptp(x, axis=0)
         mean, deviation = x.mean(axis=0), x.std(axis=0)
@@ -69,12 +69,12 @@ class Scale:
         )
 
     def enter(self, x: NDArray[Any], space: Space) -> FloatArray:
-        """Features in a space, float64 [N, D]."""
+        """Transforms features into a space, float64 [N, D]."""
         zero, unit = self._of(space)
         return (np.asarray(x, dtype=np.float64) - zero) / unit
 
     def leave(self, x: FloatArray, space: Space) -> FloatArray:
-        """The way back."""
+        """Transforms features back."""
         zero, unit = self._of(space)
         return x * unit + zero
 
@@ -86,18 +86,18 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True)
 class Samples:
-    """N samples seen through M modalities, with their labels: what is corrupted and measured on.
+    """Holds N samples seen through M modalities, with their labels.
 
     `Samples.of` makes one from arrays, `Samples.of_table` from a table.
 
     Attributes:
-        inputs: By modality, in the order of the M axis. The first axis is N; the rest is the
-            methods' affair.
-        labels: Index of each sample's class, ``[N]``; -1 for one that is no class.
+        inputs: By modality, in the order of the M axis. The first axis is N; the methods know the
+            others.
+        labels: Index of each sample's class, ``[N]``; -1 for one that is not a class.
         present: bool ``[N, M]``. Where it is False the inputs may hold anything.
         kinds: What each modality holds.
         scales: Of each modality of kind ``"features"``.
-        prior: Class frequencies ``[C]``, the answer where nothing is there; None for uniform.
+        prior: Class frequencies ``[C]``, the answer where nothing is there; None for equal ones.
         notes: What is weaker than it looks, in words.
     """
 
@@ -114,7 +114,7 @@ class Samples:
 
     @property
     def modalities(self) -> tuple[str, ...]:
-        """Names, in the order of the M axis."""
+        """The names, in the order of the M axis."""
         return tuple(self.inputs)
 
     @classmethod
@@ -129,7 +129,7 @@ class Samples:
         prior: ArrayLike | None = None,
         notes: tuple[str, ...] = (),
     ) -> Self:
-        """Samples from arrays.
+        """Makes samples from arrays.
 
         Args:
             inputs: By modality: features ``[N, D]`` floating; or anything whose first axis is N,
@@ -169,7 +169,7 @@ class Samples:
                 )
             if array.dtype.kind not in "fiubU":
                 raise DTypeError(
-                    f"modality {name!r} holds something that is not understood",
+                    f"modality {name!r} holds something other than numbers or strings",
                     expected="numbers or strings",
                     got=str(array.dtype),
                     fix="An array of strings has dtype 'U', not object: numpy.array(list_of_str).",
@@ -184,7 +184,7 @@ class Samples:
             )
         all_kinds = _kinds(tuple(arrays), kinds or {})
         if training is None and "features" in all_kinds.values():
-            note = "the scale of the features is that of the rows measured: "
+            note = "the scale of the features comes from the rows measured: "
             notes += (note + "none were given that the methods were trained on",)
         scales = {}
         for m, (name, array) in enumerate(arrays.items()):
@@ -193,7 +193,7 @@ class Samples:
                 scales[name] = _scale(name, array, own)
                 notes += _constant(name, scales[name])
         if (strange := int((y < 0).sum())) > 0:
-            note = f"{strange} rows have a label that is no class: "
+            note = f"{strange} rows have a label that is not a class: "
             notes += (note + "they count as wrong, and calibration leaves them out",)
         return cls(
             inputs=arrays,
@@ -209,7 +209,8 @@ class Samples:
     def of_table(
         cls, table: Table, classes: NDArray[Any], *, prior: ArrayLike | None = None
     ) -> Self:
-        """The ``test`` rows of a table, or all of them; the scale is that of its training rows.
+        """Takes the ``test`` rows of a table, or all of them. The scale is that of its training
+        rows.
 
         Args:
             table: With labels.
@@ -262,7 +263,7 @@ class Samples:
         )
 
     def fingerprint(self) -> str:
-        """A text that changes when anything in the samples does."""
+        """Makes a text that changes when anything in the samples does."""
         digest = sha256()
         arrays: dict[str, NDArray[Any]] = {**self.inputs, "\0labels": self.labels}
         arrays["\0present"] = self.present
@@ -312,7 +313,7 @@ def _scale(name: str, array: NDArray[Any], training: ArrayLike | None) -> Scale:
     x = x[np.isfinite(x).all(axis=1)]
     if not len(x):
         raise MissingInput(
-            f"modality {name!r} is nowhere to take a scale from",
+            f"modality {name!r} has no rows to take a scale from",
             expected="training rows in which it is present and finite",
             got="none",
         )

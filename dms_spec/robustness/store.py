@@ -1,4 +1,4 @@
-"""Where finished cases are kept until the report stands: a file with one line of JSON for each."""
+"""Keeps finished cases until the report is written: a file with one line of JSON for each."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FORMAT = "dms-spec robustness cases 1"
 
 
 class Store:
-    """Finished cases by key, on disk as they come.
+    """Holds finished cases by key, on disk as they come.
 
     Args:
         path: The file; made when the first case is kept. None keeps nothing.
@@ -25,7 +25,7 @@ class Store:
 
     def __init__(self, path: Path | None, fingerprint: str) -> None:
         self._path, self._fingerprint = path, fingerprint
-        self._whole = 0  # bytes; a line that was cut short is written over
+        self._whole = 0  # in bytes; a line that was cut short is overwritten
         self._cases: dict[str, Any] = {}
         if path is not None and path.exists():
             self._read(path)
@@ -33,11 +33,11 @@ class Store:
         self.resumed = len(self._cases)
 
     def get(self, key: tuple[Any, ...]) -> Any:
-        """What was kept under a key; None if there is nothing."""
+        """Gives what was kept under a key. None if there is nothing."""
         return self._cases.get(json.dumps(key))
 
     def put(self, key: tuple[Any, ...], value: Any) -> None:
-        """Keep plain data under a key, safe from what happens next.
+        """Keeps plain data under a key, safe from what happens next.
 
         Raises:
             FileError: The file cannot be written.
