@@ -1,4 +1,4 @@
-"""Train encoders, a scheduler and a head together, in a plain PyTorch loop.
+"""Trains encoders, a scheduler and a head together, in a plain PyTorch loop.
 
 ``python examples/train_torch.py``. Two views of real scanned digits; in training and in use, a
 view is missing for some of the samples. Add three things to a loop of your own: `Fusion` after
@@ -59,7 +59,7 @@ def main() -> float:
             part = {name: view[rows] for name, view in views.items()}
             output, predictions, features, logits = model(part, present[rows])
             losses = fusion_loss(output, predictions, labels[rows], features)
-            # The heads' own loss: confidence has to be earned by each view alone.
+            # The heads' own loss: each view alone has to earn its confidence.
             each = nn.functional.cross_entropy(
                 logits.flatten(0, 1), labels[rows].repeat_interleave(2), reduction="none"
             )

@@ -49,14 +49,14 @@ def _first() -> str:
     return (SOURCE / "my_backend.py").read_text(encoding="utf-8")
 
 
-def _mended() -> str:
-    return (SOURCE / "my_backend_mended.py").read_text(encoding="utf-8")
+def _fixed() -> str:
+    return (SOURCE / "my_backend_fixed.py").read_text(encoding="utf-8")
 
 
 def test_it_is_short_and_one_line_is_wrong() -> None:
-    first, mended = _first().splitlines(), _mended().splitlines()
+    first, fixed = _first().splitlines(), _fixed().splitlines()
     assert len(first) <= 42
-    changed = [number for number, pair in enumerate(zip(first, mended, strict=True), 1)
+    changed = [number for number, pair in enumerate(zip(first, fixed, strict=True), 1)
                if pair[0] != pair[1]]  # fmt: skip
     assert changed == [int(re.findall(r":emphasize-lines: (\d+)", GUIDE)[0])]
 
@@ -74,8 +74,8 @@ def test_the_first_version_runs_and_fails_as_the_guide_says(dms_with: Run) -> No
     assert "check_offset_logits [cpu, float32]: failed" in found
 
 
-def test_the_mended_version_passes_the_core(dms_with: Run) -> None:
-    dms = dms_with(_mended())
+def test_the_fixed_version_passes_the_core(dms_with: Run) -> None:
+    dms = dms_with(_fixed())
     args = ("--dtype", "float32", "--level", "core", "--examples", 10)
     text = dms("check", "mine", *args).succeeded()
     assert "mine is partial" in text
@@ -87,20 +87,20 @@ def test_what_is_not_claimed_is_refused_and_what_is_claimed_is_tested(
 ) -> None:
     """A claim more is a line more; a library that halves in silence is found."""
     (line,) = _block("python", "capabilities =").splitlines()
-    claim = next(x for x in _mended().splitlines() if x.strip().startswith("capabilities ="))
+    claim = next(x for x in _fixed().splitlines() if x.strip().startswith("capabilities ="))
     report = tmp_path / "report.json"
-    dms = dms_with(_mended().replace(claim, line))
+    dms = dms_with(_fixed().replace(claim, line))
     args = ("--dtype", "float16", "--level", "core", "--examples", 5, "--report", report)
     assert " passed" in dms("check", "mine", *args).succeeded()
     dms("report", report, "-o", tmp_path / "badge.svg").succeeded()
     assert (tmp_path / "badge.svg").exists()
 
-    widening = _mended().replace(
+    widening = _fixed().replace(
         "        return array\n",
         "        return array.astype(np.float32) if array.dtype == np.float16 else array\n",
         1,
     )
-    assert widening != _mended()
+    assert widening != _fixed()
     outcome = dms_with(widening)("check", "mine", "--dtype", "float32", "--examples", 1)
     assert outcome.code == 1
     assert "refuses_dtype_float16 [cpu, float16]: refusal_missing" in outcome.out

@@ -1,4 +1,4 @@
-"""A backend of my own: which namespace, which arrays, which claims."""
+"""Says which namespace, which arrays and which claims my backend has."""
 
 import array_api_compat.numpy as xp  # the library; NumPy stands in for yours
 import numpy as np
@@ -7,7 +7,7 @@ from dms_spec import ArrayBackend, Capabilities, Namespace
 
 
 def softmax(logits, axis=-1):
-    """Mine, instead of the plain one: a primitive may be faster, never different."""
+    """Computes the softmax in my own way: a primitive may be faster, never different."""
     e = xp.exp(logits - xp.max(logits, axis=axis, keepdims=True))
     return e / xp.sum(e, axis=axis, keepdims=True)
 
@@ -19,18 +19,18 @@ class MyBackend(ArrayBackend):
     capabilities = Capabilities(dtypes=("float64", "float32"), devices=("cpu",))
 
     def namespace(self, device):
-        """The library, the type of its arrays, and what it does better than the plain form."""
+        """Names the library, the type of its arrays, and what it does in its own way."""
         return Namespace.of(xp, np.ndarray, softmax=softmax, guard=quiet)
 
     def from_numpy(self, array, device):
-        """One of the library's arrays, on the device, with the same dtype."""
+        """Converts to one of the library's arrays, on the device, with the same dtype."""
         return array
 
     def to_numpy(self, array):
-        """The way back."""
+        """Converts back."""
         return array
 
 
 def quiet():
-    """NumPy warns about overflows that the equations expect."""
+    """Silences NumPy's warnings about overflows that the equations expect."""
     return np.errstate(over="ignore", invalid="ignore")

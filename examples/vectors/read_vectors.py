@@ -1,4 +1,4 @@
-"""Read the golden vectors with nothing but Python: ``python read_vectors.py [FOLDER]``.
+"""Reads the golden vectors with nothing but Python: ``python read_vectors.py [FOLDER]``.
 
 `weights` below knows the policies `linear` and `static` over the signals of the preset `paper`.
 Put your own in its place: it gets a spec as plain data, and lists of floats.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def read(array):
-    """The numbers of an array, nested as its shape says; the last axis runs fastest."""
+    """Reads the numbers of an array, nested as its shape says; the last axis runs fastest."""
     flat = [float.fromhex(x) if isinstance(x, str) else x for x in array["values"]]
     for size in reversed(array["shape"][1:]):
         flat = [flat[i : i + size] for i in range(0, len(flat), size)]
@@ -20,7 +20,7 @@ def read(array):
 
 
 def conforms(vector):
-    """Whether the weights are right, to the bit where they must be, else within k eps scale."""
+    """Says whether the weights are right: to the bit where they must be, or within k eps scale."""
     arrays = {name: read(array) for name, array in vector["arrays"].items()}
     parameters = {name: read(array) for name, array in vector["parameters"].items()}
     got = [w for row in weights(vector["spec"], arrays, parameters) for w in row]

@@ -1,1 +1,1 @@
-"""A dms-spec backend on JAX."""
+"""Runs dms-spec on JAX."""

@@ -1,4 +1,4 @@
-"""The backend itself: which namespace, which arrays, which claims, and how gradients are taken."""
+"""Says which namespace, which arrays and which claims the backend has, and takes gradients."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from dms_spec.errors import UnsupportedCapability
 
 
 def _compiled(function, *static):
-    """A plain primitive as one XLA program, where JAX would else compile each operation in it."""
+    """Compiles a plain primitive as one XLA program. JAX would compile each operation in it."""
     return jax.jit(partial(function, jnp), static_argnames=static)
 
 
@@ -24,14 +24,14 @@ def _norm(vectors):
 
 @jax.jit
 def _cosine(left, right):
-    """As the plain one; but JAX's own norm has the slope NaN at a zero vector, not 0."""
+    """Computes the plain form. JAX's own norm has the slope NaN at a zero vector, not 0."""
     norms = _norm(left) * _norm(right)
     defined = norms > 0
     dot = jnp.where(defined, jnp.sum(left * right, axis=-1), 0)
     return jnp.clip(dot / jnp.where(defined, norms, 1), -1, 1)
 
 
-# Made once: what is compiled belongs to these functions, and would be lost with them.
+# Made once, because the compiled programs belong to these functions.
 _NAMESPACE = Namespace.of(
     jnp,
     jax.Array,
@@ -53,8 +53,8 @@ class JaxBackend(ArrayBackend, Differentiable):
 
     @property
     def capabilities(self):
-        # Whether there is float64 is a setting of the process, and the user's to make: to switch
-        # it on here would change what jnp.ones(3) is in code that never heard of this backend.
+        # float64 is a setting of the process, and the user's to make. To switch it on here would
+        # change what jnp.ones(3) is in code that knows nothing of this backend.
         wide = ("float64",) if jax.config.jax_enable_x64 else ()
         return Capabilities(
             dtypes=(*wide, "float32", "float16", "bfloat16"),
@@ -67,7 +67,7 @@ class JaxBackend(ArrayBackend, Differentiable):
 
     def from_numpy(self, array, device):
         moved = jnp.array(array, device=jax.devices(device)[0])
-        if moved.dtype != array.dtype:  # without 64 bits JAX halves them, and says nothing
+        if moved.dtype != array.dtype:  # without 64 bits JAX halves them in silence
             raise UnsupportedCapability(
                 f"JAX has no {array.dtype} in this process",
                 capability=f"dtype:{array.dtype}",

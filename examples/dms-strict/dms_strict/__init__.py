@@ -1,1 +1,1 @@
-"""A dms-spec backend on array-api-strict."""
+"""Runs dms-spec on array-api-strict."""

@@ -1,4 +1,4 @@
-"""The backend itself: which namespace, which arrays, which claims."""
+"""Says which namespace, which arrays and which claims the backend has."""
 
 import array_api_strict as xp
 import numpy as np
