@@ -1,7 +1,7 @@
 """Builds the page "Try it in the browser": static files alone, for any web server.
 
-Learns from scikit-learn's digits as `dms fit` does, exports what was learned as
-`dms export onnx` does, and puts the graph, some held-out digits, the page and ONNX Runtime's
+It learns from scikit-learn's digits as `dms fit` does, and exports what was learned as
+`dms export onnx` does. It puts the graph, some test digits, the page and ONNX Runtime's
 WebAssembly into one folder:
 
     python docs/try/build.py --packages docs/try/node_modules -o docs/_build/html/try
@@ -59,7 +59,7 @@ LEVELS = (0.0, 0.5, 1.0, 2.0)
 
 
 def read_table() -> tuple[Table, NDArray[Any]]:
-    """The digits in the demonstration's four views, each scaled by its training rows; the scans."""
+    """Reads the digits in the demonstration's four views, each scaled by its training rows."""
     digits = load_digits()
     train, test = train_test_split(
         np.arange(len(digits.target)),
@@ -84,12 +84,12 @@ def read_table() -> tuple[Table, NDArray[Any]]:
 
 
 def learn(table: Table) -> Artifact:
-    """What `dms fit` learns: heads, temperatures, what is typical of a view, and the policy."""
+    """Learns what `dms fit` learns: heads, temperatures, what is typical of a view, a policy."""
     return fit(table, SchedulerSpec.preset(PRESET, NAMES)).artifact
 
 
 def measure(artifact: Artifact, table: Table) -> list[dict[str, float]]:
-    """How the artifact does on all test digits, with noise on half of each one's views."""
+    """Measures the artifact on all test digits, with noise on half of each one's views."""
     numpy = get_backend("numpy")
     predictor = Predictor(artifact, numpy)
     random = Generator(Philox(SEED))
@@ -111,7 +111,7 @@ def measure(artifact: Artifact, table: Table) -> list[dict[str, float]]:
             {
                 "noise": level,
                 "scheduled": measured["fused"]["accuracy"],
-                "uniform": measured["static"]["accuracy"],
+                "static": measured["static"]["accuracy"],
                 "share": float(weights.sum() / len(test)),
                 "rose": float((weights > clean).mean()),
             }
@@ -120,7 +120,7 @@ def measure(artifact: Artifact, table: Table) -> list[dict[str, float]]:
 
 
 def draw(artifact: Artifact, table: Table) -> NDArray[np.intp]:
-    """Rows to show: drawn, not chosen; those first whose clean weights are nearest to the mean."""
+    """Draws the rows to show: those first whose clean weights are nearest to the mean."""
     weights = Predictor(artifact, get_backend("numpy")).predict(table.rows(table.test))["weights"]
     distance = np.square(weights - weights.mean(axis=0)).sum(axis=1)
     shown = Generator(Philox(SEED + 1)).permutation(len(table.test))[:SHOWN]
@@ -128,7 +128,7 @@ def draw(artifact: Artifact, table: Table) -> NDArray[np.intp]:
 
 
 def describe(artifact: Artifact, table: Table, scans: NDArray[Any]) -> dict[str, Any]:
-    """Everything that the page shows and does not compute."""
+    """Describes everything that the page shows and does not compute."""
     spec = artifact.spec
     return {
         "modalities": [
@@ -158,7 +158,7 @@ def describe(artifact: Artifact, table: Table, scans: NDArray[Any]) -> dict[str,
 
 
 def build(output: Path, packages: Path) -> Artifact:
-    """Put the page together.
+    """Puts the page together.
 
     Args:
         output: The folder; files of the page that are there already are replaced.

@@ -157,26 +157,26 @@ function build() {
   }
   const { training, test, measured, preset } = data;
   const last = measured.at(-1);
-  const compared = ({ scheduled, uniform }) => {
-    const points = 100 * (scheduled - uniform);
+  const compared = ({ scheduled, static: equal }) => {
+    const points = 100 * (scheduled - equal);
     const size = `${Math.abs(points).toFixed(1)} points`;
     return points === 0 ? "level with" : `${size} ${points < 0 ? "below" : "above"}`;
   };
   $("made").textContent =
     `Each view has a linear head, learned from ${training} digits of scikit-learn as by dms fit, ` +
-    `whose default is ${preset}. What is unlike the digits that a view's head has learned from ` +
-    `costs it trust: how much was learned on digits spoilt by uniform and Laplace noise and by ` +
-    `exchanged numbers, never by Gaussian noise or a cover, as here. The digits here are drawn ` +
-    `at random from the ${test} held out, those with the most ordinary weights first. Over all ` +
-    `held-out digits, accuracy is ${compared(measured[0])} uniform weights on clean views and ` +
-    `${compared(last)} at noise ${last.noise}. Noise raised a view's weight in at most ` +
-    `${percent(Math.max(...measured.map(({ rose }) => rose)))} of the cases of a row, as the ` +
-    `last column counts.`;
+    `whose default is ${preset}. A view loses trust if it is unlike the digits that its head has ` +
+    `learned from. How much it loses was learned on digits that were corrupted by uniform and ` +
+    `Laplace noise and by exchanged numbers, never by Gaussian noise or a cover, as here. The ` +
+    `digits here are drawn at random from the ${test} test digits, and those with the most ` +
+    `ordinary weights come first. Over all test digits, accuracy is ${compared(measured[0])} ` +
+    `equal weights on clean views and ${compared(last)} at noise ${last.noise}. Noise raised a ` +
+    `view's weight in at most ${percent(Math.max(...measured.map(({ rose }) => rose)))} of the ` +
+    `cases of a row, as the last column counts.`;
   $("measured-caption").textContent =
-    `All ${test} held-out digits, with noise on two of each one's four views (by NumPy)`;
-  for (const { noise, scheduled, uniform, share, rose } of measured) {
+    `All ${test} test digits, with noise on two of each one's four views (by NumPy)`;
+  for (const { noise, scheduled, static: equal, share, rose } of measured) {
     const line = element("tr");
-    const texts = [noise.toFixed(1), percent(scheduled), percent(uniform), share.toFixed(2)];
+    const texts = [noise.toFixed(1), percent(scheduled), percent(equal), share.toFixed(2)];
     texts.push(noise ? percent(rose) : "–");
     line.append(...texts.map((text) => element("td", text)));
     $("measured").tBodies[0].append(line);

@@ -130,7 +130,7 @@ def test_a_click_moves_the_weights(visit: Visit) -> None:
 
 
 def test_the_numbers_are_those_of_numpy(visit: Visit) -> None:
-    # K eps of each output's scale: what every exported graph is held to before it is written.
+    # K eps of each output's scale: what every exported graph is verified to before it is written.
     truth = Truth(visit.artifact, heads=True, dtype="float32")
     for step in visit.steps:
         truth.answer(visit.inputs(step)).hold(visit.outputs(step))
@@ -144,8 +144,8 @@ def test_an_absent_view_has_weight_0_whatever_stands_in_its_place(visit: Visit) 
         assert min(weights.values()) > 0
     assert np.isnan(visit.inputs("NaN in its place")["spectrum"]).all()
     assert np.isfinite(visit.inputs("spectrum absent")["spectrum"]).all()
-    absent, spoilt = (visit.steps[s]["outputs"] for s in ("spectrum absent", "NaN in its place"))
-    assert absent == spoilt
+    absent, filled = (visit.steps[s]["outputs"] for s in ("spectrum absent", "NaN in its place"))
+    assert absent == filled
     assert visit.said == "spectrum now NaN: not a bit of any output changed."
 
 
