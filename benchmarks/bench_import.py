@@ -1,6 +1,6 @@
-"""Time of ``import dms_spec`` as a multiple of the time of ``import numpy``, in fresh processes.
+"""Times ``import dms_spec`` as a multiple of ``import numpy``, in fresh processes.
 
-``python benchmarks/bench_import.py``. Each line is what a fresh interpreter needs beyond starting.
+``python benchmarks/bench_import.py``. Each line is the time of a fresh interpreter, less its start.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TIMED = "import time; start = time.perf_counter(); {}; print(time.perf_counter(
 
 
 def seconds(statement: str, runs: int) -> float:
-    """Median over fresh processes of the time that a statement takes."""
+    """Takes the median time of a statement over fresh processes."""
     command = [sys.executable, "-c", _TIMED.format(statement)]
 
     def once() -> float:

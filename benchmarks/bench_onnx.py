@@ -1,4 +1,4 @@
-"""Speed and size of exported graphs in ONNX Runtime, against a naive export and reading the input.
+"""Times exported graphs in ONNX Runtime, against a naive export and against reading the input.
 
 ``python benchmarks/bench_onnx.py [-o results.csv]``. One thread. *stream* sums every input array
 once; *naive, dynamo* is the naive module of `bench_torch` as PyTorch's own exporter writes it.
@@ -46,7 +46,7 @@ class Naive(torch.nn.Module):
 
 
 def naive_model() -> bytes:
-    """The naive module through torch.onnx.export(dynamo=True), with a symbolic batch."""
+    """Exports the naive module by torch.onnx.export(dynamo=True), with a symbolic batch."""
     arrays = {name: torch.from_numpy(array) for name, array in batch(4).items()}
     b = torch.export.Dim("B")
     axes = {name: {1 if name == "mc_logits" else 0: b} for name in arrays}
@@ -67,7 +67,7 @@ def naive_model() -> bytes:
 
 
 def exported(artifact: Artifact, **options: object) -> tuple[bytes, dict[str, object], float]:
-    """The file, its verification, and the seconds that both took."""
+    """Exports, and gives the file, its verification, and the seconds that both took."""
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         path = get_exporter("onnx").export(artifact, Path(folder), **options)
@@ -77,7 +77,7 @@ def exported(artifact: Artifact, **options: object) -> tuple[bytes, dict[str, ob
 
 
 def optimised_nodes(model: bytes) -> int:
-    """Nodes after ONNX Runtime's optimiser."""
+    """Counts the nodes after ONNX Runtime's optimiser."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
@@ -121,7 +121,7 @@ def measure(size: int, seconds: float, ours: bytes, baseline: bytes) -> list[dic
 
 
 def sizes() -> None:
-    """What an export of each preset costs and weighs."""
+    """Prints what an export of each preset costs and weighs."""
     names = ("image", "text", "audio")
     print(f"\n{'export':<24}{'seconds':>9}{'nodes':>7}{'optimised':>11}{'bytes':>9}")
     for preset in PRESETS:

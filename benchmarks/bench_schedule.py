@@ -1,6 +1,6 @@
-"""Speed of scheduling, as a fraction of the speed of reading the input once.
+"""Times scheduling, as a fraction of the speed of reading the input once.
 
-``python benchmarks/bench_schedule.py [-o results.csv]``. One thread. The baselines stand in the
+``python benchmarks/bench_schedule.py [-o results.csv]``. One thread. The baselines are in the
 same run: *stream* reads every input byte once (the sum of each array), *plain* is the same
 backend without its primitives. Correctness is checked before anything is timed.
 """
@@ -54,7 +54,7 @@ def batch(size: int) -> dict[str, np.ndarray]:
 
 
 def milliseconds(call: Callable[[], object], seconds: float) -> float:
-    """The best of as many runs as fit into a time, after one to warm up."""
+    """Takes the best of as many runs as fit into a time, after one to warm up."""
     call()
     best, end = float("inf"), time.perf_counter() + seconds
     while time.perf_counter() < end:
@@ -94,7 +94,7 @@ def measure(size: int, seconds: float) -> Iterator[dict[str, object]]:
 
 
 def setting() -> dict[str, str]:
-    """What a row of results has to say about where it comes from."""
+    """Describes where a row of results comes from."""
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False
     ).stdout.strip()
@@ -108,7 +108,7 @@ def setting() -> dict[str, str]:
 
 
 def save(path: Path | None, rows: list[dict[str, object]]) -> None:
-    """Write the rows as CSV, if a path is given."""
+    """Writes the rows as CSV, if a path is given."""
     if path is None:
         return
     with replacing(path) as temporary, temporary.open("w", newline="") as file:

@@ -1,8 +1,8 @@
-"""Speed of `dms_torch.Fusion` on the CPU, against a naive module and against reading the input.
+"""Times `dms_torch.Fusion` on the CPU, against a naive module and against reading the input.
 
 ``python benchmarks/bench_torch.py [-o results.csv]``. One thread. *stream* sums every input array
-once; *naive* is what one writes first in eager torch: two-pass variance over whole arrays, the sum
-minus self for alignment, softmax and log apart, gradients through everything. Also the cost of ten
+once. *naive* is what you would write first in eager torch: two-pass variance over whole arrays, the
+sum minus self for alignment, softmax and log apart, gradients through everything. It also times ten
 Monte-Carlo passes of a linear head, in forwards of that head. Values are compared before timing.
 """
 
@@ -71,7 +71,7 @@ def measure(size: int, seconds: float) -> list[dict[str, object]]:
 
 
 def head_cost(classes: int, seconds: float) -> str:
-    """Ten passes of a linear head over one forward of it, D = 768, B = 1024."""
+    """Times ten passes of a linear head against one forward of it, D = 768, B = 1024."""
     width, ns = 768, torch_namespace("cpu")
     generator = torch.Generator().manual_seed(0)
     parameters = {

@@ -1,4 +1,4 @@
-"""The command line: ``dms VERB ...``, also ``python -m dms_spec VERB ...``.
+"""Runs the command line: ``dms VERB ...``, also ``python -m dms_spec VERB ...``.
 
 A verb is a module of this package with ``add_arguments(parser)`` and ``run(args)``, which returns
 the exit code. Only the verb that is called is imported, so that ``dms --help`` is quick. Parsing
@@ -38,7 +38,7 @@ VERBS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb.
+    """Runs one verb.
 
     Returns:
         0 good, 1 not conformant, 2 bad usage or input, 3 a result outside tolerance,
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
     args = parser.parse_args(given)
-    # A warning of ours is news to the user, not a line of source to a developer.
+    # Our warnings inform the user; they do not show a line of source to a developer.
     warnings.showwarning = _show_warning
     try:
         code = int(args.run(args))
@@ -80,7 +80,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return GOOD
     except Exception:
         traceback.print_exc()
-        print("dms: this is a defect, not your doing: please report it", file=sys.stderr)
+        print(
+            "dms: this is a defect of the program, not a mistake of yours: please report it",
+            file=sys.stderr,
+        )
         return DEFECT
 
 

@@ -1,4 +1,4 @@
-"""``dms backends``: where schedulers can run on this machine."""
+"""``dms backends`` lists where schedulers can run on this machine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def survey() -> list[dict[str, Any]]:
-    """Each registered backend with its live capabilities, or the reason why it has none."""
+    """Lists each registered backend with its live capabilities, or the reason why it has none."""
     rows = []
     for record in plugin_records():
         if record.kind != "backend":

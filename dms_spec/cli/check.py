@@ -1,4 +1,4 @@
-"""``dms check``: the conformance suite on one backend, with a report."""
+"""``dms check`` runs the conformance suite on one backend, and writes a report."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clause", action="append", default=[], help="the checks of one clause")
     parser.add_argument("--list", action="store_true", help="list checks and mutants, run nothing")
     parser.add_argument(
-        "--examples", type=int, default=100, help="cases that a property tries (default: 100)"
+        "--examples", type=int, default=100, help="cases to try for each property (default: 100)"
     )
     parser.add_argument(
         "--explore", action="store_true", help="draw new cases instead of the same in every run"
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import hypothesis  # noqa: F401 - said here, once, instead of from wherever it is missed
+        import hypothesis  # noqa: F401 - its absence is reported here, once
     except ImportError as error:
         raise BackendUnavailable(
             "the conformance suite needs hypothesis",
@@ -69,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
     if args.seed is not None and not args.explore:
         raise SpecError("--seed is for --explore", fix="Without it the cases are always the same.")
     if args.examples < 1:
-        raise SpecError("no case is tried", expected="--examples 1 or more", got=str(args.examples))
+        raise SpecError(
+            "there are no cases to try", expected="--examples 1 or more", got=str(args.examples)
+        )
     if args.report is not None:
         _check_format(args.report)
     backend = find_backend(args.backend)
@@ -131,7 +133,7 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
                 dtype=planned.dtype,
             )
         except DMSError as error:  # what has to be refused has no answer to freeze
-            print(f"nothing to freeze of {planned.check.name}: {error}", file=sys.stderr)
+            print(f"nothing to freeze for {planned.check.name}: {error}", file=sys.stderr)
             return
         path = folder / f"{planned.id}.json"
         write_vector(path, vector)

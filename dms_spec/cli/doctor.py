@@ -1,4 +1,4 @@
-"""``dms doctor``: what really runs where, ready to paste into an issue."""
+"""``dms doctor`` shows what really runs where, ready to paste into an issue."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _notes() -> dict[str, list[str]]:
-    """What each backend that works says about itself on this machine."""
+    """Collects what each backend that works says about itself on this machine."""
     notes = {}
     for name in available("backend"):
         try:
             notes[name] = list(get_backend(name).capabilities.notes)
-        except DMSError:  # the run of it has failed as well, and says why
+        except DMSError:  # its run has failed as well, and says why
             continue
     return {name: own for name, own in notes.items() if own}
 
 
 def examine() -> list[dict[str, Any]]:
-    """The worked example on everything that claims to run: one entry for each combination."""
+    """Runs the worked example on everything that claims to run: one entry for each combination."""
     runs = []
     for name in available("backend"):
         try:
@@ -123,7 +123,7 @@ def _entry(backend: str, device: str, dtype: str, verdict: str, error: str) -> d
 
 
 def _worked_example(backend: Any, device: str, dtype: str) -> float:
-    """Largest error of weights and fused values, in eps of the dtype that they come out in."""
+    """Finds the largest error of weights and fused values, in eps of their own dtype."""
     spec, arrays = worked_example.SPEC, worked_example.arrays(dtype)
     moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
     result = backend.scheduler(spec, device=device)(ModalityBatch(**moved))

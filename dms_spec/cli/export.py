@@ -1,4 +1,4 @@
-"""``dms export``: a scheduler as a file for another runtime, verified before it is written."""
+"""``dms export`` writes a scheduler for another runtime, verified before it is written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="folder; the file goes to DIR/FORMAT. The artifact's own folder is a good one",
+        help="folder; the file goes to DIR/FORMAT. The artifact's own folder is a good choice",
     )
     parser.add_argument("--modalities", metavar="A,B,...", help="names for a preset, in order")
     parser.add_argument("--dtype", help="dtype of the inputs: float32 (default) or float16")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_report(report: dict[str, Any]) -> None:
-    """What a verification found, for people; `dms verify` prints the same."""
+    """Prints what a verification found. `dms verify` prints the same."""
     for side in ("inputs", "outputs"):
         values = (f"{v['name']} {v['dtype']} {v['shape']}" for v in report[side])
         print(f"{side}: {', '.join(values)}".replace("'", ""))

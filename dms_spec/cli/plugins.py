@@ -1,4 +1,4 @@
-"""``dms plugins list``: every plugin, and what is wrong with those that cannot be used."""
+"""``dms plugins list`` lists every plugin, and what is wrong with those that cannot be used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dms report``: reports of several backends side by side."""
+"""``dms report`` draws the reports of several backends side by side."""
 
 from __future__ import annotations
 

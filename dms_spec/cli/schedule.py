@@ -1,4 +1,4 @@
-"""``dms schedule``: weights and fused output for a file of samples."""
+"""``dms schedule`` computes weights and fused output for a file of samples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     samples, _ = batch.shape
     there = True if batch.present is None else batch.present
-    spoilt = int((there & ~result.active).sum())
+    nonfinite = int((there & ~result.active).sum())
     nothing = int((~result.active.any(axis=1)).sum())
     modalities = modality_summary(artifact.spec.modalities, result.active, result.weights)
     if args.json:
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             "policy": artifact.spec.policy,
             "samples": samples,
             "samples_with_nothing_active": nothing,
-            "present_but_not_finite": spoilt,
+            "present_but_not_finite": nonfinite,
             "modalities": modalities,
             "notes": list(result.notes),
         }
@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     print(f"{samples} samples, policy {artifact.spec.policy}, backend {args.backend}")
     print(modality_table(modalities, samples))
-    if spoilt:
-        print(f"{spoilt} entries are present but hold NaN or Inf; they count as absent")
+    if nonfinite:
+        print(f"{nonfinite} entries are present but hold NaN or Inf; they count as absent")
     if nothing:
         print(f"{nothing} samples have nothing active: their weights and fused output are 0")
     for note in result.notes:

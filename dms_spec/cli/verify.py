@@ -1,4 +1,4 @@
-"""``dms verify``: an exported file held to its spec once more, on the machine where it runs."""
+"""``dms verify`` checks an exported file against its spec again, on the machine where it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     kind = args.model.suffix.removeprefix(".")
     if kind not in available("exporter"):
         raise FileError(
-            f"{args.model} is of no known kind",
+            f"{args.model} is not of a known kind",
             expected=" or ".join(f".{name}" for name in available("exporter")),
             fix="Name the file that was exported, not its folder.",
         )
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _bounded_memory(path: Path) -> Iterator[None]:
-    """The machine is not at the mercy of a file from anywhere; where the system can see to it."""
+    """Limits the memory that a file from anywhere can ask for, where the system can do it."""
     try:
         import resource
 
