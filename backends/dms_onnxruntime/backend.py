@@ -42,7 +42,7 @@ _OUTPUTS = ("weights", "fused", "scores", "active")
 
 @final
 class OnnxRuntimeBackend(Backend, Predictive):
-    """ONNX Runtime on the CPU, with NumPy arrays, and on CUDA, with torch tensors.
+    """Runs ONNX Runtime on the CPU with NumPy arrays, and on CUDA with torch tensors.
 
     A graph is traced when a batch of new inputs and dtypes first comes, and kept.
     """

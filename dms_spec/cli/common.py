@@ -1,4 +1,4 @@
-"""What several verbs share: reading a batch and a spec, and summing up what was written."""
+"""Holds what several verbs share: reading a batch and a spec, and summing up what was written."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
 
 
 def add_input_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of every verb that schedules a file."""
+    """Adds the arguments of every verb that schedules a file."""
     parser.add_argument(
         "input",
         metavar="IN",
@@ -63,7 +63,7 @@ def names_of(text: str | None) -> tuple[str, ...] | None:
 
 
 def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Schedule]:
-    """Read the input, run the scheduler, and bring everything back as NumPy arrays.
+    """Reads the input, runs the scheduler, and converts everything to NumPy arrays.
 
     Arrays that no scheduler reads are named on stderr and left alone.
     """
@@ -72,13 +72,13 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
     arrays = read_arrays(args.input)
     for name in [name for name in arrays if name not in INPUT_NAMES]:
         hint = closest(name, INPUT_NAMES)
-        if hint.startswith("Did"):  # a typing error must not turn an input into no input
+        if hint.startswith("Did"):  # a mistyped name must not lose an input
             raise unknown(f"array in {args.input}", name, INPUT_NAMES)
         print(f"dms: note: {args.input}: array {name!r} is not used", file=sys.stderr)
         del arrays[name]
     batch = ModalityBatch(**arrays)
     for name, array in arrays.items():
-        # Else each library refuses it in its own way. bfloat16 is of no kind of NumPy's.
+        # Otherwise each library refuses it in its own way. NumPy has no kind for bfloat16.
         if array.dtype.kind not in "biufc" and array.dtype.name != "bfloat16":
             raise DTypeError(
                 f"{name} in {args.input} does not hold numbers",
@@ -96,7 +96,7 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
 
 
 def check_output(output: Path, source: Path) -> None:
-    """Refuse an output of unknown format, or that is the input, before any work is done.
+    """Refuses an output of unknown format, or that is the input, before any work is done.
 
     Raises:
         FileError: It is one of the two.
@@ -104,7 +104,7 @@ def check_output(output: Path, source: Path) -> None:
     check_suffix(output)
     try:
         same = output.samefile(source)
-    except OSError:  # one of them is not there, or cannot be; whoever opens it says so
+    except OSError:  # one of them does not exist, or cannot; opening it will say so
         return
     if same:
         raise FileError(
@@ -115,7 +115,7 @@ def check_output(output: Path, source: Path) -> None:
 def modality_summary(
     names: Sequence[str], active: NDArray[Any], weights: NDArray[Any]
 ) -> list[dict[str, Any]]:
-    """For each modality in how many samples it takes part, and its mean weight there.
+    """Says for each modality in how many samples it takes part, and its mean weight there.
 
     The mean leaves out the samples without it; they would dilute it.
     """
@@ -132,7 +132,7 @@ def modality_summary(
 
 
 def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
-    """The same for people."""
+    """Prints the same for people."""
     rows = []
     for row in summary:
         mean = row["mean_weight_where_active"]
@@ -143,7 +143,7 @@ def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
 
 
 def read_spec(text: str, modalities: str | None, count: int | None = None) -> Artifact:
-    """A spec from a preset's name, a JSON file or an artifact folder.
+    """Reads a spec from a preset's name, a JSON file or an artifact folder.
 
     Without names, a preset's modalities are numbered, as many as ``count`` says.
 

@@ -1,4 +1,4 @@
-"""The picture of ``dms explain``: what each term contributed, and the weights that came out."""
+"""Draws the picture of ``dms explain``: what each term contributed, and the resulting weights."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _COLOURS = (BLUE, RED, GREEN, MAGENTA, OLIVE, TEAL, VIOLET)
 
 
 def draw(path: Path, explained: list[dict[str, Any]]) -> None:
-    """Draw one row of two panels for each sample, and write the file.
+    """Draws one row of two panels for each sample, and writes the file.
 
     Raises:
         BackendUnavailable: matplotlib is not installed.
@@ -73,7 +73,7 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
 
 
 def _bars(axes: Any, row: int, entry: dict[str, Any], colours: dict[str, str]) -> None:
-    """Stack a modality's terms, those above zero to the right, those below to the left."""
+    """Stacks a modality's terms, those above zero to the right, those below to the left."""
     if entry["state"] != "active":
         axes.text(0, row, f"  {entry['state']}", va="center", fontsize=9, style="italic")
         return

@@ -1,4 +1,4 @@
-"""What a fitted artifact says beside its scheduler: its model and its heads, checked."""
+"""Reads what a fitted artifact says beside its scheduler: its model and its heads, checked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _NS = Namespace.of(array_api_compat.numpy, np.ndarray)
 def head_outputs(resolved: Resolved, passes: int) -> tuple[str, ...]:
     """What the heads must compute for a spec, out of `HEAD_OUTPUTS`, in their order.
 
-    Without passes there are no ``mc_logits``; a signal that would read them is 0 and says so.
+    Without passes there are no ``mc_logits``. A signal that reads them is then 0, with a note.
     """
     read = resolved.reads()
     if passes == 0:
@@ -30,7 +30,7 @@ def head_outputs(resolved: Resolved, passes: int) -> tuple[str, ...]:
 
 
 class FittedHeads:
-    """What a predictor reads of an artifact, checked: it may come from anywhere.
+    """Holds what a predictor reads of an artifact, checked, since it may come from anywhere.
 
     Attributes:
         artifact: The artifact itself.
@@ -92,7 +92,7 @@ class FittedHeads:
         return {name: self._no_rows(name).shape[1] for name in self.artifact.spec.modalities}
 
     def _check_heads(self, resolved: Resolved) -> None:
-        """Hold heads, head and model to each other, on a table without rows."""
+        """Checks on a table without rows that heads, head and model fit each other."""
         names = self.artifact.spec.modalities
         for name in names:
             for short in ("scale.unit", "temperature"):

@@ -1,4 +1,4 @@
-"""A fitted artifact bound to a namespace: heads, scheduler and class probabilities."""
+"""Binds a fitted artifact to a namespace: heads, scheduler and class probabilities."""
 
 from __future__ import annotations
 

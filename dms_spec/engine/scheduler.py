@@ -127,7 +127,7 @@ def check_batch(
 
 
 def check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Array) -> None:
-    """Refuse an array of a dtype that the backend does not take, or ``present`` that is not bool.
+    """Refuses an array of a dtype that the backend does not take, or ``present`` not of bool.
 
     Raises:
         DTypeError, UnsupportedCapability: As `Scheduler.schedule` says.
@@ -161,7 +161,8 @@ def check_dtype(ns: Namespace, capabilities: Capabilities, name: str, array: Arr
 
 
 def checked(ns: Namespace, resolved: Resolved, present: Array | None, result: Schedule) -> Schedule:
-    """Look at a result's values: refuse what the spec asks to refuse, note what its policy notes.
+    """Looks at a result's values: refuses what the spec asks to refuse, notes what its policy
+    notes.
 
     Args:
         ns: The namespace of the result's arrays.

@@ -165,7 +165,7 @@ class RowPredictor(ABC):
     def predict(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> tuple[Schedule, NDArray[Any]]:
-        """Run the heads, the scheduler and the class probabilities.
+        """Runs the heads, the scheduler and the class probabilities.
 
         Args:
             embeddings: Floating ``[B, D_m]``, by modality, in the order of the spec. Where a
@@ -186,7 +186,7 @@ class RowPredictor(ABC):
     def unimodal(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> NDArray[Any]:
-        """Class probabilities of each modality by itself, ``[B, M, C]``; uniform where absent.
+        """Predicts class probabilities of each modality alone, ``[B, M, C]``, equal where absent.
 
         Args and errors are those of `predict`, without the spec's refusals.
         """
@@ -200,7 +200,7 @@ class Predictive(ABC):
 
     @abstractmethod
     def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
-        """Bind a fitted artifact to a device, which `Backend.check_device` has checked.
+        """Binds a fitted artifact to a device, which `Backend.check_device` has checked.
 
         Raises:
             ArtifactError: The artifact has no heads, or its model does not fit its parameters.

@@ -75,7 +75,7 @@ def output_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int
 
 
 def check_names(artifact: Artifact, *, whole: bool = False) -> None:
-    """Refuse names that meet: a graph's inputs, outputs and parameters share one space of names.
+    """Refuses equal names: inputs, outputs and parameters of a graph need different ones.
 
     Args:
         artifact: What is to be traced, with its heads where it has any.
@@ -93,8 +93,8 @@ def check_names(artifact: Artifact, *, whole: bool = False) -> None:
     for name in names:
         if names.count(name) > 1:
             raise SpecError(
-                f"two things in the graph would be called {name!r}",
-                expected="modalities and signals that are called otherwise than inputs, outputs "
+                f"two things in the graph would have the name {name!r}",
+                expected="modalities and signals with other names than inputs, outputs "
                 "and each other",
                 fix="Rename the modality or the signal.",
             )

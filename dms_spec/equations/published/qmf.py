@@ -17,7 +17,7 @@ from dms_spec.types import Array, Schedule
 #: The forms of `history_ranking`.
 Form = Literal["paper", "released"]
 
-#: Energies of `qmf` are held above it.
+#: `qmf` takes energies below it for this number.
 FLOOR = 1e-3
 
 
@@ -98,7 +98,7 @@ def history_ranking(
     form: Form = "paper",
     active: Array | None = None,
 ) -> Array:
-    """Rank pairs of samples: who has been predicted worse should be less confident.
+    """Ranks pairs of samples: one that has been predicted worse should be less confident.
 
     QMF (arXiv 2306.02050, section 3) after correctness ranking (Moon et al. 2020, arXiv
     2007.01458). With each sample i and its successor j in the batch (the last with the first)::
@@ -172,7 +172,7 @@ class LossHistory:
         losses: NDArray[np.floating[Any]],
         active: NDArray[np.bool_] | None = None,
     ) -> None:
-        """Add one visit.
+        """Adds one visit.
 
         Args:
             rows: The samples' numbers, int ``[B]``, each in [0, N).
