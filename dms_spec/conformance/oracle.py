@@ -186,7 +186,7 @@ def _evidence(
     said, factors = {}, {}
     for m in members:
         own = _floats(parameters["fusion.priors"][m]) if fitted else prior
-        said[m] = _log_ratios(ell[m], own)
+        said[m] = log_ratios(ell[m], own)
         log_doubt = log(-expm1(log_g[m]))
         factors[m] = [log_sum_exp([log_doubt, log_g[m] + x]) for x in said[m]]
     kappa = 1 / (1 + rho * (max(1.0, fsum(exp(x) for x in log_g.values())) - 1))
@@ -204,7 +204,7 @@ def _evidence(
     }
 
 
-def _log_ratios(row: Vector, prior: Vector) -> Vector:
+def log_ratios(row: Vector, prior: Vector) -> Vector:
     """log p / pi over the classes that a modality knows, 0 for the others."""
     heard = [x for x, share in zip(row, prior, strict=True) if share > 0 and x > -inf]
     if not heard:

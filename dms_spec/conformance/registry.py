@@ -36,6 +36,7 @@ FAMILIES = (
     "signals",
     "policies",
     "fusion",
+    "evidence",
     "refusals",
     "losses",
     "learned",

@@ -191,7 +191,10 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     """Draws a spec with a batch and parameters that fit it."""
     modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
     policies = options.pop("policies", None)
-    spec = draw(specs(modalities, policies, options.pop("among", DRAWN)))
+    among, level = options.pop("among", DRAWN), options.pop("level", None)
+    spec = draw(
+        specs(modalities, policies, among) if level is None else of_trust(modalities, level)
+    )
     # Dot products of features overflow long before the features do: attention is drawn tame.
     tame = options.pop("tame", False) or spec.policy == "co_attention"
     arrays = draw(batches(dtype, modalities=modalities, tame=tame, **options))
@@ -244,7 +247,9 @@ def parameters(
         fitted = {f"signals.typicality.{name}": array for name, array in fitted.items()}
     if spec.policy == "soundness" and optional:
         shapes["policy.exponent"] = (modalities,)
-        fitted["policy.doubt"] = random.uniform(-8.0, 2.0, size=())
+        fitted["policy.doubt"] = np.asarray(
+            random.choice([random.uniform(-8.0, 2.0), -40.0], p=[0.9, 0.1])
+        )
     if spec.fusion == "evidence" and optional and classes is not None:
         fitted |= level(random, modalities, classes)
     if spec.policy in LEARNED:
@@ -261,6 +266,31 @@ def parameters(
         shapes["policy.query"] = shapes["policy.key"] = (width, 3)
     drawn = {name: random.normal(size=shape) for name, shape in shapes.items()}
     return {name: array.astype(dtype) for name, array in (drawn | fitted).items()}
+
+
+def of_modalities(case: Case, kept: list[int]) -> Case:
+    """The same case with some of its modalities, in the order given."""
+    count = len(case.spec.modalities)
+    return Case(
+        spec=case.spec.replace(modalities=tuple(case.spec.modalities[k] for k in kept)),
+        arrays={
+            name: array[:, kept] if name == "present" else array[..., kept, :]
+            for name, array in case.arrays.items()
+        },
+        parameters={
+            name: array[kept] if per_modality(name, array, count) else array
+            for name, array in case.parameters.items()
+        },
+    )
+
+
+def per_modality(name: str, array: NDArray[Any], modalities: int) -> bool:
+    """Whether the first axis of a parameter is that of the modalities."""
+    return (
+        name in ("policy.bias", "policy.exponent", "fusion.priors")
+        or name.startswith("signals.typicality.")
+        or (name.endswith("anchor") and array.ndim == 2 and len(array) == modalities)
+    )
 
 
 def level(random: np.random.Generator, modalities: int, classes: int) -> Arrays:

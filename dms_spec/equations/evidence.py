@@ -76,9 +76,8 @@ def fuse_evidence(
     """
     log_g = bounded_trust(ns, ns.select(active, log_trust))
     said = log_ratios(ns, logits, parameters.get("priors"))
-    prior = parameters.get("prior")
     kappa = discount(ns, log_g, active, parameters.get("redundancy"))
-    return posterior(ns, said, log_g, active, _log_prior(ns, prior), kappa)
+    return posterior(ns, said, log_g, active, log_prior(ns, parameters.get("prior")), kappa)
 
 
 def bounded_trust(ns: Namespace, log_trust: Array) -> Array:
@@ -143,7 +142,7 @@ def posterior(
     return xp.exp(log_p), xp.minimum(log_r, ns.constant(0.0, log_r))
 
 
-def _log_prior(ns: Namespace, prior: Array | None) -> Array | float:
+def log_prior(ns: Namespace, prior: Array | None) -> Array | float:
     """log pi, -inf where it is 0; equally likely classes need none."""
     if prior is None:
         return 0.0

@@ -26,10 +26,13 @@ def check_parameters_are_exported(ctx: Context) -> None:
     specs += [
         SchedulerSpec(modalities=names, policy="co_attention"),
         SchedulerSpec(modalities=names, signals={"anchored_alignment": {}}, fusion="logit"),
+        SchedulerSpec(modalities=names, policy="soundness", fusion="evidence"),
     ]
     random = np.random.Generator(np.random.Philox(7))
     for spec in specs:
-        drawn = strategies.parameters(spec, random, width=4, dtype=np.float32, optional=True)
+        drawn = strategies.parameters(
+            spec, random, width=4, classes=3, dtype=np.float32, optional=True
+        )
         own = {
             name: ctx.backend.to_numpy(ctx.backend.from_numpy(array, ctx.device))
             for name, array in drawn.items()

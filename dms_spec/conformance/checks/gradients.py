@@ -31,7 +31,7 @@ _SIGNALS = (
 
 
 def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[str, NDArray[Any]]:
-    """Computes those of sum(fused * d) + sum(weights * e), by every floating array of the batch."""
+    """Computes those of the outputs times a direction each, by every floating array of the batch."""
     backend, device = ctx.backend, ctx.device
     ctx.expect("DMS-C-001", isinstance(backend, Differentiable), "gradients are claimed, not given")
     assert isinstance(backend, ArrayBackend) and isinstance(backend, Differentiable)  # noqa: S101
@@ -45,7 +45,10 @@ def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[s
         result = scheduler(ModalityBatch(**arrays, present=present))
         fused = xp.where(xp.isfinite(result.fused), result.fused, xp.zeros_like(result.fused))
         total = xp.sum(xp.astype(fused, result.weights.dtype) * towards["fused"])
-        return total + xp.sum(result.weights * towards["weights"])
+        total = total + xp.sum(result.weights * towards["weights"])
+        if result.soundness is None:
+            return total
+        return total + xp.sum(result.soundness * towards["soundness"])
 
     arrays = {name: backend.from_numpy(case.arrays[name], device) for name in _ROLES}
     found = backend.gradients(function, arrays)
@@ -59,6 +62,7 @@ def _direction(ctx: Context, case: strategies.Case, seed: int) -> Arrays:
     return {
         "fused": random.normal(size=(batch, width)).astype(ctx.computing),
         "weights": random.normal(size=(batch, modalities)).astype(ctx.computing),
+        "soundness": random.normal(size=(batch, modalities)).astype(ctx.computing),
     }
 
 
@@ -69,6 +73,8 @@ def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     batch, modalities = case.arrays["present"].shape
     width, classes = case.arrays["features"].shape[-1], 3
+    if "fusion.prior" in case.parameters:
+        classes = len(case.parameters["fusion.prior"])
     shapes = {
         "features": (batch, modalities, width),
         "logits": (batch, modalities, classes),
@@ -100,10 +106,10 @@ def check_gradients_are_those_of_the_oracle(ctx: Context) -> None:
             moved = case.arrays[role].copy()
             moved[where] += step
             exact = oracle.schedule(case.spec, case.arrays | {role: moved}, case.parameters)
-            return float(
-                (exact.fused * direction["fused"]).sum()
-                + (exact.weights * direction["weights"]).sum()
-            )
+            outputs = {"fused": exact.fused, "weights": exact.weights}
+            if exact.soundness is not None:
+                outputs["soundness"] = exact.soundness
+            return float(sum((array * direction[name]).sum() for name, array in outputs.items()))
 
         for role in _ROLES:
             for _ in range(2):
@@ -145,6 +151,9 @@ def check_gradients_are_finite(ctx: Context) -> None:
         arrays["present"][2] = False
         strategies.fill_absent(arrays, filler)
         weighed = dict.fromkeys(_SIGNALS, 1.0) if policy in strategies.WEIGHING else {}
+        if policy == "soundness":
+            weighed, fusion = {"typicality": 4.0}, "evidence"
+            arrays["features"][1, 2] *= 1e3  # so untypical that nothing is left of its trust
         spec = SchedulerSpec(
             modalities=strategies.names(3),
             policy=policy,
@@ -153,7 +162,14 @@ def check_gradients_are_finite(ctx: Context) -> None:
             fusion=fusion,  # type: ignore[arg-type]
             detach_signals=False,
         )
-        parameters = strategies.parameters(spec, random, width=5, dtype=ctx.computing)
+        parameters = strategies.parameters(
+            spec,
+            random,
+            width=5,
+            dtype=ctx.computing,
+            classes=4,
+            optional=policy == "soundness" and bool(random.integers(2)),
+        )
         case = strategies.Case(spec=spec, arrays=arrays, parameters=parameters)
         found = _gradients(ctx, case, _direction(ctx, case, seed))
         absent = ~arrays["present"]

@@ -24,7 +24,8 @@ def check_absent_gets_exactly_zero(ctx: Context) -> None:
         ctx.expect("DMS-P-001", ~off[~case.arrays["present"]] == False, "an absent one is active")  # noqa: E712
         ctx.expect("DMS-P-001", result.weights[off] == 0, "an inactive modality has a weight")
         ctx.expect("DMS-P-009", np.isneginf(result.scores[off]), "its score is not -inf")
-        for name, value in (*result.signals.items(), *result.terms.items()):
+        own = {} if result.soundness is None else {"soundness": result.soundness}
+        for name, value in {**result.signals, **result.terms, **own}.items():
             ctx.expect("DMS-P-009", value[off] == 0, f"its {name} is not 0")
 
 

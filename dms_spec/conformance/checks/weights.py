@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
 from dms_spec.conformance.closeness import K, scales
@@ -59,35 +57,18 @@ def check_order_of_modalities_does_not_matter(ctx: Context) -> None:
 
     @ctx.given(ctx.cases(), st.randoms(use_true_random=False))
     def property_(case: strategies.Case, random: Random) -> None:
-        m = len(case.spec.modalities)
-        order = list(range(m))
+        order = list(range(len(case.spec.modalities)))
         random.shuffle(order)
-        spec = case.spec.replace(modalities=tuple(case.spec.modalities[i] for i in order))
-        arrays = {
-            name: array[:, order] if name == "present" else array[..., order, :]
-            for name, array in case.arrays.items()
-        }
-        parameters = {
-            name: array[order] if _per_modality(name, array, m) else array
-            for name, array in case.parameters.items()
-        }
+        turned = strategies.of_modalities(case, order)
         exact = oracle.schedule(case.spec, case.arrays, case.parameters)
         scale = scales(case.spec, exact, case.arrays, case.parameters, ctx.computing)
         one = ctx.schedule(case.spec, case.arrays, case.parameters)
-        other = ctx.schedule(spec, arrays, parameters)
+        other = ctx.schedule(turned.spec, turned.arrays, turned.parameters)
         with np.errstate(invalid="ignore"):
             off = np.abs(other.weights - one.weights[:, order])
         allowed = _TWICE * ctx.eps * scale["weights"][:, order]
         ctx.expect("DMS-W-004", off <= allowed, "weights do not follow the order of the modalities")
         ctx.expect("DMS-W-004", other.active == one.active[:, order], "active does not follow")
-
-
-def _per_modality(name: str, array: NDArray[Any], m: int) -> bool:
-    return (
-        name in ("policy.bias", "policy.exponent", "fusion.priors")
-        or name.startswith("signals.typicality.")
-        or (name.endswith("anchor") and array.ndim == 2 and len(array) == m)
-    )
 
 
 @check("DMS-W-005")

@@ -11,6 +11,7 @@ import warnings
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.mutants import (
     arrays,
+    evidence,
     gradients,
     learned,
     presence,
@@ -36,6 +37,7 @@ def mutants() -> tuple[Mutant, ...]:
         *relations.MUTANTS,
         *typicality.MUTANTS,
         *values.MUTANTS,
+        *evidence.MUTANTS,
         *learned.MUTANTS,
         *arrays.MUTANTS,
         *gradients.MUTANTS,

@@ -31,12 +31,14 @@ class Call:
         batch: What it was called with.
         spec: Its spec.
         state: What the backend remembers from call to call.
+        parameters: Its parameters, by full name.
     """
 
     schedule: Callable[[ModalityBatch], Schedule]
     batch: ModalityBatch
     spec: SchedulerSpec
     state: dict[Any, Any]
+    parameters: Mapping[str, Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ class MutantBackend(Backend):
         right = EquationScheduler(
             self._shared.namespace(device), own, self._shared.right.capabilities
         )
-        return _MutantScheduler(self.mutant, spec, right, self._shared.state)
+        return _MutantScheduler(self.mutant, spec, right, self._shared.state, parameters)
 
 
 @final
@@ -171,9 +173,15 @@ class EquationsMutantBackend(ArrayBackend, Differentiable):
 @final
 class _MutantScheduler(Scheduler):
     def __init__(
-        self, mutant: Mutant, spec: SchedulerSpec, right: Scheduler, state: dict[Any, Any]
+        self,
+        mutant: Mutant,
+        spec: SchedulerSpec,
+        right: Scheduler,
+        state: dict[Any, Any],
+        parameters: Mapping[str, Array],
     ) -> None:
         self._mutant, self._spec, self._right, self._state = mutant, spec, right, state
+        self._parameters = parameters
 
     @property
     def spec(self) -> SchedulerSpec:
@@ -186,7 +194,13 @@ class _MutantScheduler(Scheduler):
                 batch = ModalityBatch(**self._mutant.batch(copies))
             if self._mutant.around:
                 result = self._mutant.around(
-                    Call(schedule=self._right, batch=batch, spec=self._spec, state=self._state)
+                    Call(
+                        schedule=self._right,
+                        batch=batch,
+                        spec=self._spec,
+                        state=self._state,
+                        parameters=self._parameters,
+                    )
                 )
             else:
                 result = self._right(batch)
