@@ -130,6 +130,12 @@ def test_nothing_says_that_the_package_is_on_an_index() -> None:
             assert not re.search(r"pip install [^\n#]*[\"' `]dms-spec", text), path
 
 
+def test_every_array_of_a_table_is_documented() -> None:
+    from dms_spec.embeddings.presence import RESERVED
+
+    assert all(f"`{name}`" in page("guide/tables.md") for name in RESERVED)
+
+
 def test_every_corruption_is_documented() -> None:
     from dms_spec.robustness.corruptions.features import FEATURES
     from dms_spec.robustness.corruptions.raw import RAW

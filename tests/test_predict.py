@@ -584,3 +584,105 @@ def test_an_output_whose_name_is_too_long_is_one_message(dms: Run, folder: Path)
     write_arrays(folder / "in.npz", make_arrays(3))
     name = "x" * 5000 + ".npz"
     assert dms("predict", folder / "long", folder / "in.npz", "-o", name).code == 2
+
+
+# ------------------------------------------------------------------------ tables of other people
+
+
+@pytest.fixture
+def predict(dms: Run, folder: Path) -> Run:
+    """Predicts from arrays with the artifact at random, and gives back report and stderr."""
+
+    def run(arrays: dict[str, Any], *flags: Any, suffix: str = ".npz") -> Any:
+        (folder / "o.npz").unlink(missing_ok=True)
+        write_arrays(folder / f"in{suffix}", arrays)
+        arguments = ("predict", folder / "artifact", folder / f"in{suffix}", "-o", folder / "o.npz")
+        return dms(*arguments, *flags, "--json")
+
+    return run
+
+
+def by_name(arrays: dict[str, Any]) -> dict[str, Any]:
+    present = arrays["present"]
+    named = {f"present.{name}": present[:, m].copy() for m, name in enumerate(NAMES)}
+    return {k: a for k, a in arrays.items() if k != "present"} | named
+
+
+def test_a_table_in_another_order_is_read_right(predict: Run, folder: Path) -> None:
+    """By name, or by columns in the order of the file; from safetensors, by name alone."""
+    predict(make_arrays()).succeeded()
+    wanted = read_arrays(folder / "o.npz")
+    arrays = make_arrays()
+    turned = {name: arrays[name] for name in reversed(NAMES)}
+    for table, suffix in (
+        (turned | {"present": arrays["present"][:, ::-1]}, ".npz"),
+        (turned | by_name(make_arrays()), ".npz"),
+        (by_name(make_arrays()), ".safetensors"),
+    ):
+        predict(table, suffix=suffix).succeeded()
+        got = read_arrays(folder / "o.npz")
+        assert all(np.array_equal(got[name], array) for name, array in wanted.items())
+    assert "have no names" in predict(make_arrays(), suffix=".safetensors").refused()
+
+
+def test_a_table_that_lacks_a_modality_is_predicted_without_it(predict: Run, folder: Path) -> None:
+    arrays = by_name(make_arrays())
+    without = {name: a for name, a in arrays.items() if not name.endswith("b")}
+    report = json.loads(predict(without).succeeded())
+    assert any("'b' is not in" in note for note in report["notes"])
+    lacking = read_arrays(folder / "o.npz")
+    marked = arrays | {"present.b": np.zeros(50, dtype=bool)}
+    predict(marked).succeeded()
+    absent = read_arrays(folder / "o.npz")
+    assert all(np.array_equal(absent[name], array) for name, array in lacking.items())
+    report = json.loads(predict(arrays, "--modalities", "a,c").succeeded())
+    assert "array 'b' is not used" in report["notes"]
+    chosen = read_arrays(folder / "o.npz")
+    assert all(np.array_equal(chosen[name], array) for name, array in lacking.items())
+
+
+def test_an_array_that_the_artifact_does_not_know_is_left_alone(predict: Run) -> None:
+    more = {"d": np.full((50, 2), 0.3), "y": np.arange(50)[:, None]}
+    report = json.loads(predict(make_arrays() | more).succeeded())
+    assert report["notes"][:2] == ["array 'd' is not used", "array 'y' is not used"]
+    mask = {"mask": np.ones((50, 3), dtype=bool)}
+    assert "Did you mean 'present'?" in predict(make_arrays() | mask).refused()
+
+
+@pytest.mark.parametrize("flag", ["a,d", "d", "a,,b", "a,a"])
+def test_a_choice_of_modalities_must_be_one(predict: Run, flag: str) -> None:
+    predict(make_arrays() | {"d": np.full((50, 2), 0.3)}, "--modalities", flag).refused()
+
+
+ODD: dict[str, tuple[Any, str]] = {
+    "integers": (np.arange(50) % 3, "accuracy is not measured: the labels are integers such as 0"),
+    "other names": (np.array(["Cat"] * 50), "none of the labels is a class that was learned"),
+    "a quantity": (np.linspace(0, 1, 50), "labels are not used:"),
+    "many a row": (np.ones((50, 2), int), "labels are not used:"),
+    "all missing": (np.full(50, np.nan), "missing in every row"),
+}
+
+
+@pytest.mark.parametrize("case", ODD)
+def test_labels_that_cannot_be_compared_are_a_note(predict: Run, case: str) -> None:
+    labels, word = ODD[case]
+    report = json.loads(predict(make_arrays() | {"labels": labels}).succeeded())
+    assert "accuracy" not in report
+    assert any(word in note for note in report["notes"])
+
+
+def test_rows_without_a_label_are_not_measured(predict: Run, folder: Path) -> None:
+    predict(make_arrays()).succeeded()
+    labels = read_arrays(folder / "o.npz")["predicted"].copy()
+    labels[:5], labels[5:10] = "", "unicorn"
+    report = json.loads(predict(make_arrays() | {"labels": labels}).succeeded())
+    assert report["accuracy"] == pytest.approx(40 / 45)
+    assert any("no label in 5 of 50 rows" in note for note in report["notes"])
+    assert any("(5 rows)" in note for note in report["notes"])
+
+
+def test_how_a_table_was_split_is_nothing_to_a_prediction(predict: Run) -> None:
+    labels = np.array(CLASSES * 13)[:50]
+    split = {"labels": labels, "train": np.array([0, 1]), "test": np.arange(10, 50)}
+    report = json.loads(predict(make_arrays() | split).succeeded())
+    assert not any("training" in note and "rows of classes" in note for note in report["notes"])

@@ -14,7 +14,7 @@ import pytest
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
-from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.predictor import Predictor, evaluate
 from dms_spec.embeddings.table import read_table
 from dms_spec.files import read_arrays
 from dms_spec.plugins import get_backend
@@ -79,7 +79,7 @@ def test_from_a_fitted_artifact_to_a_report(dms: Run, folder: Path) -> None:
         wanted = fitted["fused"][metric]
         assert result.mean(metric, "fusion", "clean") == pytest.approx(wanted, abs=1e-6)
     # Static is the mean of probabilities, at whatever level the artifact fuses.
-    table = read_table(folder / "t.npz", artifact.spec.modalities)
+    table = read_table(folder / "t.npz", axis=artifact.spec.modalities)
     assert table.test is not None
     assert table.labels is not None
     alone = Predictor(artifact, get_backend("numpy")).unimodal(table.rows(table.test))
@@ -167,6 +167,43 @@ def test_an_interrupted_run_goes_on_to_the_same_report(
         whole, broken = ((folder / d / name).read_bytes() for d in ("whole", "broken"))
         assert whole == broken, name
     assert not (folder / "broken.cases.jsonl").exists()
+
+
+def test_a_modality_alone_is_also_what_fit_measures(dms: Run, folder: Path) -> None:
+    """Where some rows lack it, two numbers, and it is said which is which."""
+    arrays = read_arrays(folder / "t.npz")
+    arrays["present.pixels"] = np.arange(len(arrays["labels"])) % 3 > 0
+    np.savez(folder / "gaps.npz", **arrays)
+    flags = ("--corruption", "absent", "--seeds", 1, "-o", folder / "o")
+    text = dms("robustness", folder / "model", folder / "gaps.npz", *flags).succeeded()
+    artifact = load_artifact(folder / "model")
+    table = read_table(folder / "gaps.npz", axis=artifact.spec.modalities)
+    assert table.test is not None
+    fitted = evaluate(artifact, get_backend("numpy"), table.rows(table.test))
+    own = fitted["modalities"]["pixels"]
+    result = read_result(folder / "o" / "robustness.json")
+    where = result.mean("accuracy_where_present", "pixels alone", "clean")
+    assert where == pytest.approx(own["accuracy"])
+    everywhere = result.mean("accuracy", "pixels alone", "clean")
+    assert everywhere is not None
+    assert everywhere < own["accuracy"]
+    for part in (f"{100 * own['accuracy']:.1f} %", f"the {own['samples']} samples that have it"):
+        assert part in text
+
+
+def test_labels_of_another_kind_are_refused_and_gaps_are_left_out(dms: Run, folder: Path) -> None:
+    arrays = read_arrays(folder / "t.npz")
+    output = ("--corruption", "absent", "--seeds", 1, "-o", folder / "o", "--overwrite")
+    np.savez(folder / "a.npz", **arrays | {"labels": arrays["labels"].astype(str)})
+    message = dms("robustness", folder / "model", folder / "a.npz", *output).refused()
+    assert "strings such as" in message
+    assert "integers such as 0" in message
+    floats = arrays["labels"].astype(float)
+    floats[arrays["test"][:10]] = np.nan
+    np.savez(folder / "b.npz", **arrays | {"labels": floats})
+    outcome = dms("robustness", folder / "model", folder / "b.npz", *output)
+    assert "290 samples" in outcome.succeeded()
+    assert "no label in 10 of" in outcome.err
 
 
 def test_what_is_weak_is_said(dms: Run, folder: Path) -> None:

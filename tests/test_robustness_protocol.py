@@ -118,6 +118,11 @@ def test_everything_beside_a_fusion_is_what_it_says() -> None:
         assert scores["accuracy"] == pytest.approx((wanted.argmax(axis=1) == labels).mean())
         assert scores["ece"] == pytest.approx(metrics.calibration_error(wanted, labels))
         assert scores["aurc"] == pytest.approx(metrics.area_under_risk_coverage(wanted, labels))
+    for m, name in enumerate(NAMES):  # as dms fit measures it: where it is present
+        there, own = corrupted.present[:, m], got.scores[f"{name} alone"]
+        right = unimodal[there, m].argmax(axis=1) == labels[there]
+        assert own["accuracy_where_present"] == pytest.approx(right.mean())
+        assert own["samples_where_present"] == there.sum() < len(samples)
     answer = fusion(corrupted.inputs, corrupted.present)
     assert answer.weights is not None
     own, hit, clean = got.scores["fusion"], corrupted.hit, corrupted.present & ~corrupted.hit
@@ -421,7 +426,7 @@ def test_many_methods_and_no_modalities_can_be_drawn(tmp_path: Path) -> None:
 
 def test_findings_follow_from_the_numbers(result: Result) -> None:
     texts = findings(result)
-    assert len(texts) == 5
+    assert len(texts) == 6
     better = [
         condition
         for condition in result.conditions
@@ -429,6 +434,12 @@ def test_findings_follow_from_the_numbers(result: Result) -> None:
     ]
     assert ("better in" in texts[0]) == bool(better)
     assert texts[2].startswith("fusion trusts what is corrupted less")
+    own = result.mean("accuracy_where_present", "a alone", "clean")
+    assert own is not None
+    assert f"a alone {100 * own:.1f} %" in texts[5]
+    assert "dms fit prints the first number" in texts[5]
+    complete = measure({"fusion": fusion}, make_samples(missing=0.0), CASES[:1])
+    assert not any("dms fit" in text for text in findings(complete))
 
 
 def test_read_result_refuses_what_is_none(tmp_path: Path) -> None:

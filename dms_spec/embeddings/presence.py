@@ -19,7 +19,7 @@ PREFIX = "present."
 #: The arrays that a table knows; ``present.<modality>`` besides. None of them is a modality.
 RESERVED = ("labels", "present", "present_names", *SPLITS, "groups", "sample_weight")
 
-_BY_NAME = "Name them: an array {names}, bool [N] each; or present_names beside present."
+_BY_NAME = "Write {names}, bool [N] each, in its place; or name its columns in present_names."
 
 
 def is_reserved(name: str) -> bool:

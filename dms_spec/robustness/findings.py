@@ -17,7 +17,7 @@ def findings(result: Result) -> list[str]:
     """Says what the numbers say, in plain sentences."""
     parts = (_against_static, _room, _weights, _covariance, _calibration, _sensors)
     said = [part(result, method) for method in result.methods for part in parts]
-    return [text for text in said if text]
+    return [text for text in (*said, _alone(result)) if text]
 
 
 def _against_static(result: Result, method: str) -> str:
@@ -40,6 +40,29 @@ def _against_static(result: Result, method: str) -> str:
     return (
         f"{method} against the static mean of the same heads, in points of accuracy, beyond "
         f"{CLEAR} standard errors: {'; '.join(parts)}."
+    )
+
+
+def _alone(result: Result) -> str:
+    """What ``dms fit`` calls a modality alone, where some samples lack it."""
+    parts = []
+    for name in [f"{modality} alone" for modality in result.modalities]:
+        if name not in result.names:
+            continue
+        own = result.mean("accuracy_where_present", name, "clean")
+        count = result.mean("samples_where_present", name, "clean")
+        if own is None or count is None or count == result.samples:
+            continue
+        everywhere = percent(result.mean("accuracy", name, "clean"))
+        parts.append(
+            f"{name} {percent(own)} in the {count:.0f} samples that have it, and {everywhere} in "
+            f"all {result.samples}"
+        )
+    if not parts:
+        return ""
+    return (
+        f"On clean samples, {'; '.join(parts)}: where a modality is missing it answers here with "
+        "the commonest class. dms fit prints the first number."
     )
 
 
@@ -159,11 +182,12 @@ def about(result: Result) -> str:
 
 
 LEGEND = {
-    STATIC: "the mean of the single modalities' probabilities, from the same heads",
+    STATIC: "the mean of the single modalities' probabilities, from the same heads; the same "
+    "as static in dms fit, where an artifact fuses probabilities",
     ORACLE: "the mean over the modalities that were not corrupted, which no real method knows; "
     "under weak corruption static can be above it, because a corrupted modality still helps",
     "alone": "the modality that does best alone on clean samples; where it is missing it answers "
-    "with the commonest class",
+    "with the commonest class, while dms fit measures it where it is present",
     "retention": "accuracy / clean accuracy; degradation is the same in percent, less 100",
     "ECE": "expected calibration error, 15 bins",
     "AURC": "area under risk-coverage: the mean share of errors among the most confident samples",

@@ -230,6 +230,10 @@ class _Run:
             said |= {self._name(name, source): p for name, p in beside.items()}
         right = {name: metrics.correct(p, samples.labels) for name, p in said.items()}
         scores = {name: self._scores(p) for name, p in said.items()}
+        for source in dict.fromkeys(self._heads.values()):
+            for m, modality in enumerate(samples.modalities):
+                name = self._name(f"{modality} alone", source)
+                scores[name] |= _where_present(right[name], answers[source], m)
         for name, answer in answers.items():
             scores[name] |= _weights(answer, corrupted.hit, samples)
             for mean in (STATIC, ORACLE) if name in self._heads else ():
@@ -305,6 +309,16 @@ def _heads(answers: Mapping[str, Answer]) -> dict[str, str]:
         )
         found[name] = next(same, name)
     return found
+
+
+def _where_present(right: BoolArray, answer: Answer, m: int) -> dict[str, float | None]:
+    """Accuracy of a modality alone in the samples that have it, as ``dms fit`` measures it."""
+    assert answer.active is not None  # noqa: S101 - for mypy
+    there = answer.active[:, m]
+    return {
+        "accuracy_where_present": float(right[there].mean()) if there.any() else None,
+        "samples_where_present": float(there.sum()),
+    }
 
 
 def _weights(answer: Answer, hit: BoolArray, samples: Samples) -> dict[str, float | None]:
