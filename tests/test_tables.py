@@ -103,7 +103,7 @@ def test_integers_become_floats_without_loss(tmp_path: Path, values: Any, dtype:
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no modality": ({"image": None, "text": None}, "no modality"),
     "unknown modality": ({"imgae": np.ones((6, 2)), "image": None}, "Did you mean 'image'"),
-    "another modality": ({"picture": np.full((6, 2), 0.5), "image": None}, "lacks 'image'"),
+    "another modality": ({"picture": np.full((6, 2), 0.5), "image": None}, "no 'image'"),
     "missing modality": ({"text": None}, "lacks modality 'text'"),
     "ragged": ({"text": np.zeros((5, 3))}, "'text'.*rows"),
     "one axis": ({"text": np.zeros(6)}, "wrong shape"),
@@ -292,7 +292,7 @@ LEFT_OVER: dict[str, tuple[str, Any, str]] = {
     "a mask of numbers": ("known", np.eye(6)[:, :2], "looks like a mask"),
     "a mask by its name": ("Presents", np.full((6, 3), 0.5), "Did you mean 'present'"),
     "one that lacks": ("Text", np.full((6, 3), 0.5), "Did you mean 'text'"),
-    "another that lacks": ("words", np.full((6, 3), 0.5), "lacks 'text'"),
+    "another that lacks": ("words", np.full((6, 3), 0.5), "no 'text'"),
 }
 
 

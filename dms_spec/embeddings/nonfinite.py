@@ -34,12 +34,10 @@ class NonFinite:
 
     def note(self, modality: str) -> str:
         """What became of the rows, in words."""
+        of = f"{counted(self.rows, 'row')} of {modality!r}"
         if self.rows == 1:
-            found = f"1 row of {modality!r} is present but holds NaN or Inf ({self}); it counts"
-        else:
-            found = f"{self.rows} rows of {modality!r} are present but hold NaN or Inf ({self}); "
-            found += "they count"
-        return f"{found} as absent"
+            return f"{of} counts as absent: a row that is present may not hold NaN or Inf ({self})"
+        return f"{of} are present but hold NaN or Inf ({self}); they count as absent"
 
 
 def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFinite:

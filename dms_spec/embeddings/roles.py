@@ -30,7 +30,12 @@ OUTPUTS = (
 
 
 def choose(
-    arrays: Arrays, chosen: Sequence[str] | None, axis: Sequence[str] | None, where: str
+    arrays: Arrays,
+    chosen: Sequence[str] | None,
+    axis: Sequence[str] | None,
+    where: str,
+    *,
+    learn: bool = False,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of the modalities for which there are arrays; and notes about other arrays.
 
@@ -40,6 +45,7 @@ def choose(
         axis: The modalities of an artifact or a spec: those of them that there are. Others are
             left alone, unless one looks like a mask, or has the misspelt name of one that lacks.
         where: The table's name, for messages.
+        learn: To be learned from: nothing beside the axis is left alone unless it is chosen so.
 
     Raises:
         SpecError: A name is reserved, or an array does not look like a modality.
@@ -52,7 +58,7 @@ def choose(
         _check_chosen(chosen, names, axis, where)
         kept = tuple(chosen)
     elif axis is not None:
-        _check_others(arrays, names, axis, where)
+        _check_others(arrays, names, axis, where, learn)
         kept = tuple(name for name in axis if name in names)
     else:
         _check_looks(arrays, names, where)
@@ -112,19 +118,22 @@ def _check_chosen(
             )
 
 
-def _check_others(arrays: Arrays, names: list[str], axis: Sequence[str], where: str) -> None:
+def _check_others(
+    arrays: Arrays, names: list[str], axis: Sequence[str], where: str, learn: bool
+) -> None:
     lacking = [name for name in axis if name not in names]
     for name in [name for name in names if name not in axis]:
         looks = look_of_mask(arrays[name], len(axis))
         near = _near(name, lacking) or ("present" if looks else _near(name, ["present"]))
-        if not near and not lacking:
+        if not (near or lacking or learn):
             continue
-        what = f"looks like {looks.what}" if looks else "is no modality that was learned from"
+        what = f"looks like {looks.what}" if looks else "is none of the modalities that are known"
         raise SpecError(
             f"array {name!r} in {where} {what}",
             expected=", ".join(axis),
             got=", ".join(arrays),
-            fix=(f"Did you mean {near!r}? " if near else f"{where} lacks {lacking[0]!r}. ")
+            fix=(f"Did you mean {near!r}? " if near else "")
+            + (f"There is no {lacking[0]!r}. " if lacking and not near else "")
             + "Rename it, leave it out, or choose others with --modalities.",
         )
 

@@ -98,7 +98,7 @@ class Table:
                 with a note. None takes all, and refuses one that looks like a mask, labels, the
                 names of rows, or row indices.
             axis: The modalities of an artifact or a spec: the M axis. Other arrays are left alone
-                with a note.
+                with a note; to learn, they must be left out by ``modalities``.
             widths: D by modality. One of ``axis`` without an array is then absent in all rows,
                 with a note; without widths it is an error.
             need_labels: Refuse a table that cannot be learned from: see `check_learnable`.
@@ -114,7 +114,7 @@ class Table:
         """
         given = by_name({name: a for name, a in arrays.items() if a is not None})
         plain = {name: to_array(name, value, where) for name, value in given.items()}
-        names, notes = choose(plain, modalities, axis, where)
+        names, notes = choose(plain, modalities, axis, where, learn=need_labels)
         columns = {name: column_names(given[name]) for name in names}
         embeddings = read_embeddings({name: plain[name] for name in names}, columns, where)
         rows = len(embeddings[names[0]])
