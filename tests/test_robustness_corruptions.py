@@ -240,6 +240,7 @@ def test_permuted_features_are_in_one_other_order(seed: int) -> None:
     x, y = (scaled(samples, "d", z["d"]) for z in (samples.inputs, got.inputs))
     order = np.abs(y[0] - x[0][:, None]).argmin(axis=0)
     assert sorted(order) == list(range(9))
+    assert (order != np.arange(9)).all()
     assert np.allclose(y, x[:, order])
 
 

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods import EVIDENCE, LESS, PRESET, REGRESSIONS, Fits, method, scheduled
+from methods import LESS, REGRESSIONS, Fits, method, scheduled
 from numpy.typing import NDArray
+from pairs import packed
 from protocol import CONDITIONS, NOISE, OTHERS, SEEDS, SHARES, TOLD, Trial, alone
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -53,10 +54,9 @@ OWN = (
     "ma_afs",
 )
 #: Forms of robust that learn less, with all seeds: they take no fit.
-FORMS = tuple(LESS) if EVIDENCE else ("robust, not learned",)
+FORMS = tuple(LESS)
 #: What the parts of a method are worth, with the first seeds alone.
 PARTS = (
-    *(() if EVIDENCE else (*(f"robust - {s}" for s in PRESET.signals), "robust, probabilities")),
     "robust, full covariance",
     "robust, diagonal covariance",
     "dms_rule, alpha 0",
@@ -127,16 +127,6 @@ def auc(p: NDArray[Any], y: NDArray[np.intp]) -> float:
     """Area under the ROC curve: each class against the rest, the mean over the classes there."""
     there = [c for c in np.unique(y) if 0 < (y == c).mean() < 1 and c >= 0]
     return float(np.mean([roc_auc_score(y == c, p[:, c]) for c in there]))
-
-
-def packed(right: NDArray[np.bool_]) -> str:
-    """Bits in hexadecimal digits."""
-    return np.packbits(right).tobytes().hex()
-
-
-def unpacked(text: str, count: int) -> NDArray[np.bool_]:
-    """The way back: so many bits."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)
 
 
 def _covariance(condition: str, answer: Answer, y: NDArray[np.intp]) -> Iterator[Row]:

@@ -25,7 +25,9 @@ from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
+from dms_spec.equations.evidence import REDUNDANCY
 from dms_spec.equations.heads import apply_heads
+from dms_spec.equations.learned import softplus_inverse
 from dms_spec.equations.policies import modality_dropout_presence
 from dms_spec.equations.published.simmlm import nested_pairs
 from dms_spec.equations.published.tmc import dempster_shafer, evidence_of
@@ -62,12 +64,8 @@ def _rule(names: Names, signals: dict[str, dict[str, Any]], **changes: Any) -> S
     return SchedulerSpec(modalities=names, signals=signals, coefficients=ones, **options)
 
 
-def _robust(names: Names, without: str = "", **changes: Any) -> SchedulerSpec:
-    spec = SchedulerSpec.preset("robust", names)
-    signals, coefficients = dict(spec.signals), dict(spec.coefficients)
-    if without:
-        del signals[without], coefficients[without]
-    return spec.replace(signals=signals, coefficients=coefficients, **changes)
+def _robust(names: Names) -> SchedulerSpec:
+    return SchedulerSpec.preset("robust", names)
 
 
 def _plain(names: Names, policy: str, fusion: str) -> SchedulerSpec:
@@ -90,23 +88,14 @@ LEARNED = {
     "heads alone": lambda names: _plain(names, "static", "probability"),
 }
 
-#: The preset itself, to see what it is made of.
-PRESET = SchedulerSpec.preset("robust", ("a", "b"))
-#: Whether it weighs evidence; else it weighs logits by a learned policy.
-EVIDENCE = PRESET.policy == "soundness"
-if not EVIDENCE:
-    LEARNED |= {
-        f"robust - {signal}": lambda names, signal=signal: _robust(names, signal)
-        for signal in PRESET.signals
-    }
-    LEARNED["robust, probabilities"] = lambda names: _robust(names, fusion="probability")
-
 #: Less than ``robust`` learned: the beginnings of the names of parameters that are taken out of its
-#: artifact, so that their defaults stand.
+#: artifact.
 LESS = {
-    "robust, nothing learned": ("policy.", "fusion.redundancy", "joint."),
+    "robust, trust not learned": ("policy.", "fusion.redundancy", "joint."),
     "robust, without the joint expert": ("joint.",),
 }
+#: What stands where it was taken out: without it the level would not know the class frequencies.
+_DEFAULT = {"fusion.redundancy": softplus_inverse(np.asarray(REDUNDANCY))}
 
 _FORMS: dict[str, Covariance] = {
     "robust, full covariance": "full",
@@ -129,7 +118,6 @@ RULES = {
     "dms_rule, alpha 0": lambda names: _rule(names, _without(_DMS_SUM, "confidence")),
     "dms_rule, beta 0": lambda names: _rule(names, _without(_DMS_SUM, "uncertainty")),
     "dms_rule, gamma 0": lambda names: _rule(names, _without(_DMS_SUM, "agreement")),
-    "robust, not learned": lambda names: _robust(names, policy="linear"),
 }
 
 #: The same over the heads of the second backbone.
@@ -364,7 +352,11 @@ def scheduled(name: str, fits: Fits, backend: str = "numpy") -> Scheduled:
 
 def _less(artifact: Artifact, prefixes: tuple[str, ...]) -> Artifact:
     """The artifact without some of what it learned."""
-    kept = {n: x for n, x in artifact.parameters.items() if not n.startswith(prefixes)}
+    kept = {
+        name: _DEFAULT.get(name, array) if name.startswith(prefixes) else array
+        for name, array in artifact.parameters.items()
+        if name in _DEFAULT or not name.startswith(prefixes)
+    }
     return replace(artifact, parameters=kept)
 
 

@@ -53,12 +53,12 @@ def _intro(numbers: Numbers) -> Lines:
         prose(f"""
             Means over the first {count(seeds["accuracy"])}, accuracy in %, unless it says
             otherwise. The split is 80/20 by `RandomState(seed).permutation(n)`, or the set's own.
-            Features are scaled to
-            [0, 1] by the training rows. Test rows alone are corrupted: `max(1, M // 2)` modalities
-            of each sample, and nobody is told. *Sigma* is Gaussian noise; *zeroed* sets all
-            features to 0; *conflict* is RCML's routine (arXiv 2402.16897). The other conditions are
-            corruptions of `dms robustness`. ECE has 15 bins; *noisy* is its mean over the five
-            levels of noise. All settings are the defaults of `dms fit`, the same for all sets.
+            Features are scaled to [0, 1] by the training rows. Test rows alone are corrupted:
+            `max(1, M // 2)` modalities of each sample, and nobody is told. *Sigma* is Gaussian
+            noise; *zeroed* sets all features to 0; *conflict* is RCML's routine (arXiv
+            2402.16897). The other conditions are corruptions of `dms robustness`. ECE has 15 bins;
+            *noisy* is its mean over the five levels of noise. All settings are the defaults of
+            `dms fit`, the same for all sets.
         """),
         "",
         "![Accuracy against condition](robustness.png)",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from measures import unpacked
 from numpy.typing import NDArray
 
 from dms_spec.robustness.metrics import paired_difference
@@ -49,3 +48,13 @@ def compare(
         numbers = (round(100 * mean, 3), round(100 * error, 3))
         pairs.append((name, condition, rival, len(used), len(which), *numbers))
     return FIELDS, pairs
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Bits in hexadecimal digits."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(text: str, count: int) -> NDArray[np.bool_]:
+    """The way back: so many bits."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=count).astype(bool)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from measured import METHODS, ORACLE, OWN_HEADS, SAME_HEADS, Numbers
-from measures import EVIDENCE, FORMS, PRESET, skew
+from measures import FORMS, skew
 from protocol import CONDITIONS, NOISE, OTHERS, SHARES, TOLD
 from text import Lines, count, one, prose, table, three, two
 
@@ -189,11 +189,8 @@ def _mean_of(numbers: Numbers, name: str, method: str, conditions: tuple[str, ..
 def parts(numbers: Numbers) -> Lines:
     """What the signals and the forms of robust are worth."""
     seeds = few(numbers)
-    methods = {"robust": "robust"}
-    if not EVIDENCE:
-        methods |= {f"robust - {signal}": f"without {signal}" for signal in PRESET.signals}
-        methods["robust, probabilities"] = "fusion of probabilities"
-    methods |= {
+    methods = {
+        "robust": "robust",
         "robust, full covariance": "typicality by a full covariance",
         "robust, diagonal covariance": "typicality by a diagonal covariance",
         "static": "static",

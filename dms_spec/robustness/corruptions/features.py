@@ -31,7 +31,7 @@ def _correlated(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
     """One factor for each sample, times one loading for each feature (of mean square 1)."""
     factor = scene.random.standard_normal((len(x), 1))
     loading = scene.random.standard_normal(x.shape[1])
-    noise: FloatArray = factor * loading / np.sqrt(np.mean(loading**2))
+    noise: FloatArray = factor * (loading / np.sqrt(np.mean(loading**2)))
     return x + severity * noise
 
 
@@ -55,8 +55,11 @@ def _dead(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
 
 
 def _permuted(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
-    """One order for all samples: as two plugs in each other's sockets."""
-    return x[:, scene.random.permutation(x.shape[1])]
+    """One cycle through all features, for all samples: none stays in its place."""
+    cycle = scene.random.permutation(x.shape[1])
+    y = np.empty_like(x)
+    y[:, cycle] = x[:, np.roll(cycle, 1)]
+    return y
 
 
 def _quantised(x: FloatArray, levels: float, _: Scene) -> FloatArray:
