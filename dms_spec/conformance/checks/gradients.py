@@ -31,7 +31,7 @@ _SIGNALS = (
 
 
 def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[str, NDArray[Any]]:
-    """Computes those of the outputs times a direction each, by every floating array of the batch."""
+    """Computes those of the outputs times a direction each, by each floating array of the batch."""
     backend, device = ctx.backend, ctx.device
     ctx.expect("DMS-C-001", isinstance(backend, Differentiable), "gradients are claimed, not given")
     assert isinstance(backend, ArrayBackend) and isinstance(backend, Differentiable)  # noqa: S101
