@@ -1,0 +1,98 @@
+"""Scaling: zero and unit of each input, such that no glitch decides what they are.
+
+For the host, in NumPy. The heads apply them: ``s = (x - zero) / unit``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.errors import NonFiniteInput
+
+#: A value is a glitch when the gap to the others is so many times as wide as they are.
+GAP = 3.0
+#: A row with a larger share of glitches than this counts as absent.
+MOST_GLITCHES = 0.5
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How the inputs of one modality are scaled, from its training rows.
+
+    Attributes:
+        zero: The least value of each input that is no glitch, float32 ``[D]``.
+        unit: The range of those values, above 0, float32 ``[D]``; 1 where they do not vary.
+        low: The least value of each input that is no glitch, float64 ``[D]``.
+        high: The greatest, ``[D]``.
+    """
+
+    zero: NDArray[np.float32]
+    unit: NDArray[np.float32]
+    low: Floats
+    high: Floats
+
+    def glitches(self, x: NDArray[Any]) -> NDArray[np.bool_]:
+        """Which values lie outside what is no glitch, ``[N, D]``."""
+        return np.asarray((x < self.low) | (x > self.high))
+
+
+def fit_scale(x: NDArray[Any], name: str) -> Scale:
+    """Scale by the range of what is no glitch, from its bottom.
+
+    From the bottom of the range and not from the mean, so that an input that has gone dead, and
+    reads the least that it can, is 0. The range and not the deviation, because sensors are noisy
+    in proportion to it: measured, a head gives up less under noise for what it knows without.
+
+    Args:
+        x: ``[N, D]``, finite, at least one row.
+        name: Of the modality, for messages.
+
+    Raises:
+        NonFiniteInput: The numbers do not fit float32.
+    """
+    wide = np.asarray(x, dtype=np.float64)
+    low, high = np.array([_ends(column) for column in wide.T]).T
+    broken = ((wide < low) | (wide > high)).mean(axis=1) > MOST_GLITCHES
+    if broken.any():  # what such a row holds elsewhere is no value either
+        kept = wide[~broken].clip(low, high)
+        low, high = kept.min(axis=0), kept.max(axis=0)
+    with np.errstate(over="ignore"):
+        unit = high - low
+        # A column that does not vary says nothing; its round-off is not to be blown up.
+        varies = unit > np.maximum(1e-6 * np.abs(low), np.finfo(np.float32).tiny)
+        unit[~varies] = 1.0
+        zero, unit = low.astype(np.float32), unit.astype(np.float32)
+    if not (np.isfinite(zero).all() and np.isfinite(unit).all()):
+        raise NonFiniteInput(
+            f"the numbers of modality {name!r} are too large",
+            expected="magnitudes below 1e38",
+            got=f"up to {np.abs(wide).max():.3g}",
+            fix="Scale the embeddings down.",
+        )
+    return Scale(zero=zero, unit=unit, low=low, high=high)
+
+
+def _ends(values: Floats) -> tuple[float, float]:
+    """The least and the greatest value that is no glitch.
+
+    From the middle half of the distinct values outwards, up to the first gap that is `GAP` times
+    as wide as everything before it. Distinct values, so that a filler counts once, however many
+    rows it fills.
+    """
+    v = np.unique(values)
+    if len(v) < 4:
+        return float(v[0]), float(v[-1])
+    i = (len(v) - 1) // 4
+    j = len(v) - 1 - i
+    with np.errstate(over="ignore"):
+        above = np.flatnonzero(np.diff(v[j:]) > GAP * (v[j:-1] - v[i]))
+        below = np.flatnonzero(np.diff(v[: i + 1]) > GAP * (v[j] - v[1 : i + 1]))
+    least = v[below[-1] + 1] if len(below) else v[0]
+    most = v[j + above[0]] if len(above) else v[-1]
+    return float(least), float(most)
