@@ -51,16 +51,21 @@ def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     )
 
 
-def present_cross_entropy(logits: Tensor, labels: Tensor, there: Tensor) -> Tensor:
-    """Computes the mean cross-entropy over the rows that are there; 0 if there are none.
+def present_cross_entropy(
+    logits: Tensor, labels: Tensor, there: Tensor, weight: Tensor | None = None
+) -> Tensor:
+    """Computes the weighted mean cross-entropy over the rows that are there; 0 if there are none.
 
     Args:
         logits: ``[N, C]``; rows that are not there must be finite, and get no gradient.
         labels: Classes, int64 ``[N]``.
         there: bool ``[N]``.
+        weight: How much each row counts, ``[N]``, 0 or more; None for all alike.
     """
     each = functional.cross_entropy(logits, labels, reduction="none")
-    return torch.where(there, each, 0.0).sum() / there.sum().clamp(min=1)
+    count = torch.ones_like(each) if weight is None else weight.to(each.dtype)
+    total = torch.where(there, count, 0.0).sum()
+    return torch.where(there, each * count, 0.0).sum() / torch.where(total > 0, total, 1.0)
 
 
 def fusion_loss(

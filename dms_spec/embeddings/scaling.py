@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dms_spec.errors import NonFiniteInput
 
 #: A value is a glitch when the gap to the others is so many times as wide as they are.
-GAP = 3.0
+GAP = 10.0
 #: A row with a larger share of glitches than this counts as absent.
 MOST_GLITCHES = 0.5
 

@@ -25,6 +25,8 @@ TYPICAL = 0.98
 _MOST_ROWS = 2048
 # More says nothing about where the curve bends.
 _MOST_SAMPLES = 4096
+# Beyond any log-distance.
+_FARTHEST = 1e4
 _STEEPNESS = np.geomspace(0.5, 20.0, 16)
 _ONSET = np.linspace(0.0, 6.0, 31)
 
@@ -163,6 +165,9 @@ def fit_trust(
     typical; its steepness and onset make the labels of corrupted samples likeliest, over a grid.
     A head that is confidently wrong far out loses its trust the sooner.
 
+    Few clean samples say little about where typical ends: the band is widened on either side by
+    ``2 / N`` times its width, and where that is below 1, times 1. Without any, all is typical.
+
     Args:
         clean: Log-distances of clean samples ``[N]``.
         spoilt: Log-distances of samples corrupted at random ``[S]``.
@@ -171,14 +176,16 @@ def fit_trust(
 
     Returns:
         ``band`` [2] and ``loss`` [2] (steepness and onset), float32.
-
-    Raises:
-        MissingInput: There are no clean samples.
     """
     if not len(clean):
-        raise MissingInput("there are no held-out samples to say what is typical")
+        return {
+            "band": np.array([-_FARTHEST, _FARTHEST], dtype=np.float32),
+            "loss": np.array([_STEEPNESS[0], 0.0], dtype=np.float32),
+        }
     tail = (1.0 - TYPICAL) / 2.0
     low, high = np.quantile(clean, (tail, 1.0 - tail))
+    margin = 2.0 / len(clean) * max(high - low, 1.0)
+    low, high = low - margin, high + margin
     excess = np.maximum(spoilt - high, 0.0) + np.maximum(low - spoilt, 0.0)
     beyond = np.flatnonzero(excess > 0)
     beyond = beyond[:: max(1, -(-len(beyond) // _MOST_SAMPLES))]

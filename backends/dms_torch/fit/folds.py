@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dms_spec.embeddings.labels import class_indices
+from dms_spec.embeddings.scaling import MOST_GLITCHES, Scale, fit_scale
 from dms_spec.embeddings.table import Table
-from dms_spec.errors import MissingInput, NonFiniteInput
+from dms_spec.errors import MissingInput
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import TorchBackend
-from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import Random
 
 #: Into how many parts the training rows are cut, to judge each by heads that have not seen it.
@@ -28,12 +29,13 @@ NEVER_HELD = -1
 
 @dataclass(frozen=True)
 class Part:
-    """Rows on the device: scaled embeddings, presence, class indices, folds."""
+    """Rows on the device: scaled embeddings, presence, class indices, folds and weights."""
 
     embeddings: dict[str, Tensor]
     present: Tensor
     labels: Tensor
     fold: Tensor
+    weight: Tensor
 
     def rows(self, index: Tensor) -> Part:
         index = index.to(self.present.device)
@@ -42,6 +44,7 @@ class Part:
             self.present[index],
             self.labels[index],
             self.fold[index],
+            self.weight[index],
         )
 
     def of_fold(self, fold: int) -> Part:
@@ -66,56 +69,132 @@ class Rows:
         learn: The rows that heads learn from.
         held: The rows that heads are judged by, each by heads that have not seen it.
         first: Fold 0, in the table's numbering: what chooses when the policy stops.
+        crossed: Each fold is held out from heads of its own; otherwise fold 0 from everything.
         classes: The labels' own values, sorted.
-        prior: How frequent each is.
-        scale: Zero and unit of each input, as `scale_of` gives them.
-        left_out: How many training rows have nothing present.
+        prior: How frequent each is, as the rows are weighed.
+        scale: How each modality is scaled.
+        notes: What was left out, in words.
     """
 
     learn: Part
     held: Part
     first: NDArray[np.intp]
+    crossed: bool
     classes: NDArray[np.generic]
     prior: NDArray[np.float64]
-    scale: Arrays
-    left_out: int
+    scale: dict[str, Scale]
+    notes: tuple[str, ...]
+
+    @property
+    def copies(self) -> int:
+        """How many heads each modality gets: one for each fold, and the last one of all rows."""
+        return FOLDS + 1 if self.crossed else 1
 
 
-def rows_of(table: Table, device: str, random: Random, *, crossed: bool) -> Rows:
-    """The training rows of a table that is learnable.
+def rows_of(
+    table: Table, device: str, random: Random, *, crossed: bool, balanced: bool = False
+) -> Rows:
+    """The training rows of a table that is learnable, and the rows that judge what is learned.
 
     Args:
         table: With labels.
         device: Where to.
-        random: Cuts them into folds.
+        random: Cuts the training rows into folds.
         crossed: Each fold is held out from heads of its own; otherwise fold 0 from everything.
+            With validation rows in the table, these are fold 0 and held out from everything.
+        balanced: Rows are weighed so that all classes count alike.
 
     Raises:
-        MissingInput, NonFiniteInput: See `folds` and `scale_of`.
+        MissingInput, NonFiniteInput: See `folds` and `fit_scale`.
     """
     assert table.labels is not None  # noqa: S101 - narrows the type; see check_learnable
-    rows = table.training_rows()
-    some = table.present[rows].any(axis=1)
-    left_out, rows = int((~some).sum()), rows[some]
+    rows, left_out = _something(table, table.training_rows())
+    notes = [f"{left_out} training rows have nothing present; they are left out"] * (left_out > 0)
     classes, labels = np.unique(table.labels[rows], return_inverse=True)
-    fold = folds(labels, random)
-    first = rows[fold == 0]
+    if table.validation is None:
+        groups = None if table.groups is None else table.groups[rows]
+        fold = folds(labels, random, groups)
+        first = rows[fold == 0]
+    else:
+        crossed = False
+        first, more = _validation(table, classes)
+        notes += more
+        fold = np.full(len(rows), NEVER_HELD, dtype=np.intp)
     kept = np.full(len(rows), fill_value=True) if crossed else fold != 0
-    scale = scale_of(table, rows[kept])
-    learn = _part(table, rows[kept], fold[kept], classes, scale, device)
+    weight = _weights(table, rows, labels, balanced=balanced)
+    scale = _scales(table, rows[kept])
+    learn, more = _part(table, rows[kept], fold[kept], classes, scale, device)
+    notes += more
+    learn = replace(learn, weight=_moved(weight[kept].astype(np.float32), device))
     if crossed:
         held = learn.rows(torch.from_numpy(np.flatnonzero(fold >= 0)))
     else:
-        held = _part(table, first, np.zeros(len(first), np.intp), classes, scale, device)
+        held, _ = _part(table, first, np.zeros(len(first), np.intp), classes, scale, device)
+        own = _weights(table, first, class_indices(classes, table.labels[first]), balanced=balanced)
+        held = replace(held, weight=_moved(own.astype(np.float32), device))
     return Rows(
         learn=learn,
         held=held,
         first=first,
+        crossed=crossed,
         classes=classes,
-        prior=np.bincount(labels, minlength=len(classes)) / len(labels),
+        prior=np.bincount(labels, weight, minlength=len(classes)) / weight.sum(),
         scale=scale,
-        left_out=left_out,
+        notes=tuple(notes),
     )
+
+
+def _something(table: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
+    """The rows with something present, and how many have nothing."""
+    some = table.present[rows].any(axis=1)
+    return rows[some], int((~some).sum())
+
+
+def _validation(table: Table, classes: NDArray[np.generic]) -> tuple[NDArray[np.intp], list[str]]:
+    """The validation rows that can judge, and what to note about the others."""
+    assert table.labels is not None and table.validation is not None  # noqa: S101 - narrows
+    rows, empty = _something(table, table.validation)
+    known = class_indices(classes, table.labels[rows]) >= 0
+    notes = [f"{empty} validation rows have nothing present; they judge nothing"] * (empty > 0)
+    if not known.all():
+        strangers = ", ".join(repr(c) for c in np.unique(table.labels[rows[~known]]).tolist())
+        notes.append(
+            f"{(~known).sum()} validation rows are of classes that no training row has "
+            f"({strangers}); they judge nothing"
+        )
+    if not known.any():
+        raise MissingInput(
+            "no validation row can judge what is learned",
+            expected="rows with something present, of classes that training rows have",
+            got=f"{len(table.validation)} validation rows",
+        )
+    return rows[known], notes
+
+
+def _weights(
+    table: Table, rows: NDArray[np.intp], labels: NDArray[np.intp], *, balanced: bool
+) -> NDArray[np.float64]:
+    """How much each row counts, one on average."""
+    weight = np.ones(len(rows)) if table.sample_weight is None else table.sample_weight[rows]
+    if balanced:
+        weight = weight / np.maximum(np.bincount(labels, weight)[labels], np.finfo(float).tiny)
+    if not weight.sum() > 0:
+        raise MissingInput("all rows to learn from, or to judge by, have sample_weight 0")
+    return np.asarray(weight * (len(rows) / weight.sum()))
+
+
+def _scales(table: Table, rows: NDArray[np.intp]) -> dict[str, Scale]:
+    scales = {}
+    for m, (name, array) in enumerate(table.embeddings.items()):
+        there = rows[table.present[rows, m]]
+        if not len(there):
+            raise MissingInput(
+                f"modality {name!r} is absent in all training rows that are not held out",
+                expected="a few rows to learn from",
+                fix="Leave the modality out of the table, or try another seed.",
+            )
+        scales[name] = fit_scale(array[there], name)
+    return scales
 
 
 def _part(
@@ -123,24 +202,56 @@ def _part(
     rows: NDArray[np.intp],
     fold: NDArray[np.intp],
     classes: NDArray[np.generic],
-    scale: Arrays,
+    scales: Mapping[str, Scale],
     device: str,
-) -> Part:
-    # Scaled once, in the embeddings' own precision, and float32 from there on.
-    move = TorchBackend().from_numpy
-    embeddings, present = {}, table.present[rows].copy()
-    for m, name in enumerate(table.modalities):
-        zero, unit = (scale[f"heads.{name}.scale.{key}"] for key in ("zero", "unit"))
-        x = np.where(present[:, m, None], table.embeddings[name][rows], zero)
+) -> tuple[Part, list[str]]:
+    """Scaled rows, each of weight one, and what to note about glitches in them.
+
+    A row full of glitches is absent; single ones are held to the range of the other values.
+    """
+    embeddings, present, notes = {}, table.present[rows].copy(), []
+    for m, (name, scale) in enumerate(scales.items()):
+        # Scaled once, in the embeddings' own precision, and float32 from there on.
+        x = np.where(present[:, m, None], table.embeddings[name][rows], scale.zero)
+        wide = x.astype(np.float64)
+        far = scale.glitches(wide) & present[:, m, None]
+        broken = np.asarray(far.mean(axis=1) > MOST_GLITCHES)
+        notes += _glitch_notes(name, rows, far.any(axis=1), broken)
+        present[:, m] &= ~broken
+        x = np.where(far, wide.clip(scale.low, scale.high), x) if far.any() else x
         with np.errstate(over="ignore"):
-            standard = ((x - zero) / unit).astype(np.float32)
+            standard = ((x - scale.zero) / scale.unit).astype(np.float32)
         # Too far out for float32: absent, as it is for the scheduler.
         present[:, m] &= np.isfinite(standard).all(axis=1)
         standard[~present[:, m]] = 0
-        embeddings[name] = move(standard, device)
+        embeddings[name] = _moved(standard, device)
     assert table.labels is not None  # noqa: S101 - narrows the type
     labels = class_indices(classes, table.labels[rows])
-    return Part(embeddings, move(present, device), move(labels, device), move(fold, device))
+    ones = np.ones(len(rows), np.float32)
+    part = Part(embeddings, *(_moved(a, device) for a in (present, labels, fold, ones)))
+    return part, notes
+
+
+def _glitch_notes(
+    name: str, rows: NDArray[np.intp], some: NDArray[np.bool_], broken: NDArray[np.bool_]
+) -> list[str]:
+    notes = []
+    for hit, what in (
+        (broken, "count as absent while learning"),
+        (some & ~broken, "are held to the range of the others while learning"),
+    ):
+        if hit.any():
+            listed = ", ".join(map(str, rows[hit][:5])) + (", ..." if hit.sum() > 5 else "")
+            things = "most inputs" if hit is broken else "some inputs"
+            notes.append(
+                f"{name!r} is far from all other values in {things} of {hit.sum()} training rows "
+                f"(row {listed}); these {what}"
+            )
+    return notes
+
+
+def _moved(array: NDArray[Any], device: str) -> Tensor:
+    return TorchBackend().from_numpy(array, device)
 
 
 def cut(order: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
@@ -162,24 +273,30 @@ def batches(
         yield batch
 
 
-def folds(labels: NDArray[np.intp], random: Random) -> NDArray[np.intp]:
+def folds(
+    labels: NDArray[np.intp], random: Random, groups: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
     """A fold from 0 to `FOLDS` - 1 for each row, evenly over the classes; the largest is 0.
 
+    Args:
+        labels: Class indices ``[N]``.
+        random: Breaks ties.
+        groups: ``[N]``: rows of one group come into one fold. None: each row is a group.
+
     Raises:
-        MissingInput: No class has two rows.
+        MissingInput: No class has two rows, or with groups, two groups.
     """
-    fold = np.full(len(labels), NEVER_HELD, dtype=np.intp)
-    for label in range(labels.max() + 1):
-        rows = random.permutation(np.flatnonzero(labels == label))
-        if len(rows) > 1:
-            # From another fold on for each class, or small classes would all fill the first.
-            fold[rows] = (np.arange(len(rows)) + label) % FOLDS
+    if groups is None:
+        fold = _by_class(labels, random)
+    else:
+        fold = _by_group(labels, np.unique(groups, return_inverse=True)[1], random)
     sizes = np.bincount(fold[fold >= 0], minlength=FOLDS)
     if not sizes.any():
+        what = "rows" if groups is None else "groups"
         raise MissingInput(
             "there are too few training rows to hold some out",
-            expected="two rows or more of some class",
-            got=f"{len(labels)} rows of as many classes",
+            expected=f"two {what} or more of some class",
+            got=f"{len(labels)} rows; no class has two {what}",
         )
     order = np.argsort(-sizes, kind="stable")
     place = np.empty(FOLDS, dtype=np.intp)
@@ -187,39 +304,30 @@ def folds(labels: NDArray[np.intp], random: Random) -> NDArray[np.intp]:
     return np.where(fold >= 0, place[fold], NEVER_HELD)
 
 
-def scale_of(table: Table, rows: NDArray[np.intp]) -> Arrays:
-    """Minimum and range of each input over the rows in which the modality is present.
+def _by_class(labels: NDArray[np.intp], random: Random) -> NDArray[np.intp]:
+    fold = np.full(len(labels), NEVER_HELD, dtype=np.intp)
+    for label in range(labels.max() + 1):
+        rows = random.permutation(np.flatnonzero(labels == label))
+        if len(rows) > 1:
+            # From another fold on for each class, or small classes would all fill the first.
+            fold[rows] = (np.arange(len(rows)) + label) % FOLDS
+    return fold
 
-    From the bottom of the range and not from the mean, so that an input that has gone dead,
-    and reads the least that it can, speaks for no class.
 
-    Raises:
-        MissingInput: A modality is in none of them.
-        NonFiniteInput: Its numbers do not fit float32.
-    """
-    scale: Arrays = {}
-    for m, (name, array) in enumerate(table.embeddings.items()):
-        x = array[rows[table.present[rows, m]]].astype(np.float64)
-        if not len(x):
-            raise MissingInput(
-                f"modality {name!r} is absent in all training rows that are not held out",
-                expected="a few rows to learn from",
-                fix="Leave the modality out of the table, or try another seed.",
-            )
-        with np.errstate(over="ignore", invalid="ignore"):
-            least, unit = x.min(axis=0), np.ptp(x, axis=0)
-        # A column that does not vary says nothing; its round-off is not to be blown up.
-        varies = unit > np.maximum(1e-6 * np.abs(least), np.finfo(np.float32).tiny)
-        unit[~varies] = 1.0
-        with np.errstate(over="ignore"):
-            own = {"zero": least.astype(np.float32), "unit": unit.astype(np.float32)}
-        for key, values in own.items():
-            if not np.isfinite(values).all():
-                raise NonFiniteInput(
-                    f"the numbers of modality {name!r} are too large",
-                    expected="magnitudes below 1e38",
-                    got=f"up to {np.abs(x).max():.3g}",
-                    fix="Scale the embeddings down.",
-                )
-            scale[f"heads.{name}.scale.{key}"] = values
-    return scale
+def _by_group(
+    labels: NDArray[np.intp], groups: NDArray[np.intp], random: Random
+) -> NDArray[np.intp]:
+    """The largest group first, each into the fold in which its classes are rarest so far."""
+    counts = np.zeros((groups.max() + 1, labels.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    # A group that has a class to itself teaches every head, and judges none.
+    alone = counts[:, (counts > 0).sum(axis=0) == 1].any(axis=1)
+    fold = np.full(len(counts), NEVER_HELD, dtype=np.intp)
+    held = np.zeros((FOLDS, counts.shape[1]))
+    order = random.permutation(np.flatnonzero(~alone))
+    for group in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
+        own = counts[group]
+        # The rise of the sum of squares, in which evenly cut classes are least.
+        fold[group] = int(((held * own / counts.sum(axis=0)).sum(axis=1)).argmin())
+        held[fold[group]] += own
+    return fold[groups]

@@ -1,4 +1,4 @@
-"""Where the classifiers start: ridge regression on the classes, as strong as held-out rows ask."""
+"""Where classifiers that share a space start: ridge regression, as strong as held-out rows ask."""
 
 from __future__ import annotations
 
@@ -17,13 +17,11 @@ Floats = NDArray[np.float64]
 def ridge_start(
     x: Floats,
     labels: NDArray[np.intp],
-    learn: NDArray[np.bool_],
     classes: int,
     held: Floats,
     held_labels: NDArray[np.intp],
-    held_copy: NDArray[np.intp],
 ) -> NDArray[np.float32]:
-    """Weights of A classifiers, each of its own rows; one penalty and one scale for all.
+    """Weights of a classifier, its penalty and its scale chosen by held-out rows.
 
     Regression of the centred one-hot labels on inputs that are not centred, without an
     intercept, so that an input of zeros speaks for no class. Penalty and scale make the held-out
@@ -32,26 +30,18 @@ def ridge_start(
     Args:
         x: ``[N, D]``.
         labels: ``[N]``, from 0 to C - 1.
-        learn: Which rows each copy learns from, ``[N, A]``.
         classes: C.
         held: Rows to choose by, ``[H, D]``.
         held_labels: ``[H]``.
-        held_copy: The copy that has not seen the row, ``[H]``.
 
     Returns:
-        ``[D, A C]``, copy after copy; zeros where there is nothing to choose by.
+        ``[D, C]``; zeros where there is nothing to choose by.
     """
-    copies = learn.shape[1]
-    paths = [_path(x[own], labels[own], classes) for own in learn.T]
-    best, found = np.inf, np.zeros((x.shape[1], copies * classes))
-    for k in range(len(_PENALTIES)) if len(held) else ():
-        weights = [path[k] for path in paths]
-        logits = np.empty((len(held), classes))
-        for copy, weight in enumerate(weights):
-            logits[held_copy == copy] = held[held_copy == copy] @ weight
-        fitted = fit_temperature(logits, held_labels)
+    best, found = np.inf, np.zeros((x.shape[1], classes))
+    for weight in _path(x, labels, classes) if len(held) else ():
+        fitted = fit_temperature(held @ weight, held_labels)
         if fitted.nll_after < best:
-            best, found = fitted.nll_after, np.concatenate(weights, axis=1) / fitted.temperature
+            best, found = fitted.nll_after, weight / fitted.temperature
     return found.astype(np.float32)
 
 

@@ -87,6 +87,21 @@ class Descent:
             self._done |= best
         return {name: self._done[name] for name in stage.start}
 
+    def once(self, name: str, work: Callable[[], tuple[Arrays, dict[str, Any]]]) -> Arrays:
+        """What a stage without epochs comes to: its arrays, whose names begin with no other's."""
+        if name not in self.history:
+            found, self.history[name] = work()
+            self._done |= {f"{name}: {key}": array for key, array in found.items()}
+            if self._report:
+                score = float(self.history[name].get("held_out_loss", float("nan")))
+                self._report(Progress(stage=name, epoch=1, epochs=1, score=score, best_score=score))
+        start = f"{name}: "
+        return {
+            key.removeprefix(start): array
+            for key, array in self._done.items()
+            if key.startswith(start)
+        }
+
     def _learn(self, stage: Stage) -> tuple[Arrays, dict[str, Any]]:
         settings = self._settings
         saved = self._saved if self._saved and self._saved.stage == stage.name else None
@@ -132,7 +147,12 @@ class Descent:
                         best_score=best_score,
                     )
                 )
-        return best, {"epochs": epoch, "best_epoch": best_epoch, "held_out_loss": best_score}
+        return best, {
+            "epochs": epoch,
+            "best_epoch": best_epoch,
+            "held_out_loss": best_score,
+            "limit": epoch == settings.epochs and epoch - best_epoch < settings.patience,
+        }
 
 
 def on_device(arrays: Arrays, device: str) -> dict[str, Tensor]:

@@ -90,7 +90,7 @@ class PolicyStage:
     def _index(self, random: Random) -> Iterator[NDArray[np.intp]]:
         """Rows of the batches of an epoch: of one fold each, to go with its heads, but not of 0."""
         size, fold = self._settings.batch_size, self._rows.learn.fold.cpu().numpy()
-        if self._heads.shared:
+        if not self._rows.crossed:
             yield from cut(random.permutation(len(fold)), size)
             return
         parts = []
@@ -119,7 +119,9 @@ class PolicyStage:
         """Cross-entropy of the fused prediction, by the heads that have not seen the rows."""
         copy, embeddings = -1, part.embeddings
         if not self._heads.shared:
-            copy, embeddings = int(part.fold[0]), corrupted(part.embeddings, random)[0]
+            embeddings = corrupted(part.embeddings, random)[0]
+        if self._rows.crossed:
+            copy = int(part.fold[0])
         with torch.no_grad():
             inputs = self._heads.apply(embeddings, part.present, self._copies[copy], self._outputs)
         own = {name: tensor for name, tensor in parameters.items() if "/" in name}
@@ -132,4 +134,4 @@ class PolicyStage:
             scores = result.fused
         else:  # their softmax gives the probabilities back
             scores = result.fused.clamp(min=torch.finfo(result.fused.dtype).tiny).log()
-        return present_cross_entropy(scores, part.labels, result.active.any(dim=1))
+        return present_cross_entropy(scores, part.labels, result.active.any(dim=1), part.weight)

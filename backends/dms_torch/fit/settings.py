@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import SpecError
+
+ClassWeight = Literal["none", "balanced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,21 +16,23 @@ class FitSettings:
     """How to learn; see `fit`. The defaults are those of ``dms fit``.
 
     Attributes:
-        epochs: At most so many in each stage: the heads (one modality after the other, where they
-            share no space), then the policy.
+        epochs: At most so many in a stage of gradient descent: heads that share a space, and the
+            policy.
         patience: Stop a stage after so many epochs without a better held-out score.
         batch_size: Rows in a step.
-        learning_rate: Of Adam, for the heads; the policy's is five times that.
+        learning_rate: Of Adam, for heads that share a space; the policy's is five times that.
         width: D, of the common feature space, where features of different modalities are compared
             or fused.
         passes: T of Monte-Carlo dropout, where the spec reads passes; 0 for none.
         dropout: Rate on the heads' inputs, in training and in the passes, in [0, 1).
-        noise: Share of the rows that the heads see through noise, in training and where they are
-            judged for when to stop, in [0, 1].
+        noise: Share of the rows that are noisy, in [0, 1]: where heads that share a space learn and
+            are judged; elsewhere half of it is how much noisy rows count in choosing a penalty.
         covariance: Form of the covariance that typicality measures distances by.
         rank: How many directions it has in its low-rank form.
         pull: Strength of the pull of the policy towards where it starts, the rule.
         consistency: lambda of the consistency loss, where there is a common feature space.
+        class_weight: ``"balanced"`` weighs rows so that all classes count alike, in learning and
+            in the class frequencies; ``"none"``.
         seed: Of everything random.
     """
 
@@ -44,6 +48,7 @@ class FitSettings:
     rank: int = 128
     pull: float = 0.01
     consistency: float = 0.1
+    class_weight: ClassWeight = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,9 +67,10 @@ class FitSettings:
                     expected=f"{least} or more",
                     got=str(getattr(self, name)),
                 )
-        forms = get_args(Covariance)
+        forms, choices = get_args(Covariance), get_args(ClassWeight)
         for name, good, expected in (
             ("covariance", self.covariance in forms, " or ".join(forms)),
+            ("class_weight", self.class_weight in choices, " or ".join(choices)),
             ("learning_rate", 0 < self.learning_rate < float("inf"), "a number above 0"),
             ("dropout", 0 <= self.dropout < 1, "a number in [0, 1)"),
             ("noise", 0 <= self.noise <= 1, "a number in [0, 1]"),

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -136,17 +136,15 @@ def _run(
     resolved = at_the_rule(spec, settings)._resolved
     # Heads that share a space are one whole: each fold's would have a space of its own.
     shared = resolved.shares_space()
-    rows = rows_of(table, device, stream(settings.seed, "split"), crossed=not shared)
+    balanced = settings.class_weight == "balanced"
+    split = stream(settings.seed, "split")
+    rows = rows_of(table, device, split, crossed=not shared, balanced=balanced)
     heads = Heads(spec, settings, rows, shared=shared)
     descent = Descent(settings, device, store, report)
 
-    learned: Arrays = {}
-    stages = heads.stages()
-    for stage in stages:
-        learned |= descent.learn(stage)
-    calibration = heads.calibrate(on_device(learned, device))
+    learned, calibration = heads.learn(descent)
     passes = settings.passes if "mc_logits" in head_outputs(resolved, settings.passes) else 0
-    fitted = heads.fitted(learned, calibration, passes=passes)
+    fitted = heads.fitted(learned, passes=passes)
     copies = [on_device(own, device) for own in fitted]
 
     places: list[Arrays] = [{} for _ in copies]
@@ -158,17 +156,11 @@ def _run(
     policy = PolicyStage(heads, copies, places, fused if spec.fusion == "feature" else {})
     found = descent.learn(policy.stage()) if policy.start else {}
 
-    own = rows.scale | {_artifact_name(name): array for name, array in found.items()}
+    own = _scales(rows) | {_artifact_name(name): array for name, array in found.items()}
     # The copy that is kept, and the one that has not seen the rows that it is judged by.
     kept, unseen = (fitted[k] | places[k] | own for k in (-1, 0))
     notes = [*table.notes(), *policy.fusion._resolved.notes(), *weak]
-    notes += _weaker(resolved, settings, rows)
-    notes += [
-        f"the {stage.name} learned nothing beyond ridge regression that helps held-out rows; "
-        "lower the rate?"
-        for stage in stages
-        if descent.history[stage.name]["best_epoch"] == 0
-    ]
+    notes += [*rows.notes, *_weaker(resolved, settings), *_unfinished(descent.history)]
     notes += [f"temperature of {n!r}: {c['note']}" for n, c in calibration.items() if c["note"]]
     model = {
         "classes": rows.classes.tolist(),
@@ -197,15 +189,38 @@ def _run(
     return Fitted(artifact=artifact, notes=tuple(notes), resumed=descent.resumed)
 
 
-def _weaker(resolved: Resolved, settings: FitSettings, rows: Rows) -> list[str]:
-    """What the settings and the rows leave out, in words."""
-    notes = [
+def _scales(rows: Rows) -> Arrays:
+    return {
+        f"heads.{name}.scale.{key}": getattr(scale, key)
+        for name, scale in rows.scale.items()
+        for key in ("zero", "unit")
+    }
+
+
+def _weaker(resolved: Resolved, settings: FitSettings) -> list[str]:
+    """What the settings leave out, in words."""
+    return [
         f"signal {signal.name!r} is 0: it needs two passes or more"
         for signal in resolved.signals
         if signal.optional and "mc_logits" in signal.needs and settings.passes < 2
     ]
-    if rows.left_out:
-        notes.append(f"{rows.left_out} training rows have nothing present; they are left out")
+
+
+def _unfinished(history: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Stages that stopped at their limit, or never got better, in words."""
+    notes = []
+    for name, stage in history.items():
+        if not stage.get("converged", True):
+            notes.append(f"the {name} stopped at the limit of steps, short of their optimum")
+        if name == "heads" and stage["best_epoch"] == 0:
+            notes.append(
+                "the heads learned nothing beyond ridge regression that helps held-out rows; "
+                "lower the rate?"
+            )
+        if stage.get("limit"):
+            notes.append(
+                f"the {name} was still getting better after {stage['epochs']} epochs; raise epochs?"
+            )
     return notes
 
 

@@ -21,6 +21,7 @@ from dms_torch.fit.corruption import DRAWS, corrupted, stream
 from dms_torch.fit.folds import Part
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Tensors, on_device
+from dms_torch.fit.regression import learned_from
 
 # From fewer held-out rows, the two ends of what is typical are little more than a guess.
 _FEW = 100
@@ -32,9 +33,6 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
     Args:
         heads: How they are applied, and the rows.
         copies: The parameters of each copy.
-
-    Raises:
-        MissingInput: A modality has too few rows to say what is typical of it.
     """
     places, clean, spoilt = [], [], []
     for copy, parameters in enumerate(copies):
@@ -43,11 +41,12 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
         part = heads.rows.held.of_fold(copy)
         if not len(part.labels):  # the last has seen every row
             continue
-        clean.append(_judged(heads, parameters, place, part))
+        clean.append(_judged(heads, parameters, copy, place, part))
         for draw in range(DRAWS):
             random = stream(heads.settings.seed, "trust", copy, draw)
             embeddings, hit = corrupted(part.embeddings, random)
-            judged = _judged(heads, parameters, place, replace(part, embeddings=embeddings))
+            changed = replace(part, embeddings=embeddings)
+            judged = _judged(heads, parameters, copy, place, changed)
             spoilt.append(replace(judged, there=judged.there & hit))
     trust, notes = _trust(heads, _Judged.of(clean), _Judged.of(spoilt))
     return [
@@ -76,11 +75,14 @@ def _places(heads: Heads, parameters: Tensors, copy: int) -> Arrays:
     part = heads.rows.learn
     seen, _ = _seen(heads, parameters, part)
     features, labels = seen.cpu().numpy(), part.labels.cpu().numpy()
-    learned = (heads.learned_from(part)[:, copy, None] & part.present).cpu().numpy()
+    learned = (learned_from(heads.rows, part)[:, copy, None] & part.present).cpu().numpy()
     places = []
     for m, (name, rows) in enumerate(zip(part.embeddings, learned.T, strict=True)):
         # Features that are no common ones are as wide as the embeddings, then filled up.
         width = heads.settings.width if heads.shared else part.embeddings[name].shape[1]
+        if not rows.any():  # nothing is known of it, and nothing is judged by this copy
+            places.append(fit_place(np.zeros((1, width)), np.zeros(1, np.intp)))
+            continue
         places.append(
             fit_place(
                 features[rows, m, :width],
@@ -111,8 +113,11 @@ def _trust(heads: Heads, clean: _Judged, spoilt: _Judged) -> tuple[Arrays, list[
     return {key: np.stack([own[key] for own in trusts]) for key in trusts[0]}, notes
 
 
-def _judged(heads: Heads, parameters: Tensors, place: Arrays, part: Part) -> _Judged:
+def _judged(heads: Heads, parameters: Tensors, copy: int, place: Arrays, part: Part) -> _Judged:
     features, logits = _seen(heads, parameters, part)
+    # A copy that knows nothing of a modality has no place to judge it by.
+    learned = learned_from(heads.rows, heads.rows.learn)[:, copy, None]
+    known = (heads.rows.learn.present & learned).any(dim=0)
     with heads.ns.guard():
         distance = log_distance(heads.ns, features, on_device(place, str(heads.device)))
         p = heads.ns.softmax(logits)
@@ -120,7 +125,7 @@ def _judged(heads: Heads, parameters: Tensors, place: Arrays, part: Part) -> _Ju
     return _Judged(
         distance=distance.cpu().numpy(),
         likelihood=torch.take_along_dim(p, labels, dim=-1)[..., 0].cpu().numpy(),
-        there=part.present.cpu().numpy(),
+        there=(part.present & known).cpu().numpy(),
         labels=part.labels.cpu().numpy(),
     )
 

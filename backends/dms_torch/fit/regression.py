@@ -1,0 +1,163 @@
+"""Heads by logistic regression: of each modality by itself, in a copy for each fold and one of all.
+
+The penalty and the temperature are chosen by the rows of each fold, as the copy sees them that has
+not learned from them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dms_spec.embeddings.calibration import Calibration, fit_temperature
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.corruption import noisy, stream
+from dms_torch.fit.folds import FOLDS, Part, Rows
+from dms_torch.fit.logistic import LogisticPath
+from dms_torch.fit.settings import FitSettings
+
+_PENALTIES = np.geomspace(10.0, 1e-7, 17)
+# The path ends where so many penalties in a row were no better than an earlier one.
+_PATIENCE = 3
+# Of corrupted rows some share of the trust is taken back: what they cost has a bound.
+_SHARES = np.linspace(0.0, 1.0, 11)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """Heads at one penalty, and how the rows judge them that they have not seen."""
+
+    penalty: float
+    weight: Tensor  # [A, D, C]
+    bias: Tensor  # [A, C]
+    done: bool
+    calibration: Calibration
+    loss: float
+
+
+def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
+    """The heads of one modality and what is to be said about them.
+
+    Noise in training was tried and is not needed: at every trade between clean and noisy rows, the
+    right penalty alone did as well or better. So the penalty is chosen by both: by rows as they
+    are, and to half the share `FitSettings.noise` by rows with uniform noise of up to half the
+    range of an input. Of noisy rows the loss is that with the share of trust that suits them best,
+    since typicality will take trust from them.
+
+    Returns:
+        ``heads.<name>.classifier.weight`` ``[D, A C]``, copy after copy, ``classifier.bias``
+        ``[A C]`` and ``temperature``; ``priors.<name>``, how frequent each class is in the rows
+        of each copy, ``[A, C]``, 0 where it has never seen it; and the stage's record.
+    """
+    judge = _Judge(name, rows, settings)
+    if not judge.labels.numel():
+        return _silent(name, rows)
+    there = _there(rows.learn, name)
+    x = rows.learn.embeddings[name][there].double()
+    labels, weight = rows.learn.labels[there], rows.learn.weight[there].double()
+    use = learned_from(rows, rows.learn)[there] * weight[:, None]
+    path = LogisticPath(x, labels, use, len(rows.classes))
+    best, worse = None, 0
+    for penalty in _PENALTIES:
+        found = judge(path, float(penalty))
+        if best is None or found.loss < best.loss:
+            best, worse = found, 0
+        else:
+            worse += 1
+        if worse == _PATIENCE:
+            break
+    assert best is not None  # noqa: S101 - there are penalties
+    temperature = best.calibration.temperature
+    # So that the temperature divides what is said beyond the class frequencies.
+    bias = best.bias + (temperature - 1.0) * path.log_prior
+    arrays = {
+        f"heads.{name}.classifier.weight": best.weight.movedim(0, 1).flatten(1),
+        f"heads.{name}.classifier.bias": bias.flatten(),
+        f"heads.{name}.temperature": torch.tensor(temperature),
+        f"priors.{name}": torch.where(path.seen, path.log_prior.exp(), 0.0),
+    }
+    record = {
+        "penalty": best.penalty,
+        "converged": best.done,
+        "held_out_loss": best.loss,
+        "calibration": asdict(best.calibration),
+    }
+    return {key: array.cpu().float().numpy().copy() for key, array in arrays.items()}, record
+
+
+def learned_from(rows: Rows, part: Part) -> Tensor:
+    """Which rows each copy learns from, bool ``[N, A]``: the last from all."""
+    copies = torch.arange(rows.copies, device=part.fold.device)
+    return part.fold[:, None] != copies
+
+
+class _Judge:
+    """The held-out rows of one modality, as they are and noisy."""
+
+    def __init__(self, name: str, rows: Rows, settings: FitSettings) -> None:
+        there = _there(rows.held, name)
+        x = rows.held.embeddings[name][there]
+        random = stream(settings.seed, "held", *name.encode())
+        self._clean, self._noisy = x.double(), noisy(x, 1.0, random).double()
+        self._fold = rows.held.fold[there]
+        self._share = settings.noise / 2.0
+        self.labels = rows.held.labels[there]
+        self._weight = rows.held.weight[there].double()
+
+    def __call__(self, path: LogisticPath, penalty: float) -> _Candidate:
+        weight, bias, done = path.solve(penalty)
+        logits, noised = (self._logits(x, weight, bias) for x in (self._clean, self._noisy))
+        prior = path.log_prior[self._fold].exp()
+        calibration = fit_temperature(
+            logits.cpu().numpy(),
+            self.labels.cpu().numpy(),
+            prior=prior.cpu().numpy(),
+            weight=self._weight.cpu().numpy(),
+        )
+        loss = (1.0 - self._share) * calibration.nll_after
+        if self._share > 0:
+            evidence = (noised - prior.log()) / calibration.temperature
+            loss += self._share * self._bounded(prior, (prior.log() + evidence).softmax(dim=1))
+        return _Candidate(penalty, weight, bias, done, calibration, loss)
+
+    def _logits(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Of each row by the copy that has not seen it, ``[H, C]``."""
+        logits = x.new_empty(len(x), bias.shape[1])
+        for copy in range(min(FOLDS, len(bias))):
+            own = self._fold == copy
+            logits[own] = x[own] @ weight[copy] + bias[copy]
+        return logits
+
+    def _bounded(self, prior: Tensor, probabilities: Tensor) -> float:
+        known, said = (p.gather(1, self.labels[:, None])[:, 0] for p in (prior, probabilities))
+        total = self._weight.sum()
+        tiny = torch.finfo(said.dtype).tiny
+        return min(
+            float(
+                -(self._weight * (known + s * (said - known)).clamp(min=tiny).log()).sum() / total
+            )
+            for s in _SHARES.tolist()
+        )
+
+
+def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
+    """Heads that say what is frequent: no row can judge any others."""
+    width, classes = rows.learn.embeddings[name].shape[1], len(rows.classes)
+    bias = np.tile(np.log(np.maximum(rows.prior, 1e-6)), rows.copies)
+    arrays: Arrays = {
+        f"heads.{name}.classifier.weight": np.zeros((width, rows.copies * classes), np.float32),
+        f"heads.{name}.classifier.bias": bias.astype(np.float32),
+        f"heads.{name}.temperature": np.array(1.0, dtype=np.float32),
+        f"priors.{name}": np.zeros((rows.copies, classes), np.float32),
+    }
+    note = "no held-out row has it: it says what is frequent"
+    calibration = {"temperature": 1.0, "nll_after": 0.0, "samples": 0, "note": note}
+    return arrays, {"penalty": None, "converged": True, "calibration": calibration}
+
+
+def _there(part: Part, name: str) -> Tensor:
+    return part.present[:, list(part.embeddings).index(name)]
