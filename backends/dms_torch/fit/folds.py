@@ -215,8 +215,8 @@ def _part(
         x = np.where(present[:, m, None], table.embeddings[name][rows], scale.zero)
         wide = x.astype(np.float64)
         far = scale.glitches(wide) & present[:, m, None]
-        broken = np.asarray(far.mean(axis=1) > MOST_GLITCHES)
-        notes += _glitch_notes(name, rows, far.any(axis=1), broken)
+        broken = far.mean(axis=1) > MOST_GLITCHES
+        notes += _glitch_notes(name, rows, far, broken)
         present[:, m] &= ~broken
         x = np.where(far, wide.clip(scale.low, scale.high), x) if far.any() else x
         with np.errstate(over="ignore"):
@@ -233,18 +233,17 @@ def _part(
 
 
 def _glitch_notes(
-    name: str, rows: NDArray[np.intp], some: NDArray[np.bool_], broken: NDArray[np.bool_]
+    name: str, rows: NDArray[np.intp], far: NDArray[np.bool_], broken: NDArray[Any]
 ) -> list[str]:
     notes = []
-    for hit, what in (
-        (broken, "count as absent while learning"),
-        (some & ~broken, "are held to the range of the others while learning"),
+    for hit, where, what in (
+        (broken, "most inputs", "count as absent while learning"),
+        (far.any(axis=1) & ~broken, "some inputs", "are held to the range of all others"),
     ):
         if hit.any():
             listed = ", ".join(map(str, rows[hit][:5])) + (", ..." if hit.sum() > 5 else "")
-            things = "most inputs" if hit is broken else "some inputs"
             notes.append(
-                f"{name!r} is far from all other values in {things} of {hit.sum()} training rows "
+                f"{name!r} is far from all other values in {where} of {hit.sum()} training rows "
                 f"(row {listed}); these {what}"
             )
     return notes

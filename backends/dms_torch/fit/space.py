@@ -151,9 +151,8 @@ def _there(part: Part, name: str) -> Tensor:
 
 
 def _unimodal(logits: Tensor, part: Part) -> Tensor:
-    """Cross-entropy of every modality by itself: ``[B, M, C]``, the weighted mean, summed."""
+    """Cross-entropy of each modality by itself: ``[B, M, C]``, the mean of what is there."""
     labels = part.labels[:, None].expand(logits.shape[:-1])
     each = functional.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
     weight = torch.where(part.present, part.weight[:, None], 0.0)
-    total = (each * weight).sum(dim=0)
-    return (total / weight.sum(dim=0).clamp(min=torch.finfo(weight.dtype).tiny)).sum()
+    return (each * weight).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
