@@ -24,7 +24,7 @@ from dms_spec.spec import SchedulerSpec
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 
 _DTYPES = ("float64", "float32", "float16")
-_HEADS = ("heads.", "head.")
+_HEADS = ("heads.", "head.", "joint.")
 
 
 @dataclass(frozen=True, kw_only=True)

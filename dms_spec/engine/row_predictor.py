@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
-from dms_spec.equations.heads import apply_heads, class_probabilities
+from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DMSWarning
 from dms_spec.interface.backend import Backend, RowPredictor
@@ -41,16 +42,18 @@ class EquationRowPredictor(RowPredictor):
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> tuple[Schedule, NDArray[Any]]:
         there = self._moved(present)
-        heads = self._heads(embeddings, there, self._fitted.outputs)
+        moved = {name: self._moved(array) for name, array in embeddings.items()}
+        heads = self._heads(moved, there, self._fitted.outputs)
         result = self._scheduler(ModalityBatch(**heads, present=there))
         with self._ns.guard():
-            probabilities = class_probabilities(
+            probabilities = schedule_probabilities(
                 self._ns,
-                result.fused,
-                result.active,
-                level=self._fitted.artifact.spec.fusion,
-                parameters=self._parameters,
-                prior=self._prior,
+                self._fitted.artifact.spec,
+                result,
+                moved,
+                there,
+                self._parameters,
+                self._prior,
             )
         back = self._backend.to_numpy
         return result.converted(back), back(probabilities)
@@ -58,17 +61,18 @@ class EquationRowPredictor(RowPredictor):
     def unimodal(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> NDArray[Any]:
-        logits = self._heads(embeddings, self._moved(present), ("logits",))["logits"]
+        moved = {name: self._moved(array) for name, array in embeddings.items()}
+        logits = self._heads(moved, self._moved(present), ("logits",))["logits"]
         with self._ns.guard():
             return self._backend.to_numpy(self._ns.softmax(logits))
 
     def _heads(
-        self, embeddings: Mapping[str, NDArray[Any]], present: Array, outputs: tuple[str, ...]
+        self, embeddings: Mapping[str, Array], present: Array, outputs: tuple[str, ...]
     ) -> dict[str, Array]:
         with self._ns.guard():
             return apply_heads(
                 self._ns,
-                {name: self._moved(array) for name, array in embeddings.items()},
+                embeddings,
                 present,
                 self._parameters,
                 modalities=self._fitted.artifact.spec.modalities,

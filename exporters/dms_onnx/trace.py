@@ -25,8 +25,9 @@ from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.pipeline import compute
+from dms_spec.engine.probabilities import schedule_probabilities
 from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.equations.heads import apply_heads, class_probabilities
+from dms_spec.equations.heads import apply_heads
 from dms_spec.errors import DMSError, SpecError
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import AXES, INPUT_NAMES, ModalityBatch
@@ -192,16 +193,17 @@ def trace_predictor(
     spec, fitted, inputs = artifact.spec, FittedHeads(artifact), _Inputs()
     ns = onnx_namespace()
     with _explained(spec):
-        given, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
+        given, embeddings, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
         own = {name: parameters[name] for name in artifact.scheduler_parameters}
         schedule = compute(ns, resolve(spec, own), ModalityBatch(**given, present=present))
-        probabilities = class_probabilities(
+        probabilities = schedule_probabilities(
             ns,
-            schedule.fused,
-            schedule.active,
-            level=spec.fusion,
-            parameters=parameters,
-            prior=ndonnx.asarray(fitted.prior),
+            spec,
+            schedule,
+            embeddings,
+            present,
+            parameters,
+            ndonnx.asarray(fitted.prior),
         )
         outputs = {"probabilities": probabilities}
         if whole:
@@ -242,8 +244,8 @@ def trace_unimodal(artifact: Artifact, dtypes: Mapping[str, str]) -> onnx.ModelP
 
 def _heads(
     fitted: FittedHeads, inputs: _Inputs, dtypes: Mapping[str, str], outputs: tuple[str, ...]
-) -> tuple[dict[str, Array], Array, dict[str, Array]]:
-    """What the heads give, the presence mask, and every parameter of the artifact."""
+) -> tuple[dict[str, Array], dict[str, Array], Array, dict[str, Array]]:
+    """What the heads give, embeddings, the presence mask, and every parameter of the artifact."""
     artifact = fitted.artifact
     embeddings = {
         name: inputs.array(name, axes, "bool" if name == "present" else dtypes[name])
@@ -262,7 +264,7 @@ def _heads(
         dropout=fitted.dropout,
         outputs=outputs,
     )
-    return given, present, parameters
+    return given, embeddings, present, parameters
 
 
 def parameters_hash(parameters: Parameters) -> str:

@@ -92,18 +92,22 @@ class Heads:
         outputs: tuple[str, ...],
     ) -> dict[str, Tensor]:
         """What heads give for embeddings that are scaled already."""
-        unscaled = dict(parameters)
-        for name, x in embeddings.items():
-            width = x.shape[1:]
-            unscaled[f"heads.{name}.scale.zero"] = torch.zeros(width, device=self.device)
-            unscaled[f"heads.{name}.scale.unit"] = torch.ones(width, device=self.device)
         with self.ns.guard():
             return apply_heads(
                 self.ns,
                 embeddings,
                 present,
-                unscaled,
+                {**parameters, **self.unscaled(embeddings)},
                 modalities=tuple(embeddings),
                 dropout=self.settings.dropout,
                 outputs=outputs,
             )
+
+    def unscaled(self, embeddings: Tensors) -> dict[str, Tensor]:
+        """A scale that changes nothing, for embeddings that are scaled already."""
+        result = {}
+        for name, x in embeddings.items():
+            width = x.shape[1:]
+            result[f"heads.{name}.scale.zero"] = torch.zeros(width, device=self.device)
+            result[f"heads.{name}.scale.unit"] = torch.ones(width, device=self.device)
+        return result

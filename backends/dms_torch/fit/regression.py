@@ -34,33 +34,85 @@ class _Candidate:
     penalty: float
     weight: Tensor  # [A, D, C]
     bias: Tensor  # [A, C]
+    log_prior: Tensor  # [A, C]
+    seen: Tensor  # [A, C]
     done: bool
     calibration: Calibration
     loss: float
 
+    def record(self) -> dict[str, Any]:
+        return {"penalty": self.penalty, "converged": self.done, "held_out_loss": self.loss}
+
 
 def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
     """The heads of one modality and what is to be said about them.
-
-    Noise in training was tried and is not needed: at every trade between clean and noisy rows, the
-    right penalty alone did as well or better. So the penalty is chosen by both: by rows as they
-    are, and to half the share `FitSettings.noise` by rows with uniform noise of up to half the
-    range of an input. Of noisy rows the loss is that with the share of trust that suits them best,
-    since typicality will take trust from them.
 
     Returns:
         ``heads.<name>.classifier.weight`` ``[D, A C]``, copy after copy, ``classifier.bias``
         ``[A C]`` and ``temperature``; ``priors.<name>``, how frequent each class is in the rows
         of each copy, ``[A, C]``, 0 where it has never seen it; and the stage's record.
     """
-    judge = _Judge(name, rows, settings)
-    if not judge.labels.numel():
+    learn, held = (
+        _Inputs(part.embeddings[name], _there(part, name), part) for part in (rows.learn, rows.held)
+    )
+    found = _chosen(learn, held, rows, settings)
+    if found is None:
         return _silent(name, rows)
-    there = _there(rows.learn, name)
-    x = rows.learn.embeddings[name][there].double()
-    labels, weight = rows.learn.labels[there], rows.learn.weight[there].double()
-    use = learned_from(rows, rows.learn)[there] * weight[:, None]
-    path = LogisticPath(x, labels, use, len(rows.classes))
+    temperature = found.calibration.temperature
+    # So that the temperature divides what is said beyond the class frequencies.
+    bias = found.bias + (temperature - 1.0) * found.log_prior
+    arrays = {
+        f"heads.{name}.classifier.weight": found.weight.movedim(0, 1).flatten(1),
+        f"heads.{name}.classifier.bias": bias.flatten(),
+        f"heads.{name}.temperature": torch.tensor(temperature),
+        f"priors.{name}": torch.where(found.seen, found.log_prior.exp(), 0.0),
+    }
+    return _host(arrays), found.record() | {"calibration": asdict(found.calibration)}
+
+
+def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
+    """One head over all modalities, learned from the rows that have them all.
+
+    Returns:
+        ``weight`` ``[A, D, C]``, D the widths of all modalities, and ``bias`` ``[A, C]``, nothing
+        where no row can judge it; and the stage's record.
+    """
+    learn, held = (
+        _Inputs(torch.cat(list(part.embeddings.values()), dim=1), part.present.all(dim=1), part)
+        for part in (rows.learn, rows.held)
+    )
+    found = _chosen(learn, held, rows, settings)
+    if found is None:
+        return {}, {"penalty": None, "converged": True}
+    hot = 1.0 / found.calibration.temperature
+    bias = found.log_prior + hot * (found.bias - found.log_prior)
+    return _host({"weight": hot * found.weight, "bias": bias}), found.record()
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What a head sees of some rows, and which of them have it."""
+
+    x: Tensor
+    there: Tensor
+    part: Part
+
+
+def _chosen(learn: _Inputs, held: _Inputs, rows: Rows, settings: FitSettings) -> _Candidate | None:
+    """The best along the path of penalties; None where no row can judge.
+
+    Noise in training was tried and is not needed: at every trade between clean and noisy rows, the
+    right penalty alone did as well or better. So the penalty is chosen by both: by rows as they
+    are, and to half the share `FitSettings.noise` by rows with uniform noise of up to half the
+    range of an input. Of noisy rows the loss is that with the share of trust that suits them best,
+    since typicality will take trust from them.
+    """
+    if not (held.there.any() and learn.there.any()):
+        return None
+    judge = _Judge(held, settings)
+    there, part = learn.there, learn.part
+    use = learned_from(rows, part)[there] * part.weight[there].double()[:, None]
+    path = LogisticPath(learn.x[there].double(), part.labels[there], use, len(rows.classes))
     best, worse = None, 0
     for penalty in _PENALTIES:
         found = judge(path, float(penalty))
@@ -70,23 +122,7 @@ def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, di
             worse += 1
         if worse == _PATIENCE:
             break
-    assert best is not None  # noqa: S101 - there are penalties
-    temperature = best.calibration.temperature
-    # So that the temperature divides what is said beyond the class frequencies.
-    bias = best.bias + (temperature - 1.0) * path.log_prior
-    arrays = {
-        f"heads.{name}.classifier.weight": best.weight.movedim(0, 1).flatten(1),
-        f"heads.{name}.classifier.bias": bias.flatten(),
-        f"heads.{name}.temperature": torch.tensor(temperature),
-        f"priors.{name}": torch.where(path.seen, path.log_prior.exp(), 0.0),
-    }
-    record = {
-        "penalty": best.penalty,
-        "converged": best.done,
-        "held_out_loss": best.loss,
-        "calibration": asdict(best.calibration),
-    }
-    return {key: array.cpu().float().numpy().copy() for key, array in arrays.items()}, record
+    return best
 
 
 def learned_from(rows: Rows, part: Part) -> Tensor:
@@ -96,17 +132,15 @@ def learned_from(rows: Rows, part: Part) -> Tensor:
 
 
 class _Judge:
-    """The held-out rows of one modality, as they are and noisy."""
+    """Held-out rows, as they are and noisy."""
 
-    def __init__(self, name: str, rows: Rows, settings: FitSettings) -> None:
-        there = _there(rows.held, name)
-        x = rows.held.embeddings[name][there]
-        random = stream(settings.seed, "held", *name.encode())
+    def __init__(self, held: _Inputs, settings: FitSettings) -> None:
+        x, random = held.x[held.there], stream(settings.seed, "held")
         self._clean, self._noisy = x.double(), noisy(x, 1.0, random).double()
-        self._fold = rows.held.fold[there]
         self._share = settings.noise / 2.0
-        self.labels = rows.held.labels[there]
-        self._weight = rows.held.weight[there].double()
+        self._fold, self._labels, self._weight = (
+            own[held.there] for own in (held.part.fold, held.part.labels, held.part.weight.double())
+        )
 
     def __call__(self, path: LogisticPath, penalty: float) -> _Candidate:
         weight, bias, done = path.solve(penalty)
@@ -114,7 +148,7 @@ class _Judge:
         prior = path.log_prior[self._fold].exp()
         calibration = fit_temperature(
             logits.cpu().numpy(),
-            self.labels.cpu().numpy(),
+            self._labels.cpu().numpy(),
             prior=prior.cpu().numpy(),
             weight=self._weight.cpu().numpy(),
         )
@@ -122,7 +156,7 @@ class _Judge:
         if self._share > 0:
             evidence = (noised - prior.log()) / calibration.temperature
             loss += self._share * self._bounded(prior, (prior.log() + evidence).softmax(dim=1))
-        return _Candidate(penalty, weight, bias, done, calibration, loss)
+        return _Candidate(penalty, weight, bias, path.log_prior, path.seen, done, calibration, loss)
 
     def _logits(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Of each row by the copy that has not seen it, ``[H, C]``."""
@@ -133,7 +167,7 @@ class _Judge:
         return logits
 
     def _bounded(self, prior: Tensor, probabilities: Tensor) -> float:
-        known, said = (p.gather(1, self.labels[:, None])[:, 0] for p in (prior, probabilities))
+        known, said = (p.gather(1, self._labels[:, None])[:, 0] for p in (prior, probabilities))
         total = self._weight.sum()
         tiny = torch.finfo(said.dtype).tiny
         return min(
@@ -157,6 +191,10 @@ def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
     note = "no held-out row has it: it says what is frequent"
     calibration = {"temperature": 1.0, "nll_after": 0.0, "samples": 0, "note": note}
     return arrays, {"penalty": None, "converged": True, "calibration": calibration}
+
+
+def _host(arrays: dict[str, Tensor]) -> Arrays:
+    return {key: array.cpu().float().numpy().copy() for key, array in arrays.items()}
 
 
 def _there(part: Part, name: str) -> Tensor:

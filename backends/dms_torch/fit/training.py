@@ -20,7 +20,7 @@ from dms_spec.artifact import Artifact
 from dms_spec.embeddings.predictor import evaluate
 from dms_spec.embeddings.table import Table, check_learnable
 from dms_spec.engine.fitted import head_outputs
-from dms_spec.engine.resolve import Resolved
+from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.errors import DMSWarning, SpecError
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
@@ -32,6 +32,7 @@ from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Progress, on_device
 from dms_torch.fit.policy import PolicyStage, at_the_rule
 from dms_torch.fit.settings import FitSettings
+from dms_torch.fit.trust import learn_trust
 from dms_torch.fit.typicality import learn_typicality
 
 __all__ = ["FitSettings", "Fitted", "Progress", "fit"]
@@ -152,14 +153,18 @@ def _run(
     if "typicality" in spec.signals:
         places, weak = learn_typicality(heads, copies)
 
-    fused = {name: array for name, array in learned.items() if name.startswith("head.")}
-    policy = PolicyStage(heads, copies, places, fused if spec.fusion == "feature" else {})
-    found = descent.learn(policy.stage()) if policy.start else {}
+    if spec.fusion == "evidence":
+        own = learn_trust(heads, copies, places, learned, descent)
+    else:
+        fused = {name: array for name, array in learned.items() if name.startswith("head.")}
+        policy = PolicyStage(heads, copies, places, fused if spec.fusion == "feature" else {})
+        found = descent.learn(policy.stage()) if policy.start else {}
+        own = [{_artifact_name(name): array for name, array in found.items()}] * len(copies)
 
-    own = _scales(rows) | {_artifact_name(name): array for name, array in found.items()}
     # The copy that is kept, and the one that has not seen the rows that it is judged by.
-    kept, unseen = (fitted[k] | places[k] | own for k in (-1, 0))
-    notes = [*table.notes(), *policy.fusion._resolved.notes(), *weak]
+    kept, unseen = (fitted[k] | places[k] | own[k] | _scales(rows) for k in (-1, 0))
+    scheduler = Artifact(spec=spec, parameters=kept).scheduler_parameters
+    notes = [*table.notes(), *resolve(spec, scheduler).notes(), *weak]
     notes += [*rows.notes, *_weaker(resolved, settings), *_unfinished(descent.history)]
     notes += [f"temperature of {n!r}: {c['note']}" for n, c in calibration.items() if c["note"]]
     model = {
