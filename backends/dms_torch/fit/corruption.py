@@ -56,6 +56,18 @@ def corrupted(
     return changed, hit
 
 
+def exchanged(
+    embeddings: Mapping[str, Tensor], hit: NDArray[np.bool_], share: float, random: Random
+) -> dict[str, Tensor]:
+    """A share of what is hit, with the inputs that another row has there: typical, and wrong."""
+    result = {}
+    for m, (name, x) in enumerate(embeddings.items()):
+        own = torch.from_numpy(hit[:, m] & (random.random(len(x)) < share)).to(x.device)
+        other = torch.from_numpy(random.permutation(len(x))).to(x.device)
+        result[name] = torch.where(own[:, None], x[other], x)
+    return result
+
+
 def spoilt(x: Tensor, hit: NDArray[np.bool_], random: Random) -> Tensor:
     """The rows that are hit, corrupted at random: for learning what corruption costs.
 

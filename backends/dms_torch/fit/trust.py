@@ -22,7 +22,7 @@ from dms_spec.equations.learned import softplus_inverse
 from dms_spec.interface.policy import PolicyInput
 from dms_spec.interface.signal import Evidence
 from dms_torch.fit.checkpoint import Arrays
-from dms_torch.fit.corruption import corrupted, stream
+from dms_torch.fit.corruption import corrupted, exchanged, stream
 from dms_torch.fit.folds import Part
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Tensors, on_device, to_host
@@ -31,6 +31,8 @@ from dms_torch.fit.regression import joint_regression
 
 # How often held-out rows are corrupted.
 _DRAWS = 4
+# The share of what is corrupted that is another row's.
+_EXCHANGED = 1.0 / 3.0
 _MOST_STEPS = 50
 # The joint expert has to make labels likelier by this many standard errors, over the rows.
 _ERRORS = 1.0
@@ -215,7 +217,8 @@ class _Trust:
         for draw in range(_DRAWS):
             for copy, part in judged:
                 random = stream(self._heads.settings.seed, "policy", copy, draw)
-                embeddings = corrupted(part.embeddings, random)[0]
+                embeddings, hit = corrupted(part.embeddings, random)
+                embeddings = exchanged(embeddings, hit, _EXCHANGED, random)
                 spoilt.append(self._see(copy, replace(part, embeddings=embeddings)))
         return clean, spoilt
 
