@@ -236,19 +236,11 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
         lines += ["## Data", "", f"{data['rows']} rows: {', '.join(counts)}.", ""]
         lines += [markdown_table(("modality", "width", "present in rows"), rows), ""]
     if metrics:
-        sets = tuple(metrics.values())
-        rows = [
-            (title, *(percent(one[key]["accuracy"]) for one in sets))
-            for title, key in (("fused", "fused"), ("uniform weights", "static"))
-        ]
-        rows += [
-            (f"{name} alone", *(percent(one["modalities"][name]["accuracy"]) for one in sets))
-            for name in sets[0]["modalities"]
-        ]
-        header = ("Accuracy", *(name.replace("_", " ") for name in metrics))
-        lines += ["## Measured", "", markdown_table(header, rows), ""]
-        lines += ["The held-out rows are judged by heads that have not seen them, but chose when"]
-        lines += ["to stop: the test rows, if any, are the fair ones.", ""]
+        lines += ["## Measured", ""]
+        for name, own in metrics.items():
+            lines += [_measured_card(name.replace("_", " "), own), ""]
+        lines += ["The held-out rows are judged by heads that have not seen them, but helped to"]
+        lines += ["choose settings: the test rows, if any, are the fair ones.", ""]
     if model.get("calibration"):
         rows = [
             (name, *(_digits(row.get(k)) for k in ("temperature", "ece_before", "ece_after")))
@@ -266,6 +258,26 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
     if notes:
         lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
     return lines
+
+
+def _measured_card(title: str, measured: Mapping[str, Any]) -> str:
+    """What was measured on one set of rows, a line for each way to predict."""
+    ways = {"fused": measured["fused"], "uniform weights": measured["static"]}
+    ways |= {f"{name} alone": own for name, own in measured["modalities"].items()}
+    if "concatenation" in measured:
+        ways["one regression on all inputs"] = measured["concatenation"]
+    rows = [
+        (
+            name,
+            percent(own["accuracy"]),
+            percent(own.get("balanced_accuracy")),
+            _digits(own.get("nll")),
+            _digits(own.get("ece")),
+        )
+        for name, own in ways.items()
+    ]
+    header = (f"On {title} rows", "Accuracy", "Balanced", "Log-loss", "ECE")
+    return markdown_table(header, rows)
 
 
 def _digits(value: float | None) -> str:

@@ -14,7 +14,7 @@ from dms_spec.artifact import check_target, save_artifact
 from dms_spec.cli.common import add_modalities, names_of
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
-from dms_spec.markup import percent, text_table
+from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
 
@@ -42,14 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="P", help="a policy in place of the spec's")
     numbers = parser.add_argument_group("learning")
     for flag, kind, default, text in (
-        ("--epochs", int, 200, "at most so many in each stage: heads, then the policy"),
+        ("--epochs", int, 200, "at most so many in a stage of gradient descent"),
         ("--patience", int, 20, "epochs without a better held-out score before stopping"),
         ("--batch-size", int, 128, "rows in a step"),
-        ("--lr", float, 3e-3, "learning rate of Adam for the heads; five times it for the policy"),
+        (
+            "--lr",
+            float,
+            3e-3,
+            "of Adam, for heads in a common space; five times it for the policy",
+        ),
         ("--width", int, 64, "of the common feature space, where modalities share one"),
         ("--passes", int, 10, "of Monte-Carlo dropout; 0 for none"),
-        ("--dropout", float, 0.1, "rate on the heads' inputs, in training and in the passes"),
-        ("--noise", float, 0.4, "share of the rows that the heads see through noise, in training"),
+        ("--dropout", float, 0.1, "rate on the heads' inputs, in the passes and in a common space"),
+        ("--noise", float, 0.4, "share of noisy rows; half of it counts in choosing a penalty"),
         ("--rank", int, 128, "directions of typicality's covariance, where it is low_rank"),
         (
             "--pull",
@@ -68,6 +73,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("full", "low_rank", "diagonal"),
         default="low_rank",
         help="its form, for typicality (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--class-weight",
+        choices=("none", "balanced"),
+        default="none",
+        help="balanced weighs rows so that all classes count alike (default: %(default)s)",
     )
     parser.add_argument("--device", help="cpu, cuda, cuda:0, ... (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace an artifact at DIR")
@@ -98,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
         rank=args.rank,
         pull=args.pull,
         consistency=args.consistency,
+        class_weight=args.class_weight,
         seed=args.seed,
     )
     given = _json_spec(args.spec)
@@ -116,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
             settings,
             device=device,
             checkpoint=checkpoint,
+            overwrite=args.overwrite,
             report=bars,
         )
     save_artifact(args.output, result.artifact, overwrite=args.overwrite)
@@ -206,14 +219,60 @@ def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
         f"held out: {data['held_out_rows']} rows, judged by heads that have not seen them",
         "",
     ]
-    measured = model["metrics"]
-    header = ["accuracy", *(name.replace("_", " ") for name in measured)]
+    for name, measured in model["metrics"].items():
+        lines += [_measured_table(name.replace("_", " "), measured, spec.modalities), ""]
+        lines += [_recall(model["classes"], measured["fused"]["recall"])]
+        lines += [*_comparison(measured), ""]
+    return "\n".join(lines)
+
+
+_COLUMNS = {
+    "accuracy": "accuracy",
+    "balanced": "balanced_accuracy",
+    "log-loss": "nll",
+    "ECE": "ece",
+}
+# Lines of recall beyond this many classes are left to the artifact.
+_MOST_CLASSES = 20
+
+
+def _measured_table(title: str, measured: dict[str, Any], modalities: tuple[str, ...]) -> str:
+    """Fused beside what it has to be better than, a line each."""
+    lines = {"fused": measured["fused"], "uniform weights": measured["static"]}
+    lines |= {f"{name} alone": measured["modalities"][name] for name in modalities}
+    if "concatenation" in measured:
+        lines["one regression on all inputs"] = measured["concatenation"]
     rows = [
-        [name, *(percent(m[key]["accuracy"]) for m in measured.values())]
-        for name, key in (("fused", "fused"), ("uniform weights", "static"))
+        [name, *(_number(key, own[key]) for key in _COLUMNS.values())]
+        for name, own in lines.items()
     ]
-    rows += [
-        [f"{name} alone", *(percent(m["modalities"][name]["accuracy"]) for m in measured.values())]
-        for name in spec.modalities
-    ]
-    return "\n".join([*lines, text_table(header, rows, right=range(1, len(header))), ""])
+    header = [f"{title}: {measured['samples']} rows", *_COLUMNS]
+    return text_table(header, rows, right=range(1, len(header)))
+
+
+def _recall(classes: list[Any], recall: list[float | None]) -> str:
+    if len(classes) > _MOST_CLASSES:
+        found = [(r, c) for r, c in zip(recall, classes, strict=True) if r is not None]
+        least, worst = min(found, key=lambda pair: pair[0])
+        return f"recall of {len(classes)} classes: least {_percent(least)}, of {worst}"
+    each = (f"{c} {_percent(r)}" for c, r in zip(classes, recall, strict=True))
+    return f"recall: {', '.join(each)}"
+
+
+def _comparison(measured: dict[str, Any]) -> list[str]:
+    """Where the concatenation is better, in plain words."""
+    other, own = measured.get("concatenation"), measured["fused"]
+    if not other or other["nll"] is None or other["nll"] >= own["nll"]:
+        return []
+    losses = f"log-loss {other['nll']:.3f} against {own['nll']:.3f}"
+    return [f"One logistic regression on all inputs is better here: {losses}."]
+
+
+def _number(key: str, value: float | None) -> str:
+    if value is None or key.endswith("accuracy"):
+        return _percent(value)
+    return f"{value:.3f}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"

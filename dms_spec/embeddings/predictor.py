@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
-from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.embeddings.labels import class_indices
+from dms_spec.embeddings.metrics import measured
 from dms_spec.embeddings.table import Table
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.errors import DMSError, MissingInput, ShapeError, UnsupportedCapability
@@ -159,8 +159,7 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
 
     Returns:
         ``samples``, and ``fused``, ``static`` (uniform over what is active) and ``modalities`` by
-        name, each with ``accuracy`` and ``ece``; plain numbers, None where there is nothing to
-        measure.
+        name, each with what `measured` says.
     """
     if table.labels is None:
         raise MissingInput("there are no labels to measure by")
@@ -179,31 +178,18 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
     static = Predictor(Artifact(spec=uniform, parameters=heads, model=artifact.model), backend)
     targets = class_indices(scheduler.classes, table.labels)
     probabilities = scheduler.unimodal(table)
+    weight = table.sample_weight
     alone = {}
     for m, name in enumerate(spec.modalities):
         there = table.present[:, m] & np.isfinite(probabilities[:, m]).all(axis=1)
-        own = _measured(probabilities[there, m], targets[there])
+        counts = None if weight is None else weight[there]
+        own = measured(probabilities[there, m], targets[there], counts)
         alone[name] = {"samples": int(there.sum()), **own}
     return {
         "samples": len(table),
-        "fused": _measured(scheduler.predict(table)["probabilities"], targets),
-        "static": _measured(static.predict(table)["probabilities"], targets),
+        "fused": measured(scheduler.predict(table)["probabilities"], targets, weight),
+        "static": measured(static.predict(table)["probabilities"], targets, weight),
         "modalities": alone,
     }
 
 
-def _measured(probabilities: NDArray[Any], targets: NDArray[np.intp]) -> Mapping[str, Any]:
-    if not len(targets):
-        return {"accuracy": None, "ece": None, "nll": None}
-    known = targets >= 0
-    result: dict[str, Any] = {
-        "accuracy": float((probabilities.argmax(axis=1) == targets).mean()),
-        "ece": None,
-        "nll": None,
-    }
-    if known.any():
-        p, y = probabilities[known].astype(np.float64), targets[known]
-        result["ece"] = expected_calibration_error(p, y)
-        likelihood = np.maximum(p[np.arange(len(y)), y], np.finfo(np.float32).tiny)
-        result["nll"] = float(-np.log(likelihood).mean())
-    return result

@@ -63,11 +63,14 @@ class Checkpoint:
         path: Where it lies; None keeps none.
         run: A fingerprint of everything that the result depends on.
         seconds: How long to leave between two of them.
+        replace: Start anew where the file is a checkpoint of another run.
     """
 
-    def __init__(self, path: Path | None, run: str, seconds: float = 5.0) -> None:
-        self._path, self._run, self._seconds = path, run, seconds
-        self._written = -seconds
+    def __init__(
+        self, path: Path | None, run: str, seconds: float = 5.0, *, replace: bool = False
+    ) -> None:
+        self._path, self._run, self._seconds, self._replace = path, run, seconds, replace
+        self._written, self._own = -seconds, False
 
     def load(self) -> State | None:
         """The state to go on from; None if the run starts anew.
@@ -96,13 +99,21 @@ class Checkpoint:
                 fix=fix,
             ) from error
         if run != self._run:
+            if self._replace:
+                return None
             raise ArtifactError(
                 f"{self._path} is of another run",
                 expected="the same table, spec, settings and device",
                 got="others",
-                fix=f"Repeat the command that was stopped. {fix}",
+                fix=f"Repeat the command that was stopped, or replace it: --overwrite. {fix}",
             )
+        self._own = True
         return state
+
+    def discard(self) -> None:
+        """Remove the file if it is of this run, which cannot be finished."""
+        if self._path is not None and self._own:
+            self._path.unlink(missing_ok=True)
 
     def save(self, state: State) -> None:
         """Write a state, unless the last one is recent.
@@ -119,4 +130,4 @@ class Checkpoint:
         arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
         with replacing(self._path) as temporary:
             save_file(arrays, temporary, metadata={_KEY: json.dumps(data)})
-        self._written = time.monotonic()
+        self._written, self._own = time.monotonic(), True

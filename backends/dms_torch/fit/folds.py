@@ -187,11 +187,12 @@ def _scales(table: Table, rows: NDArray[np.intp]) -> dict[str, Scale]:
     scales = {}
     for m, (name, array) in enumerate(table.embeddings.items()):
         there = rows[table.present[rows, m]]
-        if not len(there):
+        if len(there) < 2:
             raise MissingInput(
-                f"modality {name!r} is absent in all training rows that are not held out",
-                expected="a few rows to learn from",
-                fix="Leave the modality out of the table, or try another seed.",
+                f"modality {name!r} is present in too few training rows that are not held out",
+                expected="two rows or more to learn from",
+                got=f"{len(there)} of {len(rows)}",
+                fix="Leave the modality out of the table.",
             )
         scales[name] = fit_scale(array[there], name)
     return scales

@@ -92,8 +92,18 @@ class Descent:
         if name not in self.history:
             found, self.history[name] = work()
             self._done |= {f"{name}: {key}": array for key, array in found.items()}
+            score = float(self.history[name]["held_out_loss"])
+            self._store.save(
+                State(
+                    stage=name,
+                    epoch=1,
+                    best_epoch=1,
+                    best_score=score,
+                    finished=self.history,
+                    arrays={f"done.{key}": array for key, array in self._done.items()},
+                )
+            )
             if self._report:
-                score = float(self.history[name].get("held_out_loss", float("nan")))
                 self._report(Progress(stage=name, epoch=1, epochs=1, score=score, best_score=score))
         start = f"{name}: "
         return {

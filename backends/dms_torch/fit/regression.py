@@ -6,7 +6,7 @@ not learned from them.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -71,22 +71,34 @@ def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, di
 
 
 def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
-    """One head over all modalities, learned from the rows that have them all.
+    """One head over all modalities next to each other, each at its mean where it is absent.
+
+    Its penalty is chosen by rows as they are: it has to say only what it can say of such.
 
     Returns:
-        ``weight`` ``[A, D, C]``, D the widths of all modalities, and ``bias`` ``[A, C]``, nothing
-        where no row can judge it; and the stage's record.
+        ``weight`` ``[A, D, C]``, D the widths of all modalities, ``bias`` ``[A, C]`` and ``mean``
+        ``[D]``; and the stage's record.
     """
+    names = list(rows.learn.embeddings)
+    means = [rows.learn.embeddings[name][_there(rows.learn, name)].mean(dim=0) for name in names]
     learn, held = (
-        _Inputs(torch.cat(list(part.embeddings.values()), dim=1), part.present.all(dim=1), part)
+        _Inputs(_filled(part, means), part.present.any(dim=1), part)
         for part in (rows.learn, rows.held)
     )
-    found = _chosen(learn, held, rows, settings)
-    if found is None:
-        return {}, {"penalty": None, "converged": True}
+    found = _chosen(learn, held, rows, replace(settings, noise=0.0))
+    assert found is not None  # noqa: S101 - every row has something
     hot = 1.0 / found.calibration.temperature
     bias = found.log_prior + hot * (found.bias - found.log_prior)
-    return _host({"weight": hot * found.weight, "bias": bias}), found.record()
+    arrays = {"weight": hot * found.weight, "bias": bias, "mean": torch.cat(means)}
+    return _host(arrays), found.record()
+
+
+def _filled(part: Part, means: list[Tensor]) -> Tensor:
+    filled = [
+        torch.where(part.present[:, m, None], x, mean)
+        for m, (x, mean) in enumerate(zip(part.embeddings.values(), means, strict=True))
+    ]
+    return torch.cat(filled, dim=1)
 
 
 @dataclass(frozen=True)
@@ -190,7 +202,8 @@ def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
     }
     note = "no held-out row has it: it says what is frequent"
     calibration = {"temperature": 1.0, "nll_after": 0.0, "samples": 0, "note": note}
-    return arrays, {"penalty": None, "converged": True, "calibration": calibration}
+    record = {"penalty": None, "converged": True, "held_out_loss": 0.0}
+    return arrays, record | {"calibration": calibration}
 
 
 def _host(arrays: dict[str, Tensor]) -> Arrays:

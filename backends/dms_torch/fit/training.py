@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,24 @@ from dms_spec.embeddings.predictor import evaluate
 from dms_spec.embeddings.table import Table, check_learnable
 from dms_spec.engine.fitted import head_outputs
 from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.errors import DMSWarning, SpecError
+from dms_spec.errors import DMSError, DMSWarning, SpecError
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import TorchBackend
 from dms_torch.fit.checkpoint import Arrays, Checkpoint
+from dms_torch.fit.concatenation import measure_concatenation
 from dms_torch.fit.corruption import stream
 from dms_torch.fit.folds import Rows, rows_of
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Progress, on_device
 from dms_torch.fit.policy import PolicyStage, at_the_rule
+from dms_torch.fit.regression import joint_regression
 from dms_torch.fit.settings import FitSettings
 from dms_torch.fit.trust import learn_trust
 from dms_torch.fit.typicality import learn_typicality
+
+# The arrays of a table beside its embeddings.
+_COLUMNS = ("present", "labels", "train", "test", "validation", "groups", "sample_weight")
 
 __all__ = ["FitSettings", "Fitted", "Progress", "fit"]
 
@@ -61,6 +67,7 @@ def fit(
     device: str | None = None,
     checkpoint: Path | None = None,
     checkpoint_seconds: float = 5.0,
+    overwrite: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> Fitted:
     """Learn heads over frozen embeddings, and a policy over the heads.
@@ -96,6 +103,7 @@ def fit(
         checkpoint: A file to keep the state in, and to go on from if it is there. Remove it when
             the result is safe. None keeps none.
         checkpoint_seconds: How long to leave between two states.
+        overwrite: Start anew where the checkpoint is of another run, and replace it.
         report: Called after each epoch.
 
     Raises:
@@ -119,10 +127,13 @@ def fit(
     with _one_thread(), warnings.catch_warnings():
         # The same words come back as notes.
         warnings.simplefilter("ignore", DMSWarning)
-        store = Checkpoint(
-            checkpoint, _fingerprint(table, spec, settings, device), checkpoint_seconds
-        )
-        return _run(table, spec, settings, device, store, report)
+        run = _fingerprint(table, spec, settings, device)
+        store = Checkpoint(checkpoint, run, checkpoint_seconds, replace=overwrite)
+        try:
+            return _run(table, spec, settings, device, store, report)
+        except DMSError:  # the same again would fail again
+            store.discard()
+            raise
 
 
 def _run(
@@ -153,8 +164,12 @@ def _run(
     if "typicality" in spec.signals:
         places, weak = learn_typicality(heads, copies)
 
+    joint: Arrays = {}
+    if len(spec.modalities) > 1:
+        work = partial(joint_regression, rows, settings)
+        joint = descent.once("regression on all inputs", work)
     if spec.fusion == "evidence":
-        own = learn_trust(heads, copies, places, learned, descent)
+        own = learn_trust(heads, copies, places, learned, joint, descent)
     else:
         fused = {name: array for name, array in learned.items() if name.startswith("head.")}
         policy = PolicyStage(heads, copies, places, fused if spec.fusion == "feature" else {})
@@ -187,11 +202,24 @@ def _run(
     }
     artifact = Artifact(spec=spec, parameters=kept, model=model)
     held_out = Artifact(spec=spec, parameters=unseen, model=model)
-    numpy = get_backend("numpy")
-    model["metrics"] = {"held_out": evaluate(held_out, numpy, table.rows(rows.first))}
-    if table.test is not None and len(table.test):
-        model["metrics"]["test"] = evaluate(artifact, numpy, table.rows(table.test))
+    model["metrics"] = _metrics(table, rows, held_out, artifact, joint)
     return Fitted(artifact=artifact, notes=tuple(notes), resumed=descent.resumed)
+
+
+def _metrics(
+    table: Table, rows: Rows, held_out: Artifact, artifact: Artifact, joint: Arrays
+) -> dict[str, Any]:
+    """On held-out rows, and on test rows where there are any."""
+    numpy, result = get_backend("numpy"), {}
+    judged = [("held_out", held_out, 0, rows.first)]
+    if table.test is not None and len(table.test):
+        judged.append(("test", artifact, rows.copies - 1, table.test))
+    for name, own, copy, index in judged:
+        some = table.rows(index)
+        result[name] = evaluate(own, numpy, some)
+        if joint:
+            result[name]["concatenation"] = measure_concatenation(joint, copy, rows, some)
+    return result
 
 
 def _scales(rows: Rows) -> Arrays:
@@ -268,7 +296,7 @@ def _fingerprint(table: Table, spec: SchedulerSpec, settings: FitSettings, devic
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     arrays: dict[str, Any] = {
         **{f"embeddings {name}": array for name, array in table.embeddings.items()},
-        **{k: getattr(table, k) for k in ("present", "labels", "train", "test")},
+        **{k: getattr(table, k) for k in _COLUMNS},
     }
     for name, array in arrays.items():
         if array is not None:

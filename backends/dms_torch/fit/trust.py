@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,20 +26,17 @@ from dms_torch.fit.folds import Part
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Tensors, on_device, to_host
 from dms_torch.fit.policy import at_the_rule
-from dms_torch.fit.regression import joint_regression
 
 # How often held-out rows are corrupted.
 _DRAWS = 4
 # The share of what is corrupted that is another row's.
 _EXCHANGED = 1.0 / 3.0
 _MOST_STEPS = 50
-# The joint expert has to make labels likelier by this many standard errors, over the rows.
-_ERRORS = 1.0
 # Where its share starts, as a logit.
 _SHARE = "joint/share"
-_SHARE_START = -1.0
+_SHARE_START = 1.0
 # The pull is that of so many rows, however many there are.
-_PULL_ROWS = 200.0
+_PULL_ROWS = 100.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +57,7 @@ def learn_trust(
     copies: Sequence[Tensors],
     places: Sequence[Arrays],
     learned: Arrays,
+    joint: Arrays,
     descent: Descent,
 ) -> list[Arrays]:
     """The parameters ``policy.*``, ``fusion.*`` and ``joint.*`` for each copy of the heads.
@@ -70,12 +67,9 @@ def learn_trust(
         copies: The parameters of each copy.
         places: The parameters of the signals for each copy.
         learned: With the class frequencies of each modality's heads.
+        joint: What `joint_regression` found; nothing for a single modality.
         descent: Keeps what the stages come to.
     """
-    joint: Arrays = {}
-    if len(heads.spec.modalities) > 1:
-        work = partial(joint_regression, heads.rows, heads.settings)
-        joint = descent.once("joint head", work)
     trust = _Trust(heads, copies, places, learned, joint)
     found = descent.once("trust", trust.learn)
     return [trust.artifact_arrays(found, copy) for copy in range(len(copies))]
@@ -113,7 +107,7 @@ class _Trust:
             more, more_done = self._fit(clean, spoilt, start)
             gain, error = self._gain(clean, spoilt, found, more)
             record |= {"joint_gain": gain, "joint_gain_error": error}
-            if gain > _ERRORS * error:
+            if gain > 0:
                 found, record["converged"] = more, more_done
         parameters = on_device(found, str(self._heads.device))
         with torch.no_grad():

@@ -1,0 +1,43 @@
+"""What people would use instead: one logistic regression on all modalities next to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dms_spec.embeddings.metrics import measured
+from dms_spec.embeddings.predictor import class_indices
+from dms_spec.embeddings.table import Table
+from dms_torch.fit.checkpoint import Arrays
+from dms_torch.fit.folds import Rows
+
+
+def measure_concatenation(found: Arrays, copy: int, rows: Rows, table: Table) -> dict[str, Any]:
+    """How good one copy of `joint_regression` is on rows that it has not seen.
+
+    Args:
+        found: What `joint_regression` found.
+        copy: The copy that has not seen the rows.
+        rows: What it has learned from.
+        table: The rows, with labels.
+    """
+    assert table.labels is not None  # noqa: S101 - narrows the type
+    logits = _inputs(found, rows, table) @ found["weight"][copy] + found["bias"][copy]
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    return measured(p, class_indices(rows.classes, table.labels), table.sample_weight)
+
+
+def _inputs(found: Arrays, rows: Rows, table: Table) -> NDArray[np.float64]:
+    """Scaled, next to each other, each modality at its mean where it is absent."""
+    widths = [array.shape[1] for array in table.embeddings.values()]
+    means = np.split(found["mean"].astype(np.float64), np.cumsum(widths)[:-1])
+    parts = []
+    for m, (name, scale) in enumerate(rows.scale.items()):
+        x = table.embeddings[name].astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            s = (x - scale.zero) / scale.unit
+        parts.append(np.where(table.present[:, m, None], s, means[m]))
+    return np.concatenate(parts, axis=1)
