@@ -15,10 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import settings as settings_of
-from hypothesis.extra.numpy import arrays as numbers
-from hypothesis.strategies import floats, integers
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
@@ -26,9 +22,7 @@ from dms_spec.embeddings.predictor import Predictor, evaluate
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.equations.typicality import PLACE, TRUST
 from dms_spec.errors import ArtifactError, DMSError, FileError, SpecError
-from dms_spec.interface.policy import PolicyInput
-from dms_spec.interface.signal import Evidence
-from dms_spec.plugins import get_backend, get_policy, get_signal
+from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 
 torch = pytest.importorskip("torch")

@@ -191,5 +191,3 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
         "static": measured(static.predict(table)["probabilities"], targets, weight),
         "modalities": alone,
     }
-
-

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.metrics import measured
-from dms_spec.embeddings.predictor import class_indices
 from dms_spec.embeddings.table import Table
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.folds import Rows
