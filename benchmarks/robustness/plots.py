@@ -31,7 +31,7 @@ _RIVALS: dict[str, tuple[str, dict[str, Any]]] = {
 def draw(folder: Path) -> None:
     """Write robustness.png and differences.png beside the numbers."""
     numbers = Numbers(folder)
-    _figure(numbers, _accuracy, _LINES, 3.3).savefig(folder / "robustness.png", dpi=100)
+    _figure(numbers, _accuracy, _LINES, 3.7).savefig(folder / "robustness.png", dpi=100)
     _figure(numbers, _differences, _RIVALS, 6.2).savefig(folder / "differences.png", dpi=100)
 
 

@@ -22,6 +22,7 @@ import json
 import multiprocessing
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -271,6 +272,7 @@ def chosen(folder: Path, names: list[str] | None) -> dict[str, Table]:
 
 def main() -> None:
     """Measure, write the numbers, and the page."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes end as well
     args = options()
     found, settings = chosen(args.folder, args.sets), FitSettings()
     whole = args.sets is None and args.seeds == len(SEEDS)
