@@ -1,4 +1,4 @@
-"""Blocks of code that are wider than the screen scroll from the keyboard too."""
+"""Code and tables that are wider than the screen scroll from the keyboard too."""
 
 from __future__ import annotations
 
