@@ -436,8 +436,8 @@ def test_findings_follow_from_the_numbers(result: Result) -> None:
     assert texts[2].startswith("fusion trusts what is corrupted less")
     own = result.mean("accuracy_where_present", "a alone", "clean")
     assert own is not None
-    assert f"a alone {100 * own:.1f} %" in texts[5]
-    assert "dms fit prints the first number" in texts[5]
+    assert f"a alone is right in {100 * own:.1f} %" in texts[5]
+    assert "dms fit measures the first number" in texts[5]
     complete = measure({"fusion": fusion}, make_samples(missing=0.0), CASES[:1])
     assert not any("dms fit" in text for text in findings(complete))
 

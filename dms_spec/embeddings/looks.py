@@ -22,7 +22,7 @@ _SYNONYMS = {word: name for name, words in _CALLED.items() for word in words.spl
 
 
 class Look(NamedTuple):
-    """What an array looks like, and the names of a table that may have been meant."""
+    """What an array looks like, and the names that may have been meant; empty if none."""
 
     what: str
     meant: str
@@ -76,7 +76,7 @@ def _look_of_column(column: NDArray[Any], rows: int) -> Look | None:
     distinct = len(np.unique(column))
     if kind in "USTMm":
         unique = distinct == len(column)
-        return Look("the names of rows", "ids") if unique else Look("names", "labels or groups")
+        return Look("the names of rows", "") if unique else Look("names", "labels or groups")
     if kind not in "iuf" or not np.isfinite(column).all() or (column != np.rint(column)).any():
         return None
     if distinct < len(column):
@@ -84,7 +84,7 @@ def _look_of_column(column: NDArray[Any], rows: int) -> Look | None:
     inside = rows and column.min() >= 0 and column.max() < rows
     if inside and len(column) < rows:
         return Look("row indices", "train, validation or test")
-    return Look("the numbers of rows", "ids")
+    return Look("the numbers of rows", "")
 
 
 def _zeros_and_ones(array: NDArray[Any]) -> bool:

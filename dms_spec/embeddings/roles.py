@@ -153,7 +153,7 @@ def _check_looks(arrays: Arrays, names: list[str], where: str) -> None:
         name: look(name, arrays[name], len([n for n in bodies if n != name]), rows)
         for name in (names if len(names) > 1 else ())
     }
-    rest = [name for name in names if not looks.get(name)] or names
+    rest = [name for name in bodies if not looks.get(name)] or names
     for name, found in looks.items():
         if found is None:
             continue
@@ -163,9 +163,12 @@ def _check_looks(arrays: Arrays, names: list[str], where: str) -> None:
             f"array {name!r} in {where} looks like {found.what}",
             expected="embeddings [N, D] in each array that is to be a modality",
             got=f"{arrays[name].dtype} {list(arrays[name].shape)}",
-            fix=f"Did you mean {meant}? {_again(meant, arrays)}, or choose: {choice}.",
+            fix=f"{_instead(meant, arrays)}, or choose: {choice}.",
         )
 
 
-def _again(meant: str, arrays: Arrays) -> str:
-    return "It is there already: leave one out" if meant in arrays else "Rename it"
+def _instead(meant: str, arrays: Arrays) -> str:
+    if not meant:
+        return "A table needs none: leave it out"
+    again = "It is there already: leave one out" if meant in arrays else "Rename it"
+    return f"Did you mean {meant}? {again}"

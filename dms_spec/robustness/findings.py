@@ -55,14 +55,14 @@ def _alone(result: Result) -> str:
             continue
         everywhere = percent(result.mean("accuracy", name, "clean"))
         parts.append(
-            f"{name} {percent(own)} in the {count:.0f} samples that have it, and {everywhere} in "
-            f"all {result.samples}"
+            f"{name} is right in {percent(own)} of the {count:.0f} samples that have it, and in "
+            f"{everywhere} of all {result.samples}"
         )
     if not parts:
         return ""
     return (
         f"On clean samples, {'; '.join(parts)}: where a modality is missing it answers here with "
-        "the commonest class. dms fit prints the first number."
+        "the commonest class. dms fit measures the first number."
     )
 
 
