@@ -296,8 +296,10 @@ def test_held_out_figures_are_of_heads_that_have_not_seen_the_rows() -> None:
     spec = SchedulerSpec.preset("robust", NAMES[:2])
     artifact = fit(table, spec, FitSettings(epochs=2, passes=2)).artifact
     seen = evaluate(artifact, get_backend("numpy"), table)
-    assert seen["fused"]["accuracy"] > 0.9
-    assert artifact.model["metrics"]["held_out"]["fused"]["accuracy"] < 0.6
+    held_out = artifact.model["metrics"]["held_out"]
+    assert seen["fused"]["accuracy"] > held_out["fused"]["accuracy"] + 0.3
+    assert held_out["fused"]["accuracy"] < 0.6
+    assert held_out["concatenation"]["accuracy"] < 0.6
     # And so are temperatures: the heads are not taken at their own word.
     assert all(own["nll_after"] > 1.0 for own in artifact.model["calibration"].values())
 
@@ -365,20 +367,23 @@ def test_clean_rows_are_typical_and_noise_is_not(robust: Artifact) -> None:
         assert same.all()
 
 
-def test_an_input_that_has_gone_dead_speaks_for_no_class(robust: Artifact) -> None:
-    """Every input at the least that it has ever read: little more is said than how frequent."""
-    dead = {name: robust.parameters[f"heads.{name}.scale.zero"][None] for name in NAMES}
-    table = Table(embeddings=dead, present=np.ones((1, 3), dtype=bool))
-    predictor = Predictor(robust, get_backend("numpy"))
-    said = predictor.unimodal(table)[0].astype(np.float64)
-    prior = np.array(robust.model["prior"])
-    for name, p in zip(NAMES, said, strict=True):
-        # Nats from the prior; a clean row is further by far.
-        assert (prior * np.log(prior / p)).sum() < 0.15, name
-    fresh = _fresh()
-    clean = predictor.unimodal(fresh)[fresh.present].astype(np.float64)
-    far = (prior * np.log(prior / np.maximum(clean, 1e-12))).sum(axis=-1)
-    assert np.median(far) > 0.5
+@pytest.mark.parametrize("name", NAMES)
+def test_a_modality_that_has_gone_dead_costs_no_more_than_its_absence(
+    robust: Artifact, name: str
+) -> None:
+    """Every input at the least that it has ever read, and nobody is told."""
+    predictor, fresh = Predictor(robust, get_backend("numpy")), _fresh()
+    rows = np.flatnonzero(fresh.present.sum(axis=1) > 1)
+    fresh = fresh.rows(rows)
+    embeddings, present = dict(fresh.embeddings), fresh.present.copy()
+    zero = robust.parameters[f"heads.{name}.scale.zero"]
+    embeddings[name] = np.tile(zero, (len(fresh), 1))
+    present[:, NAMES.index(name)] = False
+    dead, absent = (
+        predictor.predict(table)["predicted"] == fresh.labels
+        for table in (replace(fresh, embeddings=embeddings), replace(fresh, present=present))
+    )
+    assert dead.mean() > absent.mean() - 0.03
 
 
 # ------------------------------------------------------------------------------------ same bits
@@ -420,7 +425,7 @@ def test_a_stopped_run_remembers_its_best_epoch(tmp_path: Path) -> None:
     table, spec = make_table(), spec_of("paper", "linear")
     settings = FitSettings(epochs=12, learning_rate=0.5, batch_size=16, patience=12)
     whole = fit(table, spec, settings).artifact
-    assert 0 < whole.model["stages"]["heads"]["best_epoch"] < 10
+    assert 0 < whole.model["stages"]["heads"]["best_epoch"] < 11
     path = tmp_path / "run.safetensors"
 
     def stop(progress: Progress) -> None:
@@ -434,23 +439,23 @@ def test_a_stopped_run_remembers_its_best_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "policy", "stage", "epoch"),
+    ("preset", "policy", "stage", "epoch", "then"),
     [
-        ("paper", "learned_linear", "heads", 1),
-        ("paper", "learned_linear", "heads", 5),
-        ("paper", "learned_linear", "policy", 3),
-        ("paper", "modality_dropout", "heads", 5),
-        ("paper", "modality_dropout", "policy", 3),
-        ("ranked", "monotone", "heads of image", 1),
-        ("ranked", "monotone", "regression on all inputs", 1),
-        ("robust", "soundness", "heads of audio", 1),
-        ("robust", "soundness", "trust", 1),
-        ("ranked", "monotone", "policy", 1),
-        ("ranked", "monotone", "policy", 5),
+        ("paper", "learned_linear", "heads", 1, ("heads", 2)),
+        ("paper", "learned_linear", "heads", 5, ("heads", 6)),
+        ("paper", "learned_linear", "policy", 3, ("policy", 4)),
+        ("paper", "modality_dropout", "heads", 5, ("heads", 6)),
+        ("paper", "modality_dropout", "policy", 3, ("policy", 4)),
+        ("ranked", "monotone", "heads of image", 1, ("heads of text", 1)),
+        ("ranked", "monotone", "regression on all inputs", 1, ("policy", 1)),
+        ("robust", "soundness", "heads of audio", 1, ("regression on all inputs", 1)),
+        ("robust", "soundness", "trust", 1, None),
+        ("ranked", "monotone", "policy", 1, ("policy", 2)),
+        ("ranked", "monotone", "policy", 5, ("policy", 6)),
     ],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(
-    tmp_path: Path, preset: str, policy: str, stage: str, epoch: int
+    tmp_path: Path, preset: str, policy: str, stage: str, epoch: int, then: Any
 ) -> None:
     table, spec = make_table(), spec_of(preset, policy)
     settings = FitSettings(epochs=8, learning_rate=0.03, batch_size=32, width=4, patience=8)
@@ -468,7 +473,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     rest = fit(
         table, spec, settings, checkpoint=path, report=lambda p: seen.append((p.stage, p.epoch))
     )
-    assert seen[0] == ((stage, epoch + 1) if epoch < 8 else ("policy", 1))
+    assert (seen or [None])[0] == then
     assert str(epoch) in rest.resumed and stage in rest.resumed
     assert whole.resumed == ""
     assert rest.artifact.model == whole.artifact.model
@@ -488,7 +493,7 @@ def test_a_killed_command_goes_on(dms: Run, train: Path, tmp_path: Path) -> None
         from dms_spec.cli import main
         from dms_torch.fit.checkpoint import Checkpoint
         init, save = Checkpoint.__init__, Checkpoint.save
-        Checkpoint.__init__ = lambda self, path, run, seconds: init(self, path, run, 0.0)
+        Checkpoint.__init__ = lambda self, path, run, _, **rest: init(self, path, run, 0.0, **rest)
         Checkpoint.save = lambda self, state: (save(self, state), time.sleep(0.1))
         main(sys.argv[1:])
     """

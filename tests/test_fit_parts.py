@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as settings_of
-from hypothesis.strategies import floats, integers, lists
+from hypothesis.strategies import floats, integers, lists, tuples
 
 from dms_spec.embeddings.calibration import fit_temperature
 from dms_spec.embeddings.table import Table
@@ -18,20 +18,28 @@ from dms_spec.spec import SchedulerSpec
 
 torch = pytest.importorskip("torch")
 
-from dms_torch.fit import heads as heads_module  # noqa: E402
-from dms_torch.fit import initialize as start_module  # noqa: E402
+from dms_torch.fit import initialize as initialize_module  # noqa: E402
+from dms_torch.fit import regression as regression_module  # noqa: E402
 from dms_torch.fit.checkpoint import Checkpoint  # noqa: E402
 from dms_torch.fit.corruption import corrupted, dropped, noisy, spoilt, stream  # noqa: E402
-from dms_torch.fit.folds import FOLDS, NEVER_HELD, folds, rows_of, scale_of  # noqa: E402
+from dms_torch.fit.folds import FOLDS, NEVER_HELD, folds, rows_of  # noqa: E402
 from dms_torch.fit.heads import Heads  # noqa: E402
 from dms_torch.fit.initialize import ridge_start  # noqa: E402
+from dms_torch.fit.logistic import LogisticPath  # noqa: E402
 from dms_torch.fit.optimize import Descent, on_device  # noqa: E402
 from dms_torch.fit.policy import PolicyStage  # noqa: E402
+from dms_torch.fit.regression import joint_regression, regression  # noqa: E402
 from dms_torch.fit.settings import FitSettings  # noqa: E402
 from dms_torch.fit.typicality import learn_typicality  # noqa: E402
 
 NAMES = ("image", "text")
-SPEC = SchedulerSpec.preset("robust", NAMES)
+SPEC = SchedulerSpec(
+    modalities=NAMES,
+    policy="monotone",
+    signals={"confidence": {"normalize": True}, "typicality": {}},
+    coefficients={"confidence": 0.5, "typicality": 1.0},
+    fusion="logit",
+)
 SETTINGS = FitSettings(epochs=2, passes=2, batch_size=32)
 
 
@@ -114,11 +122,95 @@ def test_scaled_rows_lie_between_0_and_1() -> None:
         x = rows.learn.embeddings[name][rows.learn.present[:, m]]
         assert x.min() == 0 and x.max() <= 1 + 1e-6
         least = table.embeddings[name][table.present[:, m]].min(axis=0)
-        assert np.array_equal(rows.scale[f"heads.{name}.scale.zero"], least)
-    assert scale_of(table, np.arange(200))["heads.image.scale.unit"][1] == 1
+        assert np.array_equal(rows.scale[name].zero, least)
+    assert rows.scale["image"].unit[1] == 1
 
 
-# ---------------------------------------------------------------------------- where heads start
+@given(
+    rows=lists(tuples(integers(0, 11), integers(0, 2)), min_size=2, max_size=60),
+    seed=integers(0, 9),
+)
+def test_a_group_is_in_one_fold(rows: list[tuple[int, int]], seed: int) -> None:
+    groups, labels = (np.array(column) for column in zip(*rows, strict=True))
+    y = np.unique(labels, return_inverse=True)[1]
+    shared = [c for c in np.unique(y) if len(np.unique(groups[y == c])) > 1]
+    alone = {g for c in np.unique(y) if c not in shared for g in groups[y == c]}
+    if set(groups) <= alone:
+        with pytest.raises(MissingInput, match="two groups"):
+            folds(y, np.random.default_rng(seed), groups)
+        return
+    fold = folds(y, np.random.default_rng(seed), groups)
+    for group in np.unique(groups):
+        own = np.unique(fold[groups == group])
+        assert len(own) == 1
+        # A class that one group has to itself is taught by it, and judged by nobody.
+        assert (own[0] == NEVER_HELD) == (group in alone)
+    sizes = np.bincount(fold[fold >= 0], minlength=FOLDS)
+    assert sizes[0] == sizes.max() > 0
+
+
+def test_folds_of_groups_are_even_over_the_classes() -> None:
+    random = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 5)
+    labels = np.repeat(random.integers(0, 3, 60), 5)
+    fold = folds(labels, random, groups)
+    for c in range(3):
+        sizes = np.bincount(fold[labels == c], minlength=FOLDS)
+        assert sizes.max() - sizes.min() <= 5
+
+
+def test_validation_rows_judge_and_are_not_learned_from() -> None:
+    table = replace(make_table(), validation=np.arange(0, 200, 4))
+    assert table.labels is not None
+    table.labels[4] = 99  # no training row has it
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    assert not rows.crossed and rows.copies == 1
+    assert len(rows.learn.labels) == 150 and (rows.learn.fold == NEVER_HELD).all()
+    assert len(rows.held.labels) == 49 and (rows.held.fold == 0).all()
+    assert [note for note in rows.notes if "no training row has (99)" in note]
+    changed = {name: x.copy() for name, x in table.embeddings.items()}
+    for x in changed.values():
+        x[table.validation] = 5.0
+    other = rows_of(replace(table, embeddings=changed), "cpu", stream(0, "split"), crossed=True)
+    assert all(torch.equal(x, other.learn.embeddings[n]) for n, x in rows.learn.embeddings.items())
+
+
+def test_weights_count_rows_and_classes() -> None:
+    """A row of weight 2 is two rows; balanced, all classes are as frequent."""
+    table = make_table()
+    weight = np.where(np.arange(200) % 2, 2.0, 1.0)
+    rows = rows_of(replace(table, sample_weight=weight), "cpu", stream(0, "split"), crossed=True)
+    assert float(rows.learn.weight.mean()) == pytest.approx(1.0)
+    assert float(rows.learn.weight[1] / rows.learn.weight[0]) == pytest.approx(2.0)
+    even = rows_of(table, "cpu", stream(0, "split"), crossed=True, balanced=True)
+    assert even.prior == pytest.approx(np.full(4, 0.25))
+    _, record = regression("image", even, SETTINGS)
+    assert record["converged"]
+
+
+def test_a_modality_of_one_row_is_refused() -> None:
+    table = make_table()
+    table.present[:, 1] = np.arange(200) == 3
+    with pytest.raises(MissingInput, match="1 of 200") as error:
+        rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    assert "'text'" in str(error.value)
+
+
+@pytest.mark.parametrize("value", [1000.0, -999.0, 1e30])
+def test_rows_full_of_glitches_count_as_absent(value: float) -> None:
+    table = make_table(400)
+    table.present[:, 0] = True
+    hit = np.arange(400) % 10 < 3
+    table.embeddings["image"][hit] = value
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    assert np.array_equal(rows.learn.present[:, 0].numpy(), ~hit)
+    (note,) = (note for note in rows.notes if "'image'" in note)
+    assert "120 training rows (row 0, 1, 2, 10, 11, ...)" in note
+    clean = rows_of(table.rows(np.flatnonzero(~hit)), "cpu", stream(0, "split"), crossed=True)
+    assert np.array_equal(rows.scale["image"].unit, clean.scale["image"].unit)
+
+
+# ------------------------------------------------------------------------------ where heads are
 
 
 @pytest.mark.parametrize("width", [5, 60])  # fewer inputs than rows, and more
@@ -128,42 +220,96 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
     y, held_y = random.integers(0, 3, 40), random.integers(0, 3, 30)
     x = random.normal(size=(40, width)) + y[:, None]
     held = random.normal(size=(30, width)) + held_y[:, None]
-    learn = random.random((40, 2)) < 0.7
-    held_copy = random.integers(0, 2, 30)
+    target = np.eye(3)[y] - np.eye(3)[y].mean(axis=0)
     tried = []
-    for penalty in start_module._PENALTIES:
-        weights = []
-        for own in learn.T:
-            a, target = x[own], np.eye(3)[y[own]]
-            n = len(a)
-            left = a.T @ a / n + penalty * np.eye(width)
-            weights.append(np.linalg.solve(left, a.T @ (target - target.mean(axis=0)) / n))
-        logits = np.stack([held[i] @ weights[copy] for i, copy in enumerate(held_copy)])
-        fitted = fit_temperature(logits, held_y)
-        tried.append((fitted.nll_after, np.concatenate(weights, axis=1) / fitted.temperature))
+    for penalty in initialize_module._PENALTIES:
+        weight = np.linalg.solve(x.T @ x / 40 + penalty * np.eye(width), x.T @ target / 40)
+        fitted = fit_temperature(held @ weight, held_y)
+        tried.append((fitted.nll_after, weight / fitted.temperature))
     best = min(tried, key=lambda one: one[0])[1]
-    found = ridge_start(x, y, learn, 3, held, held_y, held_copy)
-    assert found.shape == (width, 6)
+    found = ridge_start(x, y, 3, held, held_y)
+    assert found.shape == (width, 3)
     assert np.abs(found - best).max() < 1e-4 * np.abs(best).max()
 
 
-@pytest.mark.parametrize("what", ["zeros", "nothing held out", "no row of one copy"])
+@pytest.mark.parametrize("what", ["zeros", "nothing held out"])
 def test_ridge_start_of_nothing_says_nothing(what: str) -> None:
     random = np.random.Generator(np.random.Philox(0))
     x, y = random.normal(size=(20, 4)), np.arange(20) % 2
-    learn = np.ones((20, 2), dtype=bool)
-    held, held_y, copy = x[:6], y[:6], np.zeros(6, np.intp)
+    held, held_y = x[:6], y[:6]
     if what == "zeros":
         x = np.zeros_like(x)
-    elif what == "nothing held out":
-        held, held_y, copy = held[:0], held_y[:0], copy[:0]
     else:
-        learn[:, 1] = False
-    found = ridge_start(x, y, learn, 2, held, held_y, copy)
-    silent = found[:, 2:] if what == "no row of one copy" else found
-    assert (silent == 0).all()
-    assert np.isfinite(found).all()
-    assert (found == 0).all() == (what != "no row of one copy")
+        held, held_y = held[:0], held_y[:0]
+    assert (ridge_start(x, y, 2, held, held_y) == 0).all()
+
+
+@pytest.mark.parametrize("width", [3, 50])  # fewer inputs than rows, and more
+@pytest.mark.parametrize("penalty", [1.0, 1e-2, 1e-4])
+def test_logistic_regression_is_at_its_optimum(width: int, penalty: float) -> None:
+    """The gradient vanishes at what it finds, for each regression by itself, rows weighed."""
+    random = np.random.Generator(np.random.Philox(width))
+    x = torch.from_numpy(random.random((40, width)))
+    labels = torch.from_numpy(np.arange(40) % 3)
+    weight = torch.from_numpy(random.random((40, 2)) * (random.random((40, 2)) < 0.8))
+    path = LogisticPath(x, labels, weight, 3)
+    for earlier in (10.0, penalty):
+        found = path.solve(earlier)
+    assert found[2]
+    for copy in range(2):
+        w = found[0][copy].clone().requires_grad_()
+        free = (found[1][copy] - path.log_prior[copy]).clone().requires_grad_()
+        logits = path.log_prior[copy] + x @ w + free
+        each = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        loss = (each * weight[:, copy]).sum() / weight[:, copy].sum()
+        (loss + penalty / 2 * (w.square().sum() + free.square().sum())).backward()
+        assert w.grad is not None and free.grad is not None
+        assert max(float(w.grad.abs().max()), float(free.grad.abs().max())) < 2e-4
+
+
+def test_a_skewed_class_is_ranked_as_it_is() -> None:
+    """One positive in ten: the ranking of a plain logistic regression, not the reverse."""
+    random = np.random.Generator(np.random.Philox(4))
+    labels = (np.arange(600) % 10 == 0).astype(np.intp)
+    image = random.normal(size=(600, 6)) + 0.9 * labels[:, None]
+    table = Table(
+        embeddings={"image": image.astype(np.float32)},
+        present=np.ones((600, 1), dtype=bool),
+        labels=labels,
+    )
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    found, _ = regression("image", rows, SETTINGS)
+    logits = rows.learn.embeddings["image"].numpy() @ found["heads.image.classifier.weight"]
+    logits = (logits + found["heads.image.classifier.bias"]).reshape(600, FOLDS + 1, 2)
+    score = logits[np.arange(600), rows.learn.fold, 1] - logits[np.arange(600), rows.learn.fold, 0]
+    above = score[labels == 1][:, None] > score[labels == 0]
+    assert above.mean() > 0.9
+    # Its level is right, too: as many positives as there are.
+    assert (1 / (1 + np.exp(-score))).mean() == pytest.approx(0.1, abs=0.02)
+
+
+def test_a_class_that_a_modality_never_saw_is_marked() -> None:
+    table = make_table()
+    assert table.labels is not None
+    table.present[table.labels == 2, 1] = False
+    table.present[:, 0] = True
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    priors = regression("text", rows, SETTINGS)[0]["priors.text"]
+    assert (priors[:, 2] == 0).all() and (priors[:, :2] > 0).all()
+
+
+def test_a_head_that_no_row_judges_says_what_is_frequent() -> None:
+    table = make_table()
+    table.present[:, 0] = True
+    fold = rows_of(table, "cpu", stream(0, "split"), crossed=True).learn.fold.numpy()
+    table.present[:, 1] = fold == NEVER_HELD
+    table.present[5, 1] = True
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    rows.held.present[:, 1] = False
+    found, record = regression("text", rows, SETTINGS)
+    assert record["penalty"] is None and "no held-out row" in record["calibration"]["note"]
+    assert (found["heads.text.classifier.weight"] == 0).all()
+    assert np.allclose(np.exp(found["heads.text.classifier.bias"][:4]), rows.prior)
 
 
 # ----------------------------------------------------------------------------------------- noise
@@ -238,84 +384,59 @@ def test_streams_differ_by_purpose_and_key() -> None:
 # ------------------------------------------------------------------- who has seen which row
 
 
-def _gradient(heads: Heads, change: Any = None) -> Any:
-    """Of one step over all rows, [D, A, C], after a change to the labels that are learned from."""
-    stage = heads.stages()[0]
-    part = heads.rows.learn
-    if change is not None:
-        part = replace(part, labels=change(part.labels.clone()))
-    random = np.random.Generator(np.random.Philox(1))
-    parameters = {
-        name: torch.from_numpy(array.copy()).requires_grad_() for name, array in stage.start.items()
-    }
-    stage.loss(parameters, part, random).backward()
-    gradient = parameters["heads.image.classifier.weight"].grad
-    return gradient.reshape(gradient.shape[0], heads.copies, -1)
-
-
 @pytest.mark.parametrize("fold", range(FOLDS))
-def test_the_labels_of_a_fold_move_every_copy_but_its_own(heads: Heads, fold: int) -> None:
-    def poison(labels: Any) -> Any:
-        own = in_fold(heads, fold)
-        labels[own] = (labels[own] + 1) % 3
-        return labels
-
-    before, after = _gradient(heads), _gradient(heads, poison)
-    for copy in range(heads.copies):
-        same = torch.equal(before[:, copy], after[:, copy])
-        assert same == (copy == fold), copy
-    assert heads.copies == FOLDS + 1  # the last has seen every row
-
-
-@pytest.mark.parametrize("fold", range(FOLDS))
-def test_a_copy_starts_without_its_fold(
-    heads: Heads, fold: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("of", ["image", "all"])
+def test_a_copy_learns_nothing_from_its_fold(
+    heads: Heads, fold: int, of: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of one penalty, and but for the scale: those two alone are chosen by all rows."""
-    monkeypatch.setattr(start_module, "_PENALTIES", (1e-2,))
-    own = in_fold(heads, fold)
-    learn = heads.rows.learn
+    """At one penalty; that and the temperature alone are chosen by all rows."""
+    monkeypatch.setattr(regression_module, "_PENALTIES", (1e-2,))
+    monkeypatch.setattr(regression_module, "fit_temperature", _no_temperature)
+    learn, own = heads.rows.learn, in_fold(heads, fold)
     labels = torch.where(own, (learn.labels + 1) % 3, learn.labels)
-    embeddings = {n: torch.where(own[:, None], x + 3, x) for n, x in learn.embeddings.items()}
-    poisoned = replace(heads.rows, learn=replace(learn, labels=labels, embeddings=embeddings))
-    starts = []
-    for rows in (heads.rows, poisoned):
-        start = Heads(SPEC, SETTINGS, rows, shared=False).stages()[1].start
-        weight = start["heads.text.classifier.weight"].reshape(-1, heads.copies, 4)
-        starts.append(weight / np.linalg.norm(weight, axis=(0, 2), keepdims=True))
-    for copy in range(heads.copies):
-        off = np.abs(starts[0][:, copy] - starts[1][:, copy]).max()
-        assert (off < 1e-6) == (copy == fold), (copy, off)
+    found = []
+    for given_labels in (learn.labels, labels):
+        rows = replace(heads.rows, learn=replace(learn, labels=given_labels))
+        if of == "all":
+            found.append(np.moveaxis(joint_regression(rows, SETTINGS)[0]["weight"], 0, 1))
+        else:
+            weight = regression(of, rows, SETTINGS)[0][f"heads.{of}.classifier.weight"]
+            found.append(weight.reshape(-1, rows.copies, 4))
+    for copy in range(heads.rows.copies):
+        off = np.abs(found[0][:, copy] - found[1][:, copy]).max()
+        assert (off < 1e-3) == (copy == fold), (copy, off)
+    assert heads.rows.copies == FOLDS + 1  # the last has seen every row
 
 
-def test_a_row_is_calibrated_by_the_copy_that_has_not_seen_it(
+def _no_temperature(logits: Any, labels: Any, **rest: Any) -> Any:
+    return replace(fit_temperature(logits, labels, **rest), temperature=1.0)
+
+
+def test_a_row_is_judged_by_the_copy_that_has_not_seen_it(
     heads: Heads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each copy says its own number, whatever the row."""
     seen = []
 
-    def spy(logits: Any, labels: Any) -> Any:
+    def spy(logits: Any, labels: Any, **rest: Any) -> Any:
         seen.append(logits)
-        return fit_temperature(logits, labels)
+        return fit_temperature(logits, labels, **rest)
 
-    monkeypatch.setattr(heads_module, "fit_temperature", spy)
-    parameters = {}
-    for name, x in heads.rows.learn.embeddings.items():
-        numbers = torch.arange(heads.copies, dtype=torch.float32).repeat_interleave(4)
-        parameters[f"heads.{name}.classifier.weight"] = torch.zeros(x.shape[1], len(numbers))
-        parameters[f"heads.{name}.classifier.bias"] = numbers
-    heads.calibrate(parameters)
+    def numbers(path: LogisticPath, _: float) -> Any:
+        weight, bias = torch.zeros(heads.rows.copies, 4, 4), path.log_prior * 0
+        return weight.double(), bias + torch.arange(len(bias))[:, None], True
+
+    monkeypatch.setattr(regression_module, "fit_temperature", spy)
+    monkeypatch.setattr(LogisticPath, "solve", numbers)
+    regression("image", heads.rows, SETTINGS)
     held = heads.rows.held
-    for m, logits in enumerate(seen):
-        fold = held.fold[held.present[:, m]].numpy()
-        assert np.array_equal(logits, np.repeat(fold[:, None], 4, axis=1))
-    assert len(seen) == 2
+    fold = held.fold[held.present[:, 0]].numpy()
+    assert all(np.array_equal(logits, np.repeat(fold[:, None], 4, axis=1)) for logits in seen)
 
 
 def _copies(heads: Heads) -> list[dict[str, Any]]:
-    learned = {name: a for stage in heads.stages() for name, a in stage.start.items()}
-    calibration = heads.calibrate(on_device(learned, "cpu"))
-    return [on_device(own, "cpu") for own in heads.fitted(learned, calibration, passes=2)]
+    learned, _ = heads.learn(Descent(SETTINGS, "cpu", Checkpoint(None, "")))
+    return [on_device(own, "cpu") for own in heads.fitted(learned, passes=2)]
 
 
 @pytest.mark.parametrize("fold", [0, 3])
@@ -329,7 +450,7 @@ def test_what_is_typical_is_learned_without_the_fold(heads: Heads, fold: int) ->
     after, _ = learn_typicality(Heads(SPEC, SETTINGS, poisoned, shared=False), copies)
     for name in ("center", "whitening", "deviations", "prototypes"):
         key = f"signals.typicality.{name}"
-        for copy in range(heads.copies):
+        for copy in range(heads.rows.copies):
             same = np.array_equal(before[copy][key], after[copy][key])
             assert same == (copy == fold), (name, copy)
     for name in ("band", "loss"):  # one for all copies
