@@ -67,7 +67,7 @@ def test_views_see_what_they_say() -> None:
 def test_every_view_can_tell_digits_apart(measured: study.Study) -> None:
     for name in data.NAMES:
         assert report.percent(measured.accuracy["clean"][name]) > 60
-    assert report.percent(measured.accuracy["clean"]["uniform"]) > 90
+    assert report.percent(measured.accuracy["clean"]["static"]) > 90
 
 
 def test_half_of_the_views_are_degraded_and_the_rest_untouched() -> None:
@@ -95,8 +95,8 @@ def test_what_is_typical_is_learned_without_the_test_part(
 ) -> None:
     """The same seed, the same parameters; and what they are calibrated on is no test scan."""
     split = data.make_split(np.random.SeedSequence(3))
-    assert split.train + split.held + len(split.labels) == 1797
-    assert (split.held, len(split.labels)) == (288, 360)
+    assert split.train + split.validation + len(split.labels) == 1797
+    assert (split.validation, len(split.labels)) == (288, 360)
     scaled: list[np.ndarray] = []
     corrupted = trust.corrupted
 
@@ -108,9 +108,9 @@ def test_what_is_typical_is_learned_without_the_test_part(
     again = data.make_split(np.random.SeedSequence(3))
     for name, array in split.parameters.items():
         np.testing.assert_array_equal(again.parameters[name], array)
-    for view, held in zip(split.views.values(), scaled, strict=True):
-        assert held.shape == (trust.DRAWS * split.held, view.test.shape[1])
-        assert not {row.tobytes() for row in held} & {row.tobytes() for row in view.test}
+    for view, validation in zip(split.views.values(), scaled, strict=True):
+        assert validation.shape == (trust.DRAWS * split.validation, view.test.shape[1])
+        assert not {row.tobytes() for row in validation} & {row.tobytes() for row in view.test}
 
 
 def test_the_corruption_learned_from_is_not_that_of_a_condition() -> None:
@@ -138,7 +138,7 @@ def test_a_view_that_reads_zeros_speaks_for_no_class() -> None:
 def test_absent_views_get_no_weight_and_the_oracle_no_advantage(measured: study.Study) -> None:
     told = measured.accuracy["missing (told)"]
     assert measured.weight_on_degraded["missing (told)"] == [0.0] * REPEATS
-    assert told["uniform"] == told[study.ORACLE]
+    assert told["static"] == told[study.ORACLE]
     # A view that is missing has no answer: no view alone can be right more often than it is there.
     assert max(report.percent(told[name]) for name in data.NAMES) < 60
 
@@ -151,28 +151,28 @@ def test_weight_leaves_a_degrading_view(measured: study.Study) -> None:
 
 
 def test_robust_is_worth_its_name(measured: study.Study) -> None:
-    """Near the oracle under all conditions, and nowhere clearly behind uniform weights."""
+    """Near the mask oracle under all conditions, and nowhere clearly behind equal weights."""
     for condition, accuracy in measured.accuracy.items():
-        robust, uniform, oracle = (
-            report.percent(accuracy[name]) for name in ("robust", "uniform", study.ORACLE)
+        robust, static, oracle = (
+            report.percent(accuracy[name]) for name in ("robust", "static", study.ORACLE)
         )
         assert robust > oracle - 1, condition
-        assert robust > uniform - 0.5, condition
+        assert robust > static - 0.5, condition
         if condition.startswith("noise"):
-            assert robust > uniform + 2, condition
+            assert robust > static + 2, condition
 
 
 def test_findings_follow_the_numbers(measured: study.Study) -> None:
     accuracy = {
-        "uniform": [0.8, 0.9, 0.85],
+        "static": [0.8, 0.9, 0.85],
         "robust": [0.9, 0.99, 0.95],
         "paper": [0.7, 0.79, 0.75],
     }
-    assert report.gain(accuracy, "uniform") == (0, 0)
+    assert report.gain(accuracy, "static") == (0, 0)
     assert report.gain(accuracy, "robust")[0] == pytest.approx(9.667, abs=1e-3)
     made_up = {"clean": accuracy, "dark": {**accuracy, "robust": [0.6, 0.95, 0.85]}}
     for methods in made_up.values():
-        methods[study.ORACLE] = accuracy["uniform"]
+        methods[study.ORACLE] = accuracy["static"]
     changed = dict(vars(measured)) | {"accuracy": made_up}
     paper, robust, *_ = report.findings(study.Study(**changed))
     assert "worse in clean -10.3, dark -10.3" in paper

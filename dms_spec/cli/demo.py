@@ -1,4 +1,4 @@
-"""``dms demo``: real scans of digits, as a table, a picture and files to go on with."""
+"""``dms demo`` weighs real scans of digits: a table, a picture and files to go on with."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="INT",
         type=seed,
         default=0,
-        help="of splits, dropout masks and noise, 0 or more (default: %(default)s)",
+        help="seed of splits, dropout masks and noise, 0 or more (default: %(default)s)",
     )
     parser.add_argument(
         "--backend", default="numpy", help="where to compute (default: %(default)s)"
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def seed(text: str) -> int:
-    """An integer that can seed (argparse names this function when it is not)."""
+    """Reads an integer that can seed (argparse names this function when it is not)."""
     if (value := int(text)) < 0:
         raise argparse.ArgumentTypeError(f"a seed is 0 or more, not {value}")
     return value
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make the folder and try that it can be written to.
+    """Makes the folder, and tries to write to it.
 
     Raises:
         FileError: It cannot.
@@ -107,7 +107,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _next_steps(folder: Path, result: Study) -> str:
-    """The files, and two commands that go on with them."""
+    """Lists the files, and two commands that go on with them."""
     sample = result.samples[_SAMPLE]
     width = max(len(str(folder / name)) for name in _WRITTEN)
     data, spec, weights = (

@@ -1,4 +1,4 @@
-"""From scans to batches: one classifier per view, and what becomes of it when views degrade."""
+"""Makes batches of scans: one classifier per view, and what becomes of it when views degrade."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dms_spec.embeddings.calibration import fit_temperature
 
 NAMES: tuple[str, ...] = tuple(VIEWS)
 #: Of all scans those to test on, and of the rest those that say how far to trust a view.
-TEST_SHARE, HELD_SHARE = 0.2, 0.2
+TEST_SHARE, VALIDATION_SHARE = 0.2, 0.2
 PASSES, DROPOUT = 10, 0.1
 #: How many views of each sample are degraded.
 DRAWN = max(1, len(NAMES) // 2)
@@ -30,7 +30,7 @@ BoolArray = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """What happens to the drawn views.
+    """Says what happens to the drawn views.
 
     Attributes:
         name: What tables call it.
@@ -57,7 +57,7 @@ CONDITIONS: tuple[Condition, ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """One view of one split, with the classifier that was trained on it.
+    """Holds one view of one split, with the classifier that was trained on it.
 
     Attributes:
         test: The test split's inputs, scaled by the training split's range, [N, W].
@@ -76,21 +76,21 @@ class View:
     temperature: float
 
     def scores(self, inputs: FloatArray) -> FloatArray:
-        """Class scores: [N, W] -> [N, C]."""
+        """Computes class scores: [N, W] -> [N, C]."""
         return np.asarray(self.classifier.decision_function(inputs)) / self.temperature
 
     def noisy(self, sigma: float) -> FloatArray:
-        """The inputs with noise of a level, [N, W]."""
+        """Adds noise of a level to the inputs, [N, W]."""
         return self.test + sigma * self.noise
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """One random split of the scans, trained, and the views to be degraded in its test part.
+    """Holds one random split of the scans, trained, and the views to be degraded in its test part.
 
     Attributes:
         train: Number of scans trained on.
-        held: Number of scans held out from the classifiers, to calibrate them and typicality.
+        validation: Number of validation scans, to calibrate the classifiers and typicality.
         labels: Digits of the test part, [N].
         views: By name, in the order of the M axis.
         drawn: True for the views that a degrading condition degrades, [N, M].
@@ -98,32 +98,32 @@ class Split:
     """
 
     train: int
-    held: int
+    validation: int
     labels: NDArray[Any]
     views: Mapping[str, View]
     drawn: BoolArray
     parameters: Arrays
 
     def degraded(self, condition: Condition) -> BoolArray:
-        """The views that a condition degrades, [N, M]."""
+        """Finds the views that a condition degrades, [N, M]."""
         return self.drawn & (condition.kind != "clean")
 
 
 def make_split(seed: SeedSequence) -> Split:
-    """Split the scans, train one classifier per view, and draw everything that is random."""
+    """Splits the scans, trains one classifier per view, and draws everything that is random."""
     digits = load_digits()
-    split_seed, held_seed, draw_seed, *view_seeds = seed.spawn(3 + len(VIEWS))
+    split_seed, validation_seed, draw_seed, *view_seeds = seed.spawn(3 + len(VIEWS))
     rest, test = _parts(np.arange(len(digits.target)), digits.target, TEST_SHARE, split_seed)
-    train, held = _parts(rest, digits.target, HELD_SHARE, held_seed)
+    train, validation = _parts(rest, digits.target, VALIDATION_SHARE, validation_seed)
     views, known = {}, []
     for (name, view), view_seed in zip(VIEWS.items(), view_seeds, strict=True):
         inputs = view(digits.images)
-        # From the bottom of each range and without an intercept: a view that has gone dead, and
-        # reads the least that it can, then speaks for no class.
+        # From the bottom of each range and without an intercept. A dead view reads the least that
+        # it can: its scores are then 0, and it supports no class.
         inputs = MinMaxScaler().fit(inputs[train]).transform(inputs)
         classifier = LogisticRegression(max_iter=1000, fit_intercept=False)
         classifier.fit(inputs[train], digits.target[train])
-        held_scores = classifier.decision_function(inputs[held])
+        validation_scores = classifier.decision_function(inputs[validation])
         random = Generator(Philox(view_seed))
         width = inputs.shape[1]
         views[name] = View(
@@ -131,26 +131,33 @@ def make_split(seed: SeedSequence) -> Split:
             noise=random.standard_normal((len(test), width)),
             masks=(random.random((PASSES, width)) >= DROPOUT) / (1 - DROPOUT),
             classifier=classifier,
-            temperature=fit_temperature(held_scores, digits.target[held]).temperature,
+            temperature=fit_temperature(validation_scores, digits.target[validation]).temperature,
         )
         known.append(
-            Known(train=inputs[train], held=inputs[held], scores=views[name].scores, random=random)
+            Known(
+                train=inputs[train],
+                validation=inputs[validation],
+                scores=views[name].scores,
+                random=random,
+            )
         )
     some = np.tile(np.arange(len(NAMES)) < DRAWN, (len(test), 1))
     return Split(
         train=len(train),
-        held=len(held),
+        validation=len(validation),
         labels=digits.target[test],
         views=views,
         drawn=Generator(Philox(draw_seed)).permuted(some, axis=1),
-        parameters=fit_typicality(known, digits.target[train], digits.target[held], _width(views)),
+        parameters=fit_typicality(
+            known, digits.target[train], digits.target[validation], _width(views)
+        ),
     )
 
 
 def _parts(
     rows: NDArray[Any], labels: NDArray[Any], share: float, seed: SeedSequence
 ) -> list[NDArray[Any]]:
-    """The rows in two parts, evenly over the classes; the second has the share."""
+    """Cuts the rows in two parts, evenly over the classes; the second has the share."""
     parts: list[NDArray[Any]] = train_test_split(
         rows,
         test_size=share,
@@ -165,7 +172,7 @@ def _width(views: Mapping[str, View]) -> int:
 
 
 def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
-    """The test part as a scheduler reads it, with the drawn views degraded.
+    """Gives the test part as a scheduler reads it, with the drawn views degraded.
 
     Args:
         split: Where the inputs and classifiers come from.
@@ -197,7 +204,7 @@ def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
 
 
 def comparable(arrays: Arrays) -> Arrays:
-    """The batch with features that can be compared across views, for a spec that does.
+    """Gives the batch features that can be compared across views, for a spec that compares.
 
     The views' inputs differ in meaning. Class scores live in one space, where agreeing means
     something; centred, for a constant added to them says nothing about the class.

@@ -1,4 +1,4 @@
-"""The picture: one view degrading, and what that does to the weights and to the accuracy."""
+"""Draws one view degrading, and what that does to the weights and to the accuracy."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from dms_spec.demo.study import LEVELS, ORACLE, SWEPT, Study
 
 # No colour means two things.
 _VIEW_COLOURS = dict(zip(NAMES, (RED, BLUE, GREEN, MAGENTA), strict=True))
-_METHOD_COLOURS = {"uniform": GREY, "paper": OLIVE, "robust": BLACK, ORACLE: TEAL}
+_METHOD_COLOURS = {"static": GREY, "paper": OLIVE, "robust": BLACK, ORACLE: TEAL}
 _SIGMA = r"$\sigma$"
 _LINE: dict[str, Any] = {"linewidth": 2.2, "marker": "o", "markersize": 4, "clip_on": False}
 
 
 def draw(path: Path, study: Study) -> None:
-    """Draw the sweep and write it as a PNG."""
+    """Draws the sweep and writes it as a PNG."""
     figure = Figure(figsize=(11, 7), dpi=150, layout="constrained")
     figure.suptitle(f"A digit in {len(NAMES)} views: {SWEPT} degrade, the others stay clean")
     parts: Any = figure.subfigures(2, 1, height_ratios=(1, 2.6), hspace=0.05)
@@ -42,7 +42,7 @@ def draw(path: Path, study: Study) -> None:
 
 
 def _draw_scans(figure: Any, study: Study) -> None:
-    """Two scans at every other level: a typical one, and the one that keeps the most trust."""
+    """Draws two scans at every other level: a typical one, and the one that keeps most trust."""
     weights = study.sweep_weights[:, :, NAMES.index(SWEPT)]  # [levels, N]
     inputs, labels = study.sweep_inputs, study.sweep_labels
     known = weights[:, : len(labels)]
@@ -62,7 +62,7 @@ def _draw_scans(figure: Any, study: Study) -> None:
 
 
 def _draw_weights(axes: Axes, study: Study) -> None:
-    """Mean weight per view; the middle half of the samples for the swept one."""
+    """Draws the mean weight per view, and the middle half of the samples for the swept one."""
     means = study.sweep_weights.mean(axis=1)  # [levels, M]
     low, high = np.quantile(study.sweep_weights, (0.25, 0.75), axis=1)
     swept = NAMES.index(SWEPT)
@@ -80,7 +80,7 @@ def _draw_weights(axes: Axes, study: Study) -> None:
 
 
 def _draw_accuracy(axes: Axes, study: Study) -> None:
-    """Accuracy of each spec, and of leaving the swept view out."""
+    """Draws the accuracy of each spec, and of leaving the swept view out."""
     lines = {
         method: [percent(level[method]) for level in study.sweep_accuracy]
         for method in _METHOD_COLOURS
@@ -92,20 +92,20 @@ def _draw_accuracy(axes: Axes, study: Study) -> None:
     ends = {method: line[-1] for method, line in lines.items()}
     axes.set_title(
         f"Accuracy at {_SIGMA} {LEVELS[-1]:g}: robust {ends['robust']:.1f} %, "
-        f"uniform {ends['uniform']:.1f} %",
+        f"static {ends['static']:.1f} %",
         loc="left",
     )
     _label_ends(axes, ends, _METHOD_COLOURS)
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, float], colours: Mapping[str, str]) -> None:
-    """Write each line's name beside its end, from the bottom up, no two on top of each other."""
+    """Writes each line's name beside its end, from the bottom up, no two on top of each other."""
     low, high = axes.get_ylim()
     height, gap = -np.inf, 0.055 * (high - low)
     for name, end in sorted(ends.items(), key=lambda item: item[1]):
         height = max(end, height + gap)
         axes.annotate(
-            f"uniform without {SWEPT}" if name == ORACLE else name,
+            f"static without {SWEPT}" if name == ORACLE else name,
             (LEVELS[-1], height),
             xytext=(8, 0),
             textcoords="offset points",

@@ -1,4 +1,4 @@
-"""The study in words and as plain data. Every claim is computed from the numbers beside it."""
+"""Writes the study in words and as plain data. Every claim is computed from its numbers."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from dms_spec.demo.trust import DRAWS, NOISE
 from dms_spec.markup import text_table
 
 _CLEAN = CONDITIONS[0].name
-_BASELINE = "uniform"
+_BASELINE = "static"
 #: Standard errors beyond which a difference counts: five splits that share scans are few.
 _CLEAR = 3
 
 
 def percent(shares: list[float]) -> float:
-    """The mean over the splits, in %."""
+    """Computes the mean over the splits, in %."""
     return 100 * float(np.mean(shares))
 
 
 def gain(accuracy: Accuracy, method: str) -> tuple[float, float]:
-    """Points of accuracy above uniform, and their standard error over the splits (paired)."""
+    """Computes points of accuracy above static, and their standard error (paired)."""
     difference = 100 * (np.array(accuracy[method]) - np.array(accuracy[_BASELINE]))
     return float(difference.mean()), float(difference.std(ddof=1) / sqrt(len(difference)))
 
 
 def best_view(study: Study) -> str:
-    """The view that does best alone on clean test data: chosen in hindsight, in its favour."""
+    """Names the view that does best alone on clean test data, chosen in hindsight."""
     return max(NAMES, key=lambda name: percent(study.accuracy[_CLEAN][name]))
 
 
 def results_table(study: Study) -> str:
-    """One row per condition: accuracy in % by method, gain, and weight on the degraded views."""
+    """Writes one row per condition: accuracy in % by method, gain, and weight on the degraded
+    views.
+    """
     rows = []
     for condition, accuracy in study.accuracy.items():
         mean, error = gain(accuracy, "robust")
@@ -57,7 +59,7 @@ def results_table(study: Study) -> str:
 
 
 def findings(study: Study) -> list[str]:
-    """What the numbers say, in plain sentences."""
+    """Says what the numbers say, in plain sentences."""
     final = study.sweep_accuracy[-1]
     weight = study.sweep_weights[:, :, NAMES.index(SWEPT)].mean(axis=1)
     gaps = {
@@ -70,19 +72,19 @@ def findings(study: Study) -> list[str]:
         (
             f"As noise on {SWEPT} alone grows to {LEVELS[-1]:g}, its mean weight under robust goes "
             f"from {weight[0]:.2f} to {weight[-1]:.2f} (equal shares: {1 / len(NAMES):.2f}); "
-            f"accuracy there: robust {percent(final['robust']):.1f} %, uniform "
-            f"{percent(final[_BASELINE]):.1f} %, uniform without {SWEPT} "
+            f"accuracy there: robust {percent(final['robust']):.1f} %, static "
+            f"{percent(final[_BASELINE]):.1f} %, static without {SWEPT} "
             f"{percent(final[ORACLE]):.1f} %."
         ),
         (
-            f"Room left: at most {gaps[widest]:.1f} points between the oracle and the best of "
+            f"Room left: at most {gaps[widest]:.1f} points between the mask oracle and the best of "
             f"{', '.join(SPECS)} (in {widest!r})."
         ),
     ]
 
 
 def _verdict(study: Study, method: str) -> str:
-    """Where a method is better and worse than uniform beyond the chance of the splits."""
+    """Says where a method is better and worse than static, beyond the chance of the splits."""
     where: dict[str, list[str]] = {"better": [], "worse": [], "neither": []}
     for condition, accuracy in study.accuracy.items():
         mean, error = gain(accuracy, method)
@@ -100,21 +102,21 @@ def _verdict(study: Study, method: str) -> str:
 
 
 def as_text(study: Study, backend: str) -> str:
-    """What ``dms demo`` prints."""
+    """Writes what ``dms demo`` prints."""
     clean = study.accuracy[_CLEAN]
     alone = ", ".join(f"{name} {percent(clean[name]):.1f}" for name in NAMES)
     drawn, views = DRAWN, len(NAMES)
-    scans = study.train + study.held + study.test
+    scans = study.train + study.validation + study.test
     legend = {
         "single": f"{best_view(study)} alone; where it is missing it has no answer, and is wrong",
-        "uniform": "the preset 'static'; all fuse probabilities",
+        "static": "the preset with equal weights; all fuse probabilities",
         "paper": "the preset, on features that can be compared: the class scores",
         "robust": "the preset's rule; typicality learned from uniform noise, exchanged inputs",
-        "oracle": "uniform over the views that were not degraded, as if one knew which",
-        "gain": "robust less uniform, with its standard error over the splits",
+        ORACLE: "equal weights for the views that were not degraded, which no real method knows",
+        "gain": "robust less static, with its standard error over the splits",
         "share": f"weight of the degraded views under robust; {drawn / views:.2f} if all equal",
         "noise s": "Gaussian, standard deviation s, on inputs whose training range is 1",
-        "missing": "told: marked absent; untold: inputs 0, marked present; 0 speaks for no class",
+        "missing": "told: marked absent; untold: inputs 0, marked present; 0 supports no class",
     }
     return "\n".join(
         [
@@ -124,7 +126,7 @@ def as_text(study: Study, backend: str) -> str:
             ),
             (
                 f"{len(clean[_BASELINE])} random splits: {study.train} scans to train on, "
-                f"{study.held} held out to calibrate by, {study.test} to test on"
+                f"{study.validation} to validate with, {study.test} to test on"
             ),
             f"Each view alone on clean scans, in %: {alone}",
             "",
@@ -135,7 +137,7 @@ def as_text(study: Study, backend: str) -> str:
             "",
             results_table(study),
             "",
-            *(f"  {name:8} {text}" for name, text in legend.items()),
+            *(f"  {name:11} {text}" for name, text in legend.items()),
             "",
             *(fill(text, width=88, subsequent_indent="  ") for text in findings(study)),
         ]
@@ -143,7 +145,9 @@ def as_text(study: Study, backend: str) -> str:
 
 
 def as_data(study: Study, backend: str, seed: int) -> dict[str, Any]:
-    """Everything that was measured and how, as plain data; equal for equal seeds and versions."""
+    """Gives everything that was measured and how, as plain data; equal for equal seeds and
+    versions.
+    """
     means = study.sweep_weights.mean(axis=1)
     low, high = np.quantile(study.sweep_weights, (0.25, 0.75), axis=1)
     return {
@@ -152,7 +156,7 @@ def as_data(study: Study, backend: str, seed: int) -> dict[str, Any]:
             "backend": backend,
             "splits": len(study.accuracy[_CLEAN][_BASELINE]),
             "train": study.train,
-            "held_out": study.held,
+            "validation": study.validation,
             "test": study.test,
             "views": list(NAMES),
             "views_degraded_per_sample": DRAWN,

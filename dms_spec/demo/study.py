@@ -1,4 +1,4 @@
-"""The study: how well each way of weighing the views does, under each condition.
+"""Studies how well each way of weighing the views does, under each condition.
 
 Weights are never computed here: every number comes out of a scheduler of the chosen backend.
 """
@@ -38,13 +38,13 @@ REPEATS = 5
 #: All fused as probabilities, so that they differ in nothing but the weights. What the policy of
 #: `robust` could learn beside its rule needs torch, and ``dms fit``: here it is the rule.
 SPECS: dict[str, SchedulerSpec] = {
-    "uniform": SchedulerSpec.preset("static", NAMES).replace(fusion="probability"),
+    "static": SchedulerSpec.preset("static", NAMES).replace(fusion="probability"),
     "paper": SchedulerSpec.preset("paper", NAMES).replace(fusion="probability"),
     "robust": SchedulerSpec.preset("robust", NAMES).replace(policy="linear", fusion="probability"),
 }
 
-#: The uniform mean over the views that were not degraded, as if one knew which those are.
-ORACLE = "oracle"
+#: The static mean over the views that were not degraded, which no real method knows.
+ORACLE = "mask oracle"
 
 #: The view that the sweep degrades in every sample, and how far.
 SWEPT = "pixels"
@@ -59,7 +59,7 @@ Accuracy = dict[str, list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """What is known about one sample of the example file."""
+    """Says what is known about one sample of the example file."""
 
     label: int
     condition: str
@@ -68,11 +68,11 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Everything that was measured.
+    """Holds everything that was measured.
 
     Attributes:
         train: Number of scans trained on, in each split.
-        held: Number of scans held out from that, to calibrate by.
+        validation: Number of validation scans, to calibrate by, in each split.
         test: Number of scans tested on, in each split.
         accuracy: By condition.
         weight_on_degraded: By condition, what `robust` gave to the degraded views together, the
@@ -87,7 +87,7 @@ class Study:
     """
 
     train: int
-    held: int
+    validation: int
     test: int
     accuracy: dict[str, Accuracy]
     weight_on_degraded: dict[str, list[float]]
@@ -102,10 +102,10 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One split under one condition.
+    """Holds one split under one condition.
 
     Attributes:
-        accuracy: Of each view alone, of each spec and of the oracle.
+        accuracy: Of each view alone, of each spec and of the mask oracle.
         weights: Weights that `robust` gave, [N, M].
         weight_on_degraded: Their sum over the degraded views, the mean over the samples.
     """
@@ -116,7 +116,7 @@ class Measured:
 
 
 def run_study(backend: Backend, seed: int, repeats: int = REPEATS) -> Study:
-    """Measure every method under every condition, and at every level of the sweep."""
+    """Measures every method under every condition, and at every level of the sweep."""
     levels = [Condition(name=f"noise {x:g}", kind="noise", sigma=x) for x in LEVELS]
     splits: list[Split] = []
     table: list[list[Measured]] = []
@@ -133,7 +133,7 @@ def run_study(backend: Backend, seed: int, repeats: int = REPEATS) -> Study:
     example, samples = make_example(first)
     return Study(
         train=first.train,
-        held=first.held,
+        validation=first.validation,
         test=len(first.labels),
         accuracy={name: _by_method(row) for name, row in rows.items()},
         weight_on_degraded={n: [m.weight_on_degraded for m in row] for n, row in rows.items()},
@@ -152,13 +152,13 @@ def _by_method(splits: Sequence[Measured]) -> Accuracy:
 
 
 def measure(backend: Backend, split: Split, condition: Condition, drawn: BoolArray) -> Measured:
-    """Run everything on the test part of a split, with the drawn views [N, M] degraded."""
+    """Runs everything on the test part of a split, with the drawn views [N, M] degraded."""
     arrays = make_batch(split, condition, drawn)
-    present, uniform = arrays["present"], SPECS["uniform"]
+    present, static = arrays["present"], SPECS["static"]
     alone = np.eye(len(NAMES), dtype=bool)
-    runs = {name: (uniform, present & alone[m]) for m, name in enumerate(NAMES)}
+    runs = {name: (static, present & alone[m]) for m, name in enumerate(NAMES)}
     runs |= {name: (spec, present) for name, spec in SPECS.items()}
-    runs[ORACLE] = uniform, present & ~drawn
+    runs[ORACLE] = static, present & ~drawn
     results = {
         method: schedule(backend, spec, split.parameters, arrays | {"present": there})
         for method, (spec, there) in runs.items()
@@ -177,7 +177,7 @@ def measure(backend: Backend, split: Split, condition: Condition, drawn: BoolArr
 def schedule(
     backend: Backend, spec: SchedulerSpec, learned: Arrays, arrays: Arrays
 ) -> tuple[FloatArray, NDArray[np.intp]]:
-    """Weights [N, M] and predicted classes [N]; -1, which is never right, if nothing is active."""
+    """Computes weights [N, M] and classes [N]; -1, which is never right, if nothing is active."""
     device = backend.check_device(None)
     parameters = learned if "typicality" in spec.signals else {}
     if resolve(spec, parameters).shares_space():
@@ -190,7 +190,7 @@ def schedule(
 
 
 def make_example(split: Split) -> tuple[Arrays, list[Sample]]:
-    """The first test samples; sample i is under condition i modulo the number of conditions."""
+    """Takes the first test samples; sample i is under condition i modulo their number."""
     turns = [CONDITIONS[i % len(CONDITIONS)] for i in range(min(EXAMPLES, len(split.labels)))]
     batches = {c.name: make_batch(split, c, split.degraded(c)) for c in CONDITIONS}
     arrays = {}

@@ -1,6 +1,6 @@
-"""What is typical of a view, and what it costs to be far from it: learned without the test part.
+"""Learns what is typical of a view, and what it costs to be far from it, without the test part.
 
-As in ``dms fit``, but with one held-out part in place of folds, and without torch.
+As in ``dms fit``, but with one validation part in place of folds, and without torch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.typicality import log_distance
 
-#: How often the held-out part is corrupted anew.
+#: How often the validation scans are corrupted anew.
 DRAWS = 8
 #: The least and the most noise in them, where the training range of an input is 1.
 NOISE = (0.02, 3.0)
@@ -29,35 +29,37 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """One view of what may be learned from.
+    """Holds what may be learned from, of one view.
 
     Attributes:
         train: Scaled inputs that the view's classifier has learned from, [N, W].
-        held: Scaled inputs that it has not seen, [H, W].
+        validation: Scaled inputs that it has not seen, [H, W].
         scores: The classifier, calibrated: from inputs to class scores.
         random: Of the corruption.
     """
 
     train: FloatArray
-    held: FloatArray
+    validation: FloatArray
     scores: Callable[[FloatArray], FloatArray]
     random: Generator
 
 
 def fit_typicality(
-    views: Sequence[Known], train: NDArray[np.intp], held: NDArray[np.intp], width: int
+    views: Sequence[Known], train: NDArray[np.intp], validation: NDArray[np.intp], width: int
 ) -> Arrays:
-    """The parameters of the signal ``typicality``, by full name.
+    """Fits the parameters of the signal ``typicality``, by full name.
 
     Args:
         views: In the order of the M axis.
         train: Labels of the scans that the classifiers have learned from, 0 to C - 1, [N].
-        held: Labels of those that they have not seen, [H].
+        validation: Labels of those that they have not seen, [H].
         width: D: the views' inputs are the features, with zeros up to the widest.
     """
     places = [fit_place(view.train, train) for view in views]
     prior = np.bincount(train) / len(train)
-    trusts = [_trust(view, place, held, prior) for view, place in zip(views, places, strict=True)]
+    trusts = [
+        _trust(view, place, validation, prior) for view, place in zip(views, places, strict=True)
+    ]
     trust = {name: np.stack([own[name] for own in trusts]) for name in trusts[0]}
     return {
         f"signals.typicality.{name}": array
@@ -65,22 +67,22 @@ def fit_typicality(
     }
 
 
-def _trust(view: Known, place: Arrays, held: NDArray[np.intp], prior: FloatArray) -> Arrays:
-    """What it costs to be far from the place of one view."""
+def _trust(view: Known, place: Arrays, validation: NDArray[np.intp], prior: FloatArray) -> Arrays:
+    """Fits what it costs to be far from the place of one view."""
     ns, own = Namespace.of(xp, np.ndarray), stacked([place], view.train.shape[1])
 
     def distance(inputs: FloatArray) -> FloatArray:
         return np.asarray(log_distance(ns, inputs[:, None, :].astype(np.float32), own)[:, 0])
 
-    labels = np.tile(held, DRAWS)
-    inputs = corrupted(np.tile(view.held, (DRAWS, 1)), view.random)
+    labels = np.tile(validation, DRAWS)
+    inputs = corrupted(np.tile(view.validation, (DRAWS, 1)), view.random)
     probabilities = ns.softmax(view.scores(inputs))
     likelihood = probabilities[np.arange(len(labels)), labels]
-    return fit_trust(distance(view.held), distance(inputs), likelihood, prior[labels])
+    return fit_trust(distance(view.validation), distance(inputs), likelihood, prior[labels])
 
 
 def corrupted(inputs: FloatArray, random: Generator) -> FloatArray:
-    """Rows corrupted at random, in neither kind nor level as a condition of the study is.
+    """Corrupts rows at random, in another kind and level than any condition of the study.
 
     Uniform noise in half of them, its level spread evenly in the logarithm; in the others some of
     the inputs, however many, are exchanged with each other.

@@ -1,4 +1,4 @@
-"""Views of an image: each a function of the pixels alone, [N, 8, 8] -> [N, W].
+"""Computes views of an image: each a function of the pixels alone, [N, 8, 8] -> [N, W].
 
 They play the modalities. Each sees something else of the same scan, each can tell digits apart,
 and their widths differ, as the widths of real encoders do.
@@ -18,17 +18,17 @@ _CELLS, _BINS = 2, 8
 
 
 def pixels(images: FloatArray) -> FloatArray:
-    """The scan itself, row by row: [N, 64]."""
+    """Gives the scan itself, row by row: [N, 64]."""
     return images.reshape(len(images), -1)
 
 
 def projections(images: FloatArray) -> FloatArray:
-    """The ink of each row and of each column: [N, 16]."""
+    """Gives the ink of each row and of each column: [N, 16]."""
     return np.concatenate([images.sum(axis=2), images.sum(axis=1)], axis=1)
 
 
 def spectrum(images: FloatArray) -> FloatArray:
-    """The magnitude of the 2-D Fourier transform, blind to a circular shift: [N, 40].
+    """Gives the magnitude of the 2-D Fourier transform, blind to a circular shift: [N, 40].
 
     The half that a real image determines; the other half repeats it.
     """
@@ -36,7 +36,7 @@ def spectrum(images: FloatArray) -> FloatArray:
 
 
 def gradients(images: FloatArray) -> FloatArray:
-    """How much edge there is in each of 8 directions, per quarter of the image: [N, 32]."""
+    """Says how much edge there is in each of 8 directions, per quarter of the image: [N, 32]."""
     down, right = np.gradient(images, axis=(1, 2))
     turn = np.arctan2(down, right) / (2 * np.pi)  # in turns: [-1/2, 1/2]
     direction = np.floor(turn * _BINS).astype(int) % _BINS
