@@ -247,7 +247,7 @@ def four(tmp_path: Path) -> Path:
 
 
 def test_explain_adds_up(dms: Run, four: Path) -> None:
-    """Terms sum to the score, pulls to what sets it apart, and the softmax gives the weight."""
+    """Terms sum to the score, contributions to what sets it apart; softmax gives weights."""
     args = ("explain", four, "--sample", 1, 0, "--modalities", ",".join(NAMES), "--json")
     report = json.loads(dms(*args).succeeded())
     wanted = schedule(worked_example.SPEC, spoilt())
@@ -265,7 +265,7 @@ def test_explain_adds_up(dms: Run, four: Path) -> None:
             assert entry["signals"] == {s: wanted[s][i, m] for s in worked_example.SPEC.signals}
             # A handful of numbers below 1, added in another order.
             assert abs(sum(entry["terms"].values()) - entry["score"]) <= 4 * eps
-            assert abs(sum(entry["pulls"].values()) - (entry["score"] - mean)) <= 8 * eps
+            assert abs(sum(entry["contributions"].values()) - (entry["score"] - mean)) <= 8 * eps
         weights = np.exp(scores) / np.exp(scores).sum()
         assert np.abs(weights - [m["weight"] for m in active]).max() <= 8 * eps
 
@@ -301,17 +301,17 @@ def test_explain_says_why_a_modality_takes_no_part(dms: Run, four: Path) -> None
     assert "absent" in reasons[2, "image"]
     assert "only one" in reasons[2, "text"]
     assert all("absent" in reasons[3, name] for name in NAMES)
-    assert "alignment pulls up" in reasons[0, "text"]
-    assert "alignment pulls down" in reasons[0, "audio"]
+    assert "alignment +" in reasons[0, "text"]
+    assert "alignment -" in reasons[0, "audio"]
 
 
 def test_explain_names_the_strongest_reason_first(dms: Run, four: Path) -> None:
     line = next(
         line for line in dms("explain", four).succeeded().splitlines() if "- modality_2" in line
     )
-    pulls = [float(number) for number in re.findall(r"pulls (?:up|down) by ([\d.]+)", line)]
-    assert len(pulls) == 3
-    assert pulls == sorted(pulls, reverse=True)
+    sizes = [float(number) for number in re.findall(r" [+-]([\d.]+)", line)]
+    assert len(sizes) == 3
+    assert sizes == sorted(sizes, reverse=True)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``dms explain``: why each modality of a sample got the weight that it got."""
+"""``dms explain`` says why each modality of a sample got its weight."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend
 from dms_spec.types import Schedule
 
-# Less is no reason to name.
+# A smaller loss of trust is not worth a remark.
 _LEAST_LOSS = 0.05
 
 
@@ -79,7 +79,7 @@ def _of_batch(args: argparse.Namespace) -> _Explained:
 
 
 def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
-    """The same, by way of the heads of an artifact."""
+    """Schedules a table in place of a batch, by the heads of an artifact."""
     spec = artifact.spec
     predictor = Predictor(artifact, get_backend(args.backend), args.device)
     embeddings = read_table(
@@ -96,7 +96,7 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
 
 
 def _with_heads(args: argparse.Namespace) -> Artifact | None:
-    """The artifact, if it brings heads and the input has embeddings for them."""
+    """Gives the artifact if it has heads and the input has embeddings for them."""
     if not Path(args.spec).is_dir():
         return None
     artifact = read_spec(args.spec, args.modalities)
@@ -120,10 +120,11 @@ def _check_samples(wanted: Sequence[int], samples: int) -> None:
 def explain(
     sample: int, names: tuple[str, ...], present: NDArray[np.bool_] | None, result: Schedule
 ) -> dict[str, Any]:
-    """What happened to one sample, as plain data.
+    """Explains what happened to one sample, as plain data.
 
-    A term's *pull* is its value less its mean over the active modalities: weights depend on
-    differences of scores alone, and the pulls of a modality sum to its score less the mean score.
+    A term's *contribution* is its value less its mean over the active modalities, because weights
+    depend on differences of scores alone. The contributions of a modality sum to its score less the
+    mean score.
     """
     active = result.active[sample]
     count = int(active.sum())
@@ -143,7 +144,7 @@ def explain(
                 "score": float(result.scores[sample, m]),
                 "signals": {k: float(v[sample, m]) for k, v in result.signals.items()},
                 "terms": {k: float(v[sample, m]) for k, v in result.terms.items()},
-                "pulls": {
+                "contributions": {
                     k: float(v[sample, m] - v[sample][active].mean())
                     for k, v in result.terms.items()
                 },
@@ -187,7 +188,7 @@ def _text(explained: dict[str, Any]) -> str:
 
 
 def _reason(entry: dict[str, Any], explained: dict[str, Any]) -> str:
-    """One sentence for one modality."""
+    """Explains one modality in a sentence."""
     name, share = entry["name"], explained["equal_share"]
     if entry["state"] == "absent":
         return f"- {name}: absent, so its weight is 0 and nothing in it was read"
@@ -196,26 +197,23 @@ def _reason(entry: dict[str, Any], explained: dict[str, Any]) -> str:
     if explained["active"] == 1:
         return f"- {name}: the only one active, so it has all the weight"
     # Round-off is no reason.
-    pulls = {term: pull for term, pull in entry["pulls"].items() if abs(pull) > 1e-6}
-    if not pulls:
+    contributions = {k: value for k, value in entry["contributions"].items() if abs(value) > 1e-6}
+    if not contributions:
         return (
-            f"- {name}: {entry['weight']:.3f}, the equal share: no term tells the active ones apart"
+            f"- {name}: {entry['weight']:.3f}, the equal share: no term differs between modalities"
         )
-    ranked = sorted(pulls, key=lambda term: -abs(pulls[term]))
-    parts = [
-        f"{term} pulls {'up' if pulls[term] > 0 else 'down'} by {abs(pulls[term]):.3f}"
-        f"{_aside(term, entry)}"
-        for term in ranked
-    ]
+    ranked = sorted(contributions, key=lambda term: -abs(contributions[term]))
+    parts = [f"{term} {contributions[term]:+.3f}{_aside(term, entry)}" for term in ranked]
     return (
-        f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}: {', '.join(parts)}"
+        f"- {name}: {entry['weight']:.3f} against an equal share of {share:.3f}; "
+        f"contributions: {', '.join(parts)}"
     )
 
 
 def _aside(term: str, entry: dict[str, Any]) -> str:
-    """What a term means that a number does not say."""
+    """Says what a term means, where its number does not."""
     lost = -float(entry["signals"].get("typicality", 0.0))
-    if term != "typicality" or entry["pulls"][term] > 0 or lost < _LEAST_LOSS:
+    if term != "typicality" or entry["contributions"][term] > 0 or lost < _LEAST_LOSS:
         return ""
     left = "less than 1 %" if exp(-lost) < 0.01 else f"{100 * exp(-lost):.0f} %"
     return f" (unlike what its head has learned from, which leaves {left} of its trust)"
