@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "backend", metavar="BACKEND", nargs="?", help="its name, or mutant:NAME to see one fail"
+        "backend", metavar="BACKEND", nargs="?", help="a backend, or mutant:NAME to see one fail"
     )
-    parser.add_argument("--device", action="append", default=[], help="one of its devices")
-    parser.add_argument("--dtype", action="append", default=[], help="one of its dtypes")
-    parser.add_argument("--level", action="append", default=[], help="core, gradients, learned ...")
-    parser.add_argument("--check", action="append", default=[], help="one check, by its name")
-    parser.add_argument("--clause", action="append", default=[], help="the checks of one clause")
+    parser.add_argument("--device", action="append", default=[], help="check this device only")
+    parser.add_argument("--dtype", action="append", default=[], help="check this dtype only")
+    parser.add_argument(
+        "--level", action="append", default=[], help="check this level only: core, ..."
+    )
+    parser.add_argument("--check", action="append", default=[], help="run this check only")
+    parser.add_argument("--clause", action="append", default=[], help="run checks of this clause")
     parser.add_argument("--list", action="store_true", help="list checks and mutants, run nothing")
     parser.add_argument(
         "--examples", type=int, default=100, help="cases to try for each property (default: 100)"
@@ -39,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--explore", action="store_true", help="draw new cases instead of the same in every run"
     )
-    parser.add_argument("--seed", type=int, help="with --explore: where to start")
+    parser.add_argument("--seed", type=int, help="where --explore starts")
     parser.add_argument(
         "--freeze", metavar="DIR", type=Path, help="write the smallest failing cases as vectors"
     )
-    parser.add_argument("--expected", metavar="FILE", type=Path, help="TOML: failures with reasons")
+    parser.add_argument("--expected", metavar="FILE", type=Path, help="TOML of expected failures")
     parser.add_argument(
         "--report", metavar="FILE", type=Path, help="write the report: .json, .md, .html or .svg"
     )

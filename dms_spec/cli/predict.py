@@ -1,4 +1,4 @@
-"""``dms predict``: classes, probabilities and weights for every row of a table."""
+"""``dms predict`` scores every row of a table: classes, probabilities and weights."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         "samples": len(table),
         "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
         "modalities": modality_summary(spec.modalities, active, results["weights"]),
-        # Of all rows: how the table was split is nothing to a prediction.
+        # All rows, because a prediction does not depend on how the table was split.
         "notes": [*table.rows(slice(None)).notes(), *predictor.notes],
     }
     accuracy, notes = _accuracy(table, predictor, results)
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
 def _accuracy(
     table: Table, predictor: Predictor, results: dict[str, Any]
 ) -> tuple[float | None, list[str]]:
-    """The share of the labels that are predicted, None if none can be; and notes."""
+    """Computes the share of the labels that are predicted, None if none can be; and notes."""
     rows = table.labelled_rows()
     if table.labels is None or not len(rows):
         return None, []
@@ -110,7 +110,7 @@ def _accuracy(
         return None, [f"accuracy is not measured: {reason}"]
     right = class_indices(classes, results["predicted"][rows]) == class_indices(classes, labels)
     unknown = strangers(classes, labels)
-    notes = [f"labels that are no class count as wrong: {unknown}"] if unknown else []
+    notes = [f"labels that are not a class count as wrong: {unknown}"] if unknown else []
     return float(right.mean()), notes
 
 

@@ -12,9 +12,16 @@ from dms_spec.files import replacing
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("reports", metavar="JSON", nargs="+", type=Path, help="from dms check")
     parser.add_argument(
-        "-o", "--output", metavar="FILE", type=Path, required=True, help=".md, .html, or .svg"
+        "reports", metavar="JSON", nargs="+", type=Path, help="reports of dms check"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="what to draw: .md, .html or .svg",
     )
 
 

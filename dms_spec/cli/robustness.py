@@ -1,4 +1,4 @@
-"""``dms robustness``: what a fitted artifact is worth when its inputs go wrong."""
+"""``dms robustness`` measures what a fitted artifact is worth when its inputs go wrong."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--corruption",
         metavar="NAME[:S1,S2,...]",
         action="append",
-        help="this one, at its own severities or at these; as often as wanted, in place of a "
-        "protocol",
+        help="measure this corruption, at its own severities or at these, in place of a "
+        "protocol; can be repeated",
     )
     parser.add_argument(
         "--modalities",
@@ -80,10 +80,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="corrupt these in every sample (default: half of them, drawn for each sample)",
     )
     parser.add_argument(
-        "--seeds", metavar="INT", type=int, default=5, help="how many (default: %(default)s)"
+        "--seeds", metavar="INT", type=int, default=5, help="number of seeds (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", metavar="INT", type=int, default=0, help="the first (default: %(default)s)"
+        "--seed", metavar="INT", type=int, default=0, help="the first seed (default: %(default)s)"
     )
     parser.add_argument(
         "--backend", default="numpy", help="where to compute (default: %(default)s)"
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
 
     backend = get_backend(args.backend)
     fitted = load_artifact(args.artifact)
-    # A row with nothing left is measured, by what is known then: the class frequencies.
+    # A row with nothing left is measured too: its answer is the class frequencies.
     spec = fitted.spec.replace(strict=False, nonfinite="mask")
     artifact = Artifact(spec=spec, parameters=fitted.parameters, model=fitted.model)
     predictor = Predictor(artifact, backend, args.device)
@@ -157,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def store_of(output: Path) -> Path:
-    """Where finished cases are kept until the report is written."""
+    """Names the file that keeps finished cases until the report is written."""
     return output.with_name(f"{output.name}.cases.jsonl")
 
 
@@ -218,7 +218,7 @@ def _corruption(text: str) -> Corruption:
 
 
 def _identity(artifact: Any, backend: str) -> str:
-    """A text that changes when the artifact or the place of computing does."""
+    """Makes a text that changes when the artifact or the place of computing does."""
     digest = sha256(json.dumps([backend, artifact.spec.to_dict(), dict(artifact.model)]).encode())
     for name, array in sorted(artifact.parameters.items()):
         digest.update(f"{name}{array.dtype}{array.shape}".encode() + array.tobytes())
@@ -227,7 +227,7 @@ def _identity(artifact: Any, backend: str) -> str:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar, on a terminal."""
+    """Shows a progress bar, on a terminal."""
     from tqdm import tqdm
 
     bar: Any = None

@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--dms-device", action="append", default=[], help="one of its devices")
     group.addoption("--dms-dtype", action="append", default=[], help="one of its dtypes")
     group.addoption("--dms-level", action="append", default=[], help="one of the levels")
-    group.addoption("--dms-examples", type=int, default=100, help="cases that a property tries")
+    group.addoption("--dms-examples", type=int, default=100, help="cases to try for each property")
     group.addoption("--dms-expected", type=Path, help="TOML with failures that are expected")
     group.addoption("--dms-report", type=Path, help="JSON file for the report")
 

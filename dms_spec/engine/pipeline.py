@@ -1,4 +1,4 @@
-"""The pipeline: batch -> active -> signals -> terms -> scores -> weights and fused.
+"""Runs the pipeline: batch -> active -> signals -> terms -> scores -> weights and fused.
 
 `compute` is pure and looks at no value, so that it can be traced, compiled and differentiated.
 What only a host can do, refusing bad input and looking at results, is in `scheduler`.
@@ -138,7 +138,7 @@ def _fuse(ns: Namespace, level: str, evidence: Evidence, weights: Array) -> Arra
 def _believed(
     ns: Namespace, resolved: Resolved, evidence: Evidence, log_trust: Array
 ) -> tuple[Array, Array, Array]:
-    """Fused, weights and soundness of fusion "evidence": a weight is a share of belief."""
+    """Computes fused, weights and soundness of fusion "evidence": a weight is a share of belief."""
     active = evidence.active
     own = _cast(ns, evidence, resolved.parameters_of("fusion"))
     fused, log_sound = fuse_evidence(ns, evidence.logits, log_trust, active, own)

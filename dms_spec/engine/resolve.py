@@ -160,7 +160,9 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
 
 
 def _check_trust(spec: SchedulerSpec, policy: Policy, signals: tuple[Signal, ...]) -> None:
-    """Refuse what is no log of trust where one is needed: trust is not a matter of degree there."""
+    """Refuses what is not a log of trust where one is needed: trust is not a matter of degree
+    there.
+    """
     if spec.fusion == "evidence" and not policy.log_trust:
         raise SpecError(
             "fusion 'evidence' needs to know how far each modality is trusted by itself",

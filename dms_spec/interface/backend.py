@@ -143,7 +143,7 @@ class Differentiable(ABC):
     def gradients(
         self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
     ) -> dict[str, Array]:
-        """Return the gradient of a scalar function, by array.
+        """Returns the gradient of a scalar function, by array.
 
         Args:
             function: From floating arrays of the backend, by name, to a scalar array.

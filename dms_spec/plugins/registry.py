@@ -22,7 +22,7 @@ _loaded: dict[tuple[Kind, str], Any] = {}
 
 
 def plugin_records() -> tuple[PluginRecord, ...]:
-    """List every plugin and what became of it, discovered once per process.
+    """Lists every plugin and what became of it, discovered once per process.
 
     Raises:
         PluginError: A plugin is unusable and DMS_SPEC_STRICT_PLUGINS is set to 1.
@@ -48,7 +48,7 @@ def refresh() -> None:
 
 
 def available(kind: Kind) -> tuple[str, ...]:
-    """List the names of one kind that you can ask for, sorted.
+    """Lists the names of one kind that you can ask for, sorted.
 
     Args:
         kind: ``"backend"``, ``"policy"``, ``"signal"`` or ``"exporter"``.
@@ -57,7 +57,7 @@ def available(kind: Kind) -> tuple[str, ...]:
 
 
 def get_backend(name: str) -> Backend:
-    """Return the backend that is registered under a name.
+    """Returns the backend that is registered under a name.
 
     Raises:
         UnknownName: Nobody registered it; the message names the closest.
@@ -68,17 +68,17 @@ def get_backend(name: str) -> Backend:
 
 
 def get_policy(name: str) -> Policy:
-    """Looks up a policy by name, and raises like `get_backend`."""
+    """Returns the policy that is registered under a name; raises like `get_backend`."""
     return cast("Policy", _get("policy", name, Policy))
 
 
 def get_signal(name: str) -> Signal:
-    """Looks up a signal by name, and raises like `get_backend`."""
+    """Returns the signal that is registered under a name; raises like `get_backend`."""
     return cast("Signal", _get("signal", name, Signal))
 
 
 def get_exporter(name: str) -> Exporter:
-    """Looks up an exporter by name, and raises like `get_backend`."""
+    """Returns the exporter that is registered under a name; raises like `get_backend`."""
     return cast("Exporter", _get("exporter", name, Exporter))
 
 

@@ -120,7 +120,7 @@ SENSORS: dict[str, Corruption] = by_name(
     Corruption(
         name="emm_untold",
         function=blank,
-        meaning=f"{_SENSORS}: their features are the training mean, and nobody is told.",
+        meaning=f"{_SENSORS}: their features are the training mean, and the methods are not told.",
         space="standard",
         clean_at=0.0,
         random=False,
@@ -128,7 +128,7 @@ SENSORS: dict[str, Corruption] = by_name(
     of_share(
         "rmm",
         _missing_elements,
-        "Random features are missing: they are the training mean; nobody is told.",
+        "Random features are missing: they are the training mean; the methods are not told.",
         of="features",
         severities=(0.25, 0.5, 0.75),
         space="standard",

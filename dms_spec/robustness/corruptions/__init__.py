@@ -1,1 +1,1 @@
-"""What can happen to a modality: to its features, or to its raw inputs before any encoder."""
+"""Says what can happen to a modality: to its features, or to its raw inputs before any encoder."""

@@ -1,4 +1,4 @@
-"""What a corruption is, and what it may know beside the array that it corrupts."""
+"""Defines what a corruption is, and what it may know beside the array that it corrupts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dms_spec.robustness.samples import BoolArray, Kind, Space, stream
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a corruption may know beside the array that it corrupts.
+    """Holds what a corruption may know beside the array that it corrupts.
 
     Attributes:
         random: For this modality; anew for every call.
@@ -38,7 +38,7 @@ class Scene:
     name: str
 
     def shared(self) -> Generator:
-        """Random numbers that all modalities see alike."""
+        """Makes random numbers that all modalities see alike."""
         return stream(self.seed, self.name)
 
 
@@ -59,10 +59,10 @@ class Corruption:
         function: What it does to one modality, of which it sees all samples.
         meaning: What that is, in a sentence.
         severities: From mild to strong, the ones to measure when nothing else is asked for.
-        unit: What a severity counts, in words; empty if there is nothing to count: then 1 stands
-            for all of it.
+        unit: What a severity counts, in words. It is empty if there is nothing to count; then 1
+            stands for all of it.
         kind: Which modalities it applies to; ``"any"`` for all.
-        space: In which numbers it sees features.
+        space: The numbers in which it sees features.
         told: Whether the methods are told: ``present`` becomes False.
         hits: Which modalities of a sample it hits if nothing else is asked for: half of those
             that it applies to, or every one.
@@ -107,7 +107,7 @@ class Corruption:
                 )
 
     def at(self, *severities: float) -> Self:
-        """The same with other severities, from mild to strong.
+        """Makes the same corruption with other severities, from mild to strong.
 
         Raises:
             SpecError: One of them is out of range.
@@ -142,5 +142,5 @@ def of_share(
 
 
 def by_name(*corruptions: Corruption) -> dict[str, Corruption]:
-    """A table of corruptions, by name and in their order."""
+    """Makes a table of corruptions, by name and in their order."""
     return {one.name: one for one in corruptions}

@@ -1,7 +1,7 @@
-"""What can happen to features: each corruption is one function of one modality's array.
+"""Corrupts features: each corruption is one function of one modality's array.
 
-A corruption of features thinks in scaled numbers: by default those in which every feature's
-training range is [0, 1], so that a severity means the same for every encoder. Nothing is clipped.
+A corruption of features sees scaled numbers. By default every feature's training range is [0, 1],
+so that a severity means the same for every encoder. Nothing is clipped.
 
 Random numbers depend on the seed, the corruption and the modality, and not on the severity: the
 same noise grows, the same features drop out one after the other. So two severities differ in
@@ -28,7 +28,7 @@ def _gaussian(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
 
 
 def _correlated(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
-    """One factor for each sample, times one loading for each feature (of mean square 1)."""
+    """Draws one factor for each sample, times one loading for each feature (of mean square 1)."""
     factor = scene.random.standard_normal((len(x), 1))
     loading = scene.random.standard_normal(x.shape[1])
     noise: FloatArray = factor * (loading / np.sqrt(np.mean(loading**2)))
@@ -41,7 +41,7 @@ def _salt_and_pepper(x: FloatArray, severity: float, scene: Scene) -> FloatArray
 
 
 def _occlusion(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
-    """One run of features. Longer runs contain shorter ones."""
+    """Hits one run of features. Longer runs contain shorter ones."""
     width = x.shape[1]
     length = round(severity * width)
     start = np.floor(scene.random.random(len(x)) * (width - length)).astype(int)[:, None]
@@ -50,7 +50,7 @@ def _occlusion(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
 
 
 def _dead(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
-    """The same features in every sample. A larger share contains the smaller ones."""
+    """Hits the same features in every sample. A larger share contains the smaller ones."""
     return np.where(_some(x.shape[1], severity, scene.random), 0.0, x)
 
 
@@ -63,7 +63,7 @@ def _permuted(x: FloatArray, severity: float, scene: Scene) -> FloatArray:
 
 
 def _quantised(x: FloatArray, levels: float, _: Scene) -> FloatArray:
-    """The nearest of so many levels, the first at 0 and the last at 1, and so on outside."""
+    """Rounds to the nearest of so many levels, from 0 to 1 and at equal steps outside."""
     return np.rint(x * (levels - 1)) / (levels - 1)
 
 
@@ -76,7 +76,7 @@ def _shift(x: FloatArray, severity: float, _: Scene) -> FloatArray:
 
 
 def _drift(x: FloatArray, severity: float, _: Scene) -> FloatArray:
-    """From nothing in the first row to all of it in the last, in even steps."""
+    """Grows from nothing in the first row to all of it in the last, in even steps."""
     return x + severity * np.linspace(0.0, 1.0, len(x))[:, None]
 
 
@@ -89,7 +89,7 @@ def _stuck(x: FloatArray, severity: float, _: Scene) -> FloatArray:
 
 
 def blank(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]:
-    """Zeros; empty strings for strings."""
+    """Gives zeros, and empty strings for strings."""
     return np.zeros_like(x)
 
 
@@ -104,7 +104,7 @@ def _swap_same_class(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[
 
 
 def _share(hit: BoolArray, severity: float, random: Generator) -> BoolArray:
-    """A share of the samples; a larger share contains the smaller ones."""
+    """Draws a share of the samples; a larger share contains the smaller ones."""
     return hit & _some(len(hit), severity, random)[:, None]
 
 
@@ -117,7 +117,7 @@ _NOISY, _SWAPPED, _SIGMA = 0.1, 0.4, 0.5
 
 
 def _in_conflict(hit: BoolArray, random: Generator) -> tuple[BoolArray, BoolArray]:
-    """Where one modality gets noise, and where one is swapped, each ``[N, M]``."""
+    """Draws where one modality gets noise, and where one is swapped, each ``[N, M]``."""
     parts = []
     for share in (_NOISY, _SWAPPED):
         chosen = _some(len(hit), share, random)
@@ -140,7 +140,7 @@ def _conflicting(hit: BoolArray, _: float, random: Generator) -> BoolArray:
 
 
 def donors(scene: Scene, *, same_class: bool = False) -> NDArray[np.intp]:
-    """For each sample, another one in which the modality is present, ``[N]``.
+    """Draws for each sample another one in which the modality is present, ``[N]``.
 
     It is of another class, or of the same one. A sample that is alone in its class is its own donor
     there: it stays as it is.
@@ -304,7 +304,7 @@ FEATURES: dict[str, Corruption] = by_name(
     Corruption(
         name="stuck_at_mean",
         function=blank,
-        meaning="Every feature shows its training mean, and nobody is told.",
+        meaning="Every feature shows its training mean, and the methods are not told.",
         space="standard",
         clean_at=0.0,
         random=False,
@@ -312,7 +312,7 @@ FEATURES: dict[str, Corruption] = by_name(
     Corruption(
         name="zeroed",
         function=blank,
-        meaning="Every feature is at the bottom of its range, and nobody is told.",
+        meaning="Every feature is at the bottom of its range, and the methods are not told.",
         clean_at=0.0,
         random=False,
     ),
@@ -320,7 +320,7 @@ FEATURES: dict[str, Corruption] = by_name(
         name="absent",
         function=blank,
         meaning="The modality is missing, and the methods are told (the features are the "
-        "training mean, for those who look nevertheless).",
+        "training mean, for methods that read them nevertheless).",
         kind="any",
         space="standard",
         told=True,

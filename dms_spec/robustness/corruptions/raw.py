@@ -1,7 +1,7 @@
-"""What can happen to raw inputs: images, texts and audio, before any encoder.
+"""Corrupts raw inputs: images, texts and audio, before any encoder.
 
 Images are ``[N, H, W]`` or ``[N, H, W, C]``, texts arrays of strings ``[N]``, audio ``[N, S]`` or
-``[N, S, channels]``. The dtype stays: integers are rounded, and held to what the dtype can store,
+``[N, S, channels]``. The dtype stays: integers are rounded and limited to what the dtype can store,
 as a camera or a sound card does.
 """
 
@@ -21,7 +21,7 @@ from dms_spec.robustness.samples import FloatArray
 
 
 def _blur(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]:
-    """A Gaussian over rows, then over columns, cut at 4 deviations; borders repeat themselves."""
+    """Blurs rows, then columns, by a Gaussian cut at 4 deviations; borders repeat themselves."""
     _check_rank("images", x, (3, 4), "[N, H, W] or [N, H, W, C]")
     reach = max(1, round(4 * severity))
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / severity) ** 2)
@@ -46,7 +46,7 @@ def _convolved(image: FloatArray, kernel: FloatArray, axis: int) -> FloatArray:
 
 
 def _rectangle(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]:
-    """A black rectangle of the image's proportions. Larger ones contain smaller ones."""
+    """Draws a black rectangle of the image's proportions. Larger ones contain smaller ones."""
     _check_rank("images", x, (3, 4), "[N, H, W] or [N, H, W, C]")
     inside = np.ones(x.shape[:3], dtype=bool)
     for axis, size in enumerate(x.shape[1:3]):
@@ -78,7 +78,7 @@ _NEIGHBOURS = {
 
 
 def _typing(text: str, share: float, random: np.random.Generator) -> str:
-    """Each character, by chance: left out, typed twice, swapped with the next, or a key beside."""
+    """Leaves out a character, types it twice, swaps it with the next, or hits a key beside it."""
     u, kinds, keys = random.random((3, len(text)))
     typed: list[str] = []
     i = 0
@@ -120,7 +120,7 @@ def _mask_characters(text: str, share: float, random: np.random.Generator) -> st
 def _on_texts(
     change: Callable[[str, float, np.random.Generator], str],
 ) -> Callable[[NDArray[Any], float, Scene], NDArray[Any]]:
-    """The function of an array of strings from that of one string."""
+    """Makes a function of an array of strings from that of one string."""
 
     def function(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]:
         if x.ndim != 1 or x.dtype.kind != "U":
@@ -138,7 +138,7 @@ def _on_texts(
 
 
 def _white_noise(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]:
-    """Noise whose power is that of the waveform, less the ratio in decibels; silence stays."""
+    """Adds noise with the waveform's power, less the ratio in decibels; silence stays."""
     _check_rank("audio", x, (2, 3), "[N, S] or [N, S, channels]")
     wave = x.astype(np.float64)
     axes = tuple(range(1, x.ndim))
@@ -147,7 +147,7 @@ def _white_noise(x: NDArray[Any], severity: float, scene: Scene) -> NDArray[Any]
 
 
 def _clipping(x: NDArray[Any], severity: float, _: Scene) -> NDArray[Any]:
-    """Held to the quantile of the waveform's own loudness that a share of it exceeds."""
+    """Limits to the quantile of the waveform's own loudness that a share of it exceeds."""
     _check_rank("audio", x, (2, 3), "[N, S] or [N, S, channels]")
     wave = x.astype(np.float64)
     axes = tuple(range(1, x.ndim))
@@ -161,7 +161,7 @@ def _rows(scene: Scene) -> NDArray[np.bool_]:
 
 
 def _as(x: FloatArray, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """In a dtype; integers rounded and held to what it can store."""
+    """Converts to a dtype; integers are rounded and limited to what it can store."""
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         x = np.clip(np.rint(x), limits.min, limits.max)

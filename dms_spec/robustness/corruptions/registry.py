@@ -1,4 +1,4 @@
-"""Every corruption there is, by name."""
+"""Lists every corruption there is, by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CORRUPTIONS: dict[str, Corruption] = FEATURES | RAW
 
 
 def corruption(name: str | Corruption) -> Corruption:
-    """The corruption of a name, of features or of raw inputs; one that is given is given back.
+    """Looks up a corruption of features or raw inputs; one that is given is given back.
 
     Raises:
         UnknownName: There is none; the message names the closest.
@@ -27,5 +27,5 @@ def corruption(name: str | Corruption) -> Corruption:
 
 
 def corruptions(names: Iterable[str | Corruption]) -> tuple[Corruption, ...]:
-    """Several of them."""
+    """Looks up several of them."""
     return tuple(corruption(name) for name in names)
