@@ -1,4 +1,4 @@
-"""NumPy arrays from whatever holds them: lists, tensors, data frames; and what may be in them."""
+"""Makes NumPy arrays of lists, tensors, data frames and the like, and checks what they hold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MISSING = ("NAType", "NaTType")  # pandas' own
 
 
 def to_array(name: str, value: Any, where: str) -> NDArray[Any]:
-    """An array of NumPy's, in this machine's byte order, from any container.
+    """Makes a NumPy array, in this machine's byte order, of any container.
 
     Args:
         name: Of the array, for messages.
@@ -43,7 +43,7 @@ def to_array(name: str, value: Any, where: str) -> NDArray[Any]:
             got=f"{type(value).__name__}: {next(iter(str(error).splitlines()), type(error))}",
             fix="Make it a NumPy array of numbers first.",
         ) from error
-    # Strings of any length are of no byte order, and NumPy will not be asked.
+    # Strings of any length have no byte order, and NumPy refuses to say so.
     kind = array.dtype.kind
     return array if kind == "T" else array.astype(array.dtype.newbyteorder("="), copy=False)
 
@@ -68,12 +68,12 @@ def _converted(value: Any) -> NDArray[Any]:
         return _of_list(value)
     array = np.asarray(value)
     if array.dtype == object:
-        raise TypeError("NumPy knows no such container")
+        raise TypeError("NumPy does not know this container")
     return array
 
 
 def _unmasked(value: Any) -> NDArray[Any]:
-    """NaN or None where the mask hides something; NumPy would drop the mask without a word."""
+    """Gives NaN or None where the mask hides something. NumPy would drop the mask in silence."""
     if not np.ma.is_masked(value):
         return np.asarray(value.data)
     if value.dtype.kind in "fiu" and value.ndim > 1:
@@ -93,7 +93,7 @@ def _of_list(value: list[Any] | tuple[Any, ...]) -> NDArray[Any]:
 
 
 def column_names(value: Any) -> tuple[str, ...]:
-    """Of a data frame; none for anything else."""
+    """Names the columns of a data frame, and none for anything else."""
     names = getattr(value, "columns", None)
     return () if names is None or callable(names) else tuple(str(name) for name in names)
 
@@ -104,7 +104,7 @@ def column_names(value: Any) -> tuple[str, ...]:
 def numbers(
     what: str, array: NDArray[Any], where: str, columns: tuple[str, ...] = ()
 ) -> NDArray[Any]:
-    """The same numbers as float16, float32 or float64, without loss wherever one of them can.
+    """Converts numbers to float16, float32 or float64, without loss wherever one of them can.
 
     Args:
         what: What it is, for messages, such as ``"modality 'image'"``.
@@ -150,7 +150,7 @@ def _number_hint(dtype: np.dtype[Any]) -> str:
 def _of_objects(
     what: str, array: NDArray[Any], where: str, columns: tuple[str, ...]
 ) -> NDArray[Any]:
-    """Objects that are numbers, or None, as float64."""
+    """Converts objects that are numbers, or None, to float64."""
     result = np.full(array.shape, np.nan)
     for place, cell in np.ndenumerate(array):
         if missing(cell):
@@ -180,14 +180,14 @@ def _of_objects(
 
 
 def missing(value: object) -> bool:
-    """Whether one cell says that nothing is known: None, NaN, or the NA of a data frame."""
+    """Says whether one cell is missing: None, NaN, or the NA of a data frame."""
     if value is None or type(value).__name__ in _MISSING:
         return True
     return isinstance(value, float | np.floating) and bool(np.isnan(value))
 
 
 def plain_column(what: str, array: NDArray[Any], where: str) -> tuple[NDArray[Any], Any]:
-    """Names or numbers, one for each row, and which of them are known.
+    """Reads names or numbers, one for each row, and which of them are known.
 
     Args:
         what: What it is, for messages, such as ``"labels"``.
@@ -274,7 +274,7 @@ def _decoded(what: str, array: NDArray[Any], where: str) -> NDArray[Any]:
         return np.char.decode(array, "utf-8")
     except UnicodeDecodeError as error:
         raise DTypeError(
-            f"{what} in {where} hold bytes that are no text",
+            f"{what} in {where} hold bytes that are not text",
             expected="UTF-8",
             got=str(array.dtype),
             fix="Decode them first, or number them.",

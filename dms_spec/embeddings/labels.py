@@ -1,4 +1,4 @@
-"""Labels: one class for each row, known or not, and how they fit the classes of a model."""
+"""Reads labels: one class for each row, known or not, and how they fit the classes of a model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _LIKE_MISSING = ("nan", "NaN", "None", "<NA>", "NaT", "null")
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a table.
+    """Holds the labels of a table.
 
     Attributes:
         values: ``[N]``, booleans, integers or strings; anything where one is not known. None if
@@ -41,17 +41,17 @@ NONE = Labels()
 def read_labels(
     array: NDArray[Any] | None, rows: int, where: str, *, strict: bool = True
 ) -> Labels:
-    """Labels as they are.
+    """Reads labels as they are.
 
     Args:
         array: ``[N]``; None for none.
         rows: N.
         where: The table's name, for messages.
-        strict: Refuse what is no labels; else there are none, and a note says why.
+        strict: Refuse what cannot be labels; otherwise there are none, and a note says why.
 
     Raises:
         ShapeError: There is not one for each row.
-        DTypeError: They are no classes.
+        DTypeError: They cannot be classes.
     """
     if array is None:
         return NONE
@@ -94,7 +94,7 @@ def _shape_hint(array: NDArray[Any], rows: int) -> str:
 
 
 def _whole(values: NDArray[Any], known: NDArray[np.bool_], where: str) -> NDArray[np.int64]:
-    """Whole numbers as integers: what a data frame makes of integers when one is missing."""
+    """Converts whole numbers to integers: a data frame makes floats of them when one is missing."""
     numbers = np.where(known, values, 0).astype(np.float64)
     odd = (numbers != np.rint(numbers)) | (np.abs(numbers) > 2**53)
     if odd.any():
@@ -120,7 +120,7 @@ def _like_missing(values: NDArray[Any]) -> tuple[str, ...]:
 
 
 def class_indices(classes: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.intp]:
-    """The index of each label in the sorted classes, -1 for one that is no class."""
+    """Finds the index of each label in the sorted classes, -1 for one that is not a class."""
     if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
         return np.full(len(labels), -1, dtype=np.intp)
     index = np.searchsorted(classes, labels).clip(max=len(classes) - 1)
@@ -128,7 +128,7 @@ def class_indices(classes: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.int
 
 
 def unlike(classes: NDArray[Any], labels: NDArray[Any]) -> str:
-    """Why no label can be compared with the classes, in words; empty if some can."""
+    """Says why no label can be compared with the classes; empty if some can."""
     if not len(labels) or (class_indices(classes, labels) >= 0).any():
         return ""
     if (classes.dtype.kind == "U") != (labels.dtype.kind == "U"):
@@ -144,19 +144,19 @@ def unlike(classes: NDArray[Any], labels: NDArray[Any]) -> str:
 
 
 def strangers(classes: NDArray[Any], labels: NDArray[Any]) -> str:
-    """The labels that are no class, with their counts, in words; empty if there are none."""
+    """Lists the labels that are not a class, with their counts; empty if there are none."""
     return tally(labels[class_indices(classes, labels) < 0])
 
 
 def tally(labels: NDArray[Any]) -> str:
-    """Each value and its count, the commonest first: ``'a' (3 rows), 'b' (1 row)``."""
+    """Counts each value, the commonest first: ``'a' (3 rows), 'b' (1 row)``."""
     values, counts = np.unique(labels, return_counts=True)
     order = np.argsort(-counts, kind="stable")
     return listed([f"{values[k].item()!r} ({counted(int(counts[k]), 'row')})" for k in order])
 
 
 def listed(values: Sequence[Any] | NDArray[Any], most: int = 5) -> str:
-    """The first few of many, and how many more there are."""
+    """Lists the first few of many, and says how many more there are."""
     texts = [
         v
         if isinstance(v, str) and not isinstance(v, np.str_)

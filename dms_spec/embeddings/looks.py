@@ -1,4 +1,4 @@
-"""What an array looks like, where it should be an embedding: a mask, labels, ids, row indices."""
+"""Says what an array looks like that should be an embedding: a mask, labels, ids, row indices."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SYNONYMS = {word: name for name, words in _CALLED.items() for word in words.spl
 
 
 class Look(NamedTuple):
-    """What an array looks like, and the names that may have been meant; empty if none."""
+    """Says what an array looks like, and which names of a table may have been meant."""
 
     what: str
     meant: str
 
 
 def synonym(name: str) -> str:
-    """The name by which a table knows what people call so; empty if there is none."""
+    """Gives a table's own name for what people call so; empty if there is none."""
     return _SYNONYMS.get(name.lower(), "")
 
 
 def look(name: str, array: NDArray[Any], others: int, rows: int) -> Look | None:
-    """What an array looks like that is no embedding, if it does.
+    """Says what an array looks like that is not an embedding, if it looks like something.
 
     An embedding is ``[N, D]`` numbers with D above 1, or one column of fractions.
 
@@ -60,7 +60,7 @@ def look(name: str, array: NDArray[Any], others: int, rows: int) -> Look | None:
 
 
 def look_of_mask(array: NDArray[Any], others: int) -> Look | None:
-    """Whether it looks like presence: booleans, or a 0 or 1 for each of the other arrays."""
+    """Says whether it looks like presence: booleans, or a 0 or 1 for each other array."""
     if array.ndim not in (1, 2) or array.size == 0:
         return None
     if array.dtype == np.bool_:

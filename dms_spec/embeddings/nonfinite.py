@@ -1,4 +1,4 @@
-"""Where embeddings hold NaN or Inf, and how to say so."""
+"""Finds where embeddings hold NaN or Inf, and says so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dms_spec.markup import counted
 
 @dataclass(frozen=True)
 class NonFinite:
-    """NaN and Inf of one modality, in the rows in which it claims to be present.
+    """Counts NaN and Inf of one modality, in the rows in which it claims to be present.
 
     Attributes:
         rows: How many rows hold some. They count as absent.
@@ -41,7 +41,7 @@ class NonFinite:
 
 
 def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFinite:
-    """What is not finite among ``[N, D]`` where bool ``[N]`` says that the rows are there."""
+    """Finds what is not finite among ``[N, D]`` where bool ``[N]`` says that the rows are there."""
     bad = ~np.isfinite(array) & claimed[:, None]
     by_column = bad.sum(axis=0)
     count = int(claimed.sum())
@@ -55,14 +55,14 @@ def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFin
 
 
 def absence(bad: NonFinite | None, rows: int) -> str:
-    """Why a modality is present in none of some rows, in words."""
+    """Says why a modality is present in none of some rows."""
     if bad is None or not bad.rows:
         return f"present in 0 of {rows}"
     return f"NaN or Inf in {counted(bad.rows, 'row')}: {bad}"
 
 
 def columns_to_leave(found: Mapping[str, NonFinite]) -> str:
-    """What to do about columns that are nowhere finite; empty if there are none."""
+    """Says what to do about columns that are nowhere finite; empty if there are none."""
     return " ".join(
         f"Leave out or fill {named(bad.whole)} of {name!r}, without one finite number."
         for name, bad in found.items()
@@ -71,7 +71,7 @@ def columns_to_leave(found: Mapping[str, NonFinite]) -> str:
 
 
 def named(columns: tuple[int, ...], most: int = 5) -> str:
-    """Columns by number, the first few of many."""
+    """Names columns by number, the first few of many."""
     if len(columns) == 1:
         return f"column {columns[0]}"
     shown = ", ".join(str(k) for k in columns[:most])

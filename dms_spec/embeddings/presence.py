@@ -1,4 +1,4 @@
-"""Which modality is present in which row: by name, or by columns whose order is known."""
+"""Finds which modality is present in which row: by name, or by columns whose order is known."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _BY_NAME = "Write {names}, bool [N] each, in its place; or name its columns in p
 
 
 def is_reserved(name: str) -> bool:
-    """Whether a table knows an array of this name, so that it is no modality."""
+    """Says whether a table knows an array of this name, so that it is not a modality."""
     return name in RESERVED or name.startswith(PREFIX)
 
 
 def by_name(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """The same, with a mapping or data frame ``present`` as arrays ``present.<modality>``."""
+    """Turns a mapping or data frame ``present`` into arrays ``present.<modality>``."""
     present = arrays.get("present")
     names = list(present) if isinstance(present, Mapping) else column_names(present)
     if present is None or not names:
@@ -45,7 +45,7 @@ def presence(
     *,
     ordered: bool,
 ) -> NDArray[np.bool_]:
-    """What the arrays say of each modality, ``[N, M]``; without a word, it is present.
+    """Reads the presence of each modality, ``[N, M]``. Without an array, it counts as present.
 
     Args:
         arrays: Of a table, in the order of the container: with ``present`` [N, M] and perhaps
@@ -110,7 +110,7 @@ def _columns(
     where: str,
     ordered: bool,
 ) -> dict[str, NDArray[Any]]:
-    """The columns of ``present`` by name."""
+    """Gives the columns of ``present`` by name."""
     _check_bool("present", present, where)
     columns = list(all_names) if names is None else _names(names, modalities, where)
     by_name = _BY_NAME.format(names=" and ".join(PREFIX + name for name in modalities[:3]))

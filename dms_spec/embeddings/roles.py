@@ -1,4 +1,4 @@
-"""Which arrays of a table are modalities: all that look like one, or those that are chosen."""
+"""Says which arrays of a table are modalities: all that look like one, or those that are chosen."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def choose(
     *,
     learn: bool = False,
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of the modalities for which there are arrays; and notes about other arrays.
+    """Names the modalities for which there are arrays, and notes other arrays.
 
     Args:
         arrays: All of them, in the order of the container.
@@ -139,7 +139,7 @@ def _check_others(
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    """The known name that this one is meant to be, whatever its case; empty if none is near."""
+    """Gives the known name that this one is meant to be, in any case; empty if none is near."""
     plain = {other.lower(): other for other in known}
     close = get_close_matches(name.lower(), plain, n=1, cutoff=0.6)
     return plain[close[0]] if close else ""

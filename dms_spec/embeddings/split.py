@@ -1,4 +1,4 @@
-"""Which rows are for what: training, validation and test; and what rows have in common."""
+"""Says which rows are for what: training, validation and test; and what rows have in common."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SPLITS = ("train", "validation", "test")
 
 
 def row_indices(name: str, array: NDArray[Any], rows: int, where: str) -> NDArray[np.intp]:
-    """Row indices in rising order, from indices or from bool ``[N]``.
+    """Reads row indices, in rising order, from indices or from bool ``[N]``.
 
     Raises:
         DTypeError: It is neither.
@@ -51,7 +51,7 @@ def row_indices(name: str, array: NDArray[Any], rows: int, where: str) -> NDArra
 
 
 def check_disjoint(parts: Mapping[str, NDArray[np.intp]], where: str) -> None:
-    """No row is in two parts of a split.
+    """Checks that no row is in two parts of a split.
 
     Raises:
         SpecError: One is.
@@ -68,7 +68,7 @@ def check_disjoint(parts: Mapping[str, NDArray[np.intp]], where: str) -> None:
 
 
 def read_groups(array: NDArray[Any] | None, rows: int, where: str) -> NDArray[np.intp] | None:
-    """Groups by number from 0, in the order of their sorted names; None for none.
+    """Numbers groups from 0, in the order of their sorted names; None for none.
 
     Raises:
         ShapeError, DTypeError: There is not one for each row.
@@ -89,7 +89,7 @@ def read_groups(array: NDArray[Any] | None, rows: int, where: str) -> NDArray[np
 
 
 def read_weights(array: NDArray[Any] | None, rows: int, where: str) -> NDArray[np.float64] | None:
-    """How much each row counts; None for none.
+    """Reads how much each row counts; None for none.
 
     Raises:
         ShapeError, DTypeError: There is not a number for each row.
@@ -111,7 +111,7 @@ def read_weights(array: NDArray[Any] | None, rows: int, where: str) -> NDArray[n
 
 
 def straddling(groups: NDArray[np.intp], one: NDArray[np.intp], other: NDArray[np.intp]) -> int:
-    """How many groups have rows in both parts."""
+    """Counts the groups that have rows in both parts."""
     return len(np.intersect1d(groups[one], groups[other]))
 
 
