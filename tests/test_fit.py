@@ -666,3 +666,34 @@ def test_the_form_of_the_covariance_is_a_setting(covariance: Any, rank: int, axe
 def test_a_covariance_of_no_such_form_is_refused() -> None:
     with pytest.raises(SpecError, match="full or low_rank or diagonal"):
         FitSettings(covariance="spherical")  # type: ignore[arg-type]
+
+
+def test_rows_without_a_label_teach_nothing() -> None:
+    """Whatever stands in their place, and as if they were not there."""
+    arrays = make_arrays()
+    gone = np.zeros(180, dtype=bool)
+    gone[3::7] = True
+    texts = np.array(["a", "b", "c"])[arrays["labels"]]
+    partly = Table.from_arrays(arrays | {"labels": np.where(gone, "", texts)})
+    kept = Table.from_arrays(
+        arrays | {"labels": texts, "train": np.setdiff1d(np.flatnonzero(~gone), arrays["test"])}
+    )
+    spec = SchedulerSpec.preset("static", partly.modalities)
+    one, other = (fit(table, spec, QUICK).artifact for table in (partly, kept))
+    assert one.model["classes"] == ["a", "b", "c"]
+    assert one.parameters.keys() == other.parameters.keys()
+    for name, array in one.parameters.items():
+        assert np.array_equal(array, other.parameters[name]), name
+    assert any("no label in 26 of 180 rows" in note for note in one.model["notes"])
+
+
+def test_which_rows_have_a_label_is_part_of_the_run(tmp_path: Path) -> None:
+    """A checkpoint of a table in which another row has none is of another run."""
+    from dms_torch.fit.training import _fingerprint
+
+    spec = SchedulerSpec.preset("static", NAMES)
+    digests = {
+        _fingerprint(make_table(labelled=known), spec, QUICK, "cpu")
+        for known in (None, np.arange(180) > 0, np.arange(180) > 1)
+    }
+    assert len(digests) == 3

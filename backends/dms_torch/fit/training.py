@@ -39,7 +39,16 @@ from dms_torch.fit.trust import learn_trust
 from dms_torch.fit.typicality import learn_typicality
 
 # The arrays of a table beside its embeddings.
-_COLUMNS = ("present", "labels", "train", "test", "validation", "groups", "sample_weight")
+_COLUMNS = (
+    "present",
+    "labels",
+    "labelled",
+    "train",
+    "test",
+    "validation",
+    "groups",
+    "sample_weight",
+)
 
 __all__ = ["FitSettings", "Fitted", "Progress", "fit"]
 
