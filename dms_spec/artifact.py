@@ -1,4 +1,4 @@
-"""An artifact: a folder with a spec, its parameters, and a card. No pickle anywhere.
+"""Reads and writes artifacts: a folder with a spec, its parameters, and a card. No pickle anywhere.
 
 ``config.json`` holds the format version and the spec, ``model.safetensors`` the parameters,
 ``README.md`` says what it is to a person.
@@ -61,7 +61,7 @@ class Artifact:
 
 
 def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = False) -> None:
-    """Write an artifact folder, all or nothing.
+    """Writes an artifact folder: all of it, or nothing.
 
     Args:
         path: The folder to make.
@@ -100,10 +100,10 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
 
 
 def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse a path that `save_artifact` would refuse: for asking before the work is done.
+    """Refuses a path that `save_artifact` would refuse, before the work is done.
 
     Raises:
-        ArtifactError: Something is there; with ``overwrite``, something that is no artifact.
+        ArtifactError: Something is there; with ``overwrite``, something that is not an artifact.
     """
     if path.exists() and not overwrite:
         raise ArtifactError(
@@ -121,7 +121,7 @@ def check_target(path: Path, *, overwrite: bool = False) -> None:
 
 
 def load_artifact(path: Path | str) -> Artifact:
-    """Read an artifact folder.
+    """Reads an artifact folder.
 
     Raises:
         ArtifactError: The folder is incomplete or damaged, its format is newer than this
@@ -223,14 +223,14 @@ def _card(artifact: Artifact) -> str:
 
 
 def _model_card(model: Mapping[str, Any]) -> list[str]:
-    """What a fit wrote about itself, as tables; what is not there is left out."""
+    """Writes what a fit said about itself, as tables, and leaves out what is not there."""
     data, metrics, notes = (model.get(key) or {} for key in ("data", "metrics", "notes"))
     lines: list[str] = []
     rows: list[tuple[Any, ...]]
     if data:
         counts = [
             f"{data[key]} {key.replace('_', ' ')}"
-            for key in ("training_rows", "held_out_rows", "test_rows")
+            for key in ("training_rows", "validation_rows", "test_rows")
         ]
         rows = [(n, row["width"], row["present"]) for n, row in data["modalities"].items()]
         lines += ["## Data", "", f"{data['rows']} rows: {', '.join(counts)}.", ""]
@@ -239,8 +239,8 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
         lines += ["## Measured", ""]
         for name, own in metrics.items():
             lines += [_measured_card(name.replace("_", " "), own), ""]
-        lines += ["The held-out rows are judged by heads that have not seen them, but helped to"]
-        lines += ["choose settings: the test rows, if any, are the fair ones.", ""]
+        lines += ["The validation rows are judged by heads that have not seen them, but helped to"]
+        lines += ["choose settings. The test rows, if there are any, give the fair figures.", ""]
     if model.get("calibration"):
         rows = [
             (name, *(_digits(row.get(k)) for k in ("temperature", "ece_before", "ece_after")))
@@ -262,7 +262,7 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
 
 def _measured_card(title: str, measured: Mapping[str, Any]) -> str:
     """What was measured on one set of rows, a line for each way to predict."""
-    ways = {"fused": measured["fused"], "uniform weights": measured["static"]}
+    ways = {"fused": measured["fused"], "static": measured["static"]}
     ways |= {f"{name} alone": own for name, own in measured["modalities"].items()}
     if "concatenation" in measured:
         ways["one regression on all inputs"] = measured["concatenation"]

@@ -157,9 +157,9 @@ def test_classes_may_be_ruled_out() -> None:
     wide = np.concatenate([logits, np.full((500, 1), -np.inf)], axis=1)
     plain, ruled = fit_temperature(logits, labels), fit_temperature(wide, labels)
     assert ruled == plain
-    spoilt = wide.copy()
-    spoilt[7, labels[7]] = -np.inf
-    lost = fit_temperature(spoilt, labels)
+    corrupted = wide.copy()
+    corrupted[7, labels[7]] = -np.inf
+    lost = fit_temperature(corrupted, labels)
     assert lost.nll_before == lost.nll_after == np.inf
     assert "1 of 500 labels" in lost.note
     kept = np.delete(np.arange(500), 7)

@@ -49,7 +49,7 @@ def assert_equal(got: Arrays, wanted: Arrays) -> None:
         assert np.array_equal(got[name], array), name
 
 
-def spoilt() -> Arrays:
+def hostile() -> Arrays:
     """Four samples: all there, one holds NaN, one there alone, nothing there."""
     arrays = {
         name: np.repeat(GOOD[name][..., :1, :, :], 4, axis=-3)
@@ -147,7 +147,7 @@ def test_an_artifact_is_a_spec_with_parameters(dms: Run, example: Path, tmp_path
 @pytest.mark.clause("DMS-C-005")
 def test_json_is_all_there_is_on_stdout(dms: Run, tmp_path: Path) -> None:
     """Numbers for machines on stdout, also when there are notes; notes are within."""
-    arrays = spoilt() | {"mc_logits": spoilt()["mc_logits"][:1], "comment": np.array(["why"])}
+    arrays = hostile() | {"mc_logits": hostile()["mc_logits"][:1], "comment": np.array(["why"])}
     path, output = tmp_path / "in.npz", tmp_path / "out.npz"
     np.savez(path, **arrays)
     outcome = dms("schedule", path, "-o", output, "--modalities", ",".join(NAMES), "--json")
@@ -170,7 +170,7 @@ def test_json_is_all_there_is_on_stdout(dms: Run, tmp_path: Path) -> None:
 
 def test_what_the_user_should_know_is_printed(dms: Run, tmp_path: Path) -> None:
     """Spoilt entries, rows of zeros and modalities that never take part are pointed out."""
-    arrays = spoilt()
+    arrays = hostile()
     arrays["present"][:, 0] = False
     path = tmp_path / "in.npz"
     np.savez(path, **arrays)
@@ -181,7 +181,7 @@ def test_what_the_user_should_know_is_printed(dms: Run, tmp_path: Path) -> None:
 
 
 def test_without_presence_all_count_as_present(dms: Run, tmp_path: Path) -> None:
-    arrays = {name: array for name, array in spoilt().items() if name != "present"}
+    arrays = {name: array for name, array in hostile().items() if name != "present"}
     path = tmp_path / "in.npz"
     np.savez(path, **arrays)
     report = json.loads(dms("schedule", path, "-o", tmp_path / "out.npz", "--json").succeeded())
@@ -240,9 +240,9 @@ def test_no_samples_give_no_samples(dms: Run, tmp_path: Path) -> None:
 
 @pytest.fixture
 def four(tmp_path: Path) -> Path:
-    """The four samples of `spoilt`, as a file."""
+    """The four samples of `hostile`, as a file."""
     path = tmp_path / "four.npz"
-    np.savez(path, **spoilt())
+    np.savez(path, **hostile())
     return path
 
 
@@ -250,7 +250,7 @@ def test_explain_adds_up(dms: Run, four: Path) -> None:
     """Terms sum to the score, contributions to what sets it apart; softmax gives weights."""
     args = ("explain", four, "--sample", 1, 0, "--modalities", ",".join(NAMES), "--json")
     report = json.loads(dms(*args).succeeded())
-    wanted = schedule(worked_example.SPEC, spoilt())
+    wanted = schedule(worked_example.SPEC, hostile())
     assert [sample["sample"] for sample in report["samples"]] == [1, 0]
     for sample in report["samples"]:
         i = sample["sample"]

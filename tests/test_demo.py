@@ -83,8 +83,8 @@ def test_half_of_the_views_are_degraded_and_the_rest_untouched() -> None:
             assert arrays[name].dtype == np.float32
             kept = arrays[name][..., ~drawn, :]
             np.testing.assert_allclose(kept, clean[name][..., ~drawn, :], rtol=1e-5, atol=1e-5)
-            spoilt = arrays[name][..., drawn, :]
-            assert np.all(np.isnan(spoilt)) if condition.kind == "absent" else True
+            changed = arrays[name][..., drawn, :]
+            assert np.all(np.isnan(changed)) if condition.kind == "absent" else True
         assert np.array_equal(
             arrays["present"], ~drawn if condition.kind == "absent" else ~drawn | True
         )

@@ -257,7 +257,7 @@ def test_signals_are_detached_unless_asked() -> None:
     assert np.ptp(flowing.weights[0]) > 0.1
 
 
-@given(batches("float32", tame=True, spoil=False))
+@given(batches("float32", tame=True, nonfinite=False))
 @pytest.mark.clause("DMS-N-006")
 def test_numpys_own_variance_is_the_plain_one(arrays: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
     mc = np.where(arrays["present"][..., None], arrays["mc_logits"], 0)

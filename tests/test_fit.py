@@ -115,7 +115,7 @@ def test_fit_learns_and_says_what(dms: Run, train: Path, tmp_path: Path) -> None
     model = artifact.model
     assert model["classes"] == [0, 1, 2]
     assert model["metrics"]["test"]["samples"] == 30
-    for name in ("held_out", "test"):
+    for name in ("validation", "test"):
         assert model["metrics"][name]["fused"]["accuracy"] > 0.75
         assert model["metrics"][name]["modalities"].keys() == set(NAMES)
     assert model["calibration"].keys() == set(NAMES)
@@ -125,12 +125,15 @@ def test_fit_learns_and_says_what(dms: Run, train: Path, tmp_path: Path) -> None
     card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
     for word in (*NAMES, "Calibration", "Accuracy", "Log-loss", "uniform", "dms predict"):
         assert word in card
-    for word in (*NAMES, "soundness", "held out", "test", "fused", "balanced", "recall: 0 "):
+    for word in (*NAMES, "soundness", "validation", "test", "fused", "balanced", "recall: 0 "):
         assert word in text
     # Six heads of each modality: the one that is kept has learned from every training row.
     assert model["data"]["training_rows"] == 150
-    assert model["data"]["held_out_rows"] == model["metrics"]["held_out"]["samples"] == 30
-    for line in ("learned from 150 rows", "held out: 30 rows, judged by heads that have not seen"):
+    assert model["data"]["validation_rows"] == model["metrics"]["validation"]["samples"] == 30
+    for line in (
+        "learned from 150 rows",
+        "validation: 30 rows, judged by heads that have not seen",
+    ):
         assert line in text
 
 
@@ -198,7 +201,7 @@ def test_every_policy_learns_what_it_can(preset: str, policy: str) -> None:
 
 @pytest.mark.clause("DMS-L-009")
 def test_learning_the_policy_is_never_worse_than_the_rule() -> None:
-    """On what is held out, clean where nothing is corrupted: the start counts as a candidate.
+    """On validation rows, clean where nothing is corrupted: the start counts as a candidate.
 
     Under corruption: `test_the_start_of_the_policy_is_a_candidate` in test_fit_parts.
     """
@@ -206,14 +209,14 @@ def test_learning_the_policy_is_never_worse_than_the_rule() -> None:
     changes = {"signals": compared, "coefficients": dict.fromkeys(compared, 1.0)}
     scores = [
         fit(table, spec_of("ranked", policy, **changes), QUICK).artifact.model["metrics"][
-            "held_out"
+            "validation"
         ]
         for policy in ("linear", "learned_linear")
     ]
     assert scores[1]["fused"]["nll"] <= scores[0]["fused"]["nll"] + 1e-6
 
 
-def test_held_out_and_test_rows_teach_nothing() -> None:
+def test_validation_and_test_rows_teach_nothing() -> None:
     """The parameters do not change with the test rows, whatever they hold."""
     table = make_table()
     assert table.test is not None
@@ -279,14 +282,14 @@ def test_too_few_passes_are_said(passes: int) -> None:
 
 @pytest.mark.parametrize(("preset", "learned"), [("robust", 150), ("static", 120)])
 def test_the_rows_are_counted(preset: str, learned: int) -> None:
-    """Where heads share a space, what is held out is held out from the only ones that there are."""
+    """Where heads share a space, the only heads that there are have not seen validation rows."""
     data = fit(make_table(), SchedulerSpec.preset(preset, NAMES), QUICK).artifact.model["data"]
-    counts = [data[f"{kind}_rows"] for kind in ("training", "held_out", "test")]
+    counts = [data[f"{kind}_rows"] for kind in ("training", "validation", "test")]
     assert counts == [learned, 30, 30]
     assert data["rows"] == 180
 
 
-def test_held_out_figures_are_of_heads_that_have_not_seen_the_rows() -> None:
+def test_validation_figures_are_of_heads_that_have_not_seen_the_rows() -> None:
     """Labels that mean nothing: who has seen a row knows its label, who has not can only guess."""
     random = np.random.Generator(np.random.Philox(5))
     embeddings = {name: random.normal(size=(150, 300)).astype(np.float32) for name in NAMES[:2]}
@@ -352,10 +355,10 @@ def test_clean_rows_are_typical_and_noise_is_not(robust: Artifact) -> None:
         assert 0.95 < (clean["typicality"][there, m] == 0).mean() < 1
         unit = robust.parameters[f"heads.{name}.scale.unit"]
         noise = 5 * unit * random.uniform(-1, 1, table.embeddings[name].shape)
-        spoilt = dict(table.embeddings) | {
+        corrupted = dict(table.embeddings) | {
             name: (table.embeddings[name] + noise).astype(np.float32)
         }
-        noisy = predictor.predict(replace(table, embeddings=spoilt))
+        noisy = predictor.predict(replace(table, embeddings=corrupted))
         assert np.median(noisy["typicality"][there, m]) < -3
         assert (noisy["typicality"][there, m] < -1).mean() > 0.95
         # Where there is something to trust instead, its weight goes there.

@@ -95,7 +95,7 @@ def test_folds_are_even_over_the_classes(labels: list[int], seed: int) -> None:
 
 
 @pytest.mark.parametrize("crossed", [True, False])
-def test_what_is_learned_from_and_what_is_held_out(crossed: bool) -> None:
+def test_what_is_learned_from_and_what_judges(crossed: bool) -> None:
     table = make_table()
     table.present[5] = False
     rows = rows_of(table, "cpu", stream(0, "split"), crossed=crossed)
@@ -103,14 +103,14 @@ def test_what_is_learned_from_and_what_is_held_out(crossed: bool) -> None:
     assert rows.classes.tolist() == [0, 1, 2, 8]
     assert rows.prior[3] == 1 / 199
     # The row of a class that has no other teaches, and judges nothing.
-    assert (rows.learn.labels == 3).sum() == 1 and not (rows.held.labels == 3).any()
+    assert (rows.learn.labels == 3).sum() == 1 and not (rows.validation.labels == 3).any()
     if crossed:
-        assert len(rows.learn.labels) == 199 and len(rows.held.labels) == 198
-        assert (rows.held.fold == 0).sum() == len(rows.first)
+        assert len(rows.learn.labels) == 199 and len(rows.validation.labels) == 198
+        assert (rows.validation.fold == 0).sum() == len(rows.first)
     else:
         assert len(rows.learn.labels) == 199 - len(rows.first)
         assert not (rows.learn.fold == 0).any()
-        assert len(rows.held.labels) == len(rows.first)
+        assert len(rows.validation.labels) == len(rows.first)
 
 
 def test_scaled_rows_lie_between_0_and_1() -> None:
@@ -217,7 +217,7 @@ def test_rows_full_of_glitches_count_as_absent(value: float) -> None:
 def test_ridge_start_solves_the_normal_equations(width: int) -> None:
     """Centred one-hot labels on inputs that are not centred, at the best penalty and scale."""
     random = np.random.Generator(np.random.Philox(width))
-    y, held_y = random.integers(0, 3, 40), random.integers(0, 3, 30)
+    y, validation_y = random.integers(0, 3, 40), random.integers(0, 3, 30)
     x = random.normal(size=(40, width)) + y[:, None]
     held = random.normal(size=(30, width)) + held_y[:, None]
     target = np.eye(3)[y] - np.eye(3)[y].mean(axis=0)
@@ -323,19 +323,19 @@ def test_corruption_changes_the_rows_that_are_hit_and_no_other(
     x = torch.rand(30, width, generator=torch.Generator().manual_seed(seed))
     hit = np.random.default_rng(seed).random(30) < share
     before = x.clone()
-    one, two = (spoilt(x, hit, np.random.default_rng(seed)) for _ in range(2))
+    one, two = (corrupted_rows(x, hit, np.random.default_rng(seed)) for _ in range(2))
     assert torch.equal(x, before) and torch.equal(one, two)
     assert torch.isfinite(one).all() and one.dtype == x.dtype
     assert torch.equal(one[~hit], x[~hit])
     if hit.sum() > 5:
         assert not torch.equal(one, x)
-        assert not torch.equal(one, spoilt(x, hit, np.random.default_rng(seed + 1)))
+        assert not torch.equal(one, corrupted_rows(x, hit, np.random.default_rng(seed + 1)))
 
 
 def test_corruption_is_of_three_kinds() -> None:
     """A quarter of the hit rows hold their own values in another order; the rest hold new ones."""
     x = torch.rand(4000, 12, generator=torch.Generator().manual_seed(0))
-    changed = spoilt(x, np.ones(4000, dtype=bool), np.random.default_rng(0))
+    changed = corrupted_rows(x, np.ones(4000, dtype=bool), np.random.default_rng(0))
     exchanged = (changed.sort().values == x.sort().values).all(dim=1)
     assert 0.2 < exchanged.float().mean() < 0.3
     most = (changed - x)[~exchanged].abs().amax(dim=1)
@@ -479,7 +479,7 @@ def test_the_policy_sees_a_row_through_the_copy_that_has_not(heads: Heads, fold:
         used += own == fold
     assert (used > 0) == (fold != 0)
     # The first fold is the one that says when to stop.
-    first = heads.rows.held.of_fold(0)
+    first = heads.rows.validation.of_fold(0)
     assert _sees(policy, parameters, first, random) == (fold == 0)
 
 
@@ -500,15 +500,15 @@ def test_every_row_that_the_policy_learns_from_is_met_once_an_epoch(heads: Heads
 @pytest.mark.clause("DMS-L-009")
 @pytest.mark.parametrize("rate", [1e-3, 1e-2, 1e2])
 def test_the_start_of_the_policy_is_a_candidate(heads: Heads, rate: float) -> None:
-    """Under the corruption that it is held to, the result is never worse than the rule."""
+    """Under the corruption that it is judged by, the result is never worse than the rule."""
     copies = _copies(heads)
     policy = PolicyStage(heads, copies, learn_typicality(heads, copies)[0], {})
     stage = replace(policy.stage(), rate=rate)
-    rule = float(stage.held_out(on_device(stage.start, "cpu")))
-    assert rule == float(stage.held_out(on_device(stage.start, "cpu")))  # the same every time
+    rule = float(stage.validation(on_device(stage.start, "cpu")))
+    assert rule == float(stage.validation(on_device(stage.start, "cpu")))  # the same every time
     descent = Descent(replace(SETTINGS, epochs=4), "cpu", Checkpoint(None, ""))
-    found = float(stage.held_out(on_device(descent.learn(stage), "cpu")))
-    assert found == descent.history["policy"]["held_out_loss"]
+    found = float(stage.validation(on_device(descent.learn(stage), "cpu")))
+    assert found == descent.history["policy"]["validation_loss"]
     assert found <= rule
     assert (found < rule) == (descent.history["policy"]["best_epoch"] > 0)
     assert (found < rule) == (rate < 1)

@@ -310,10 +310,10 @@ def test_what_is_present_and_not_finite_stays_so(name: str, bad: float) -> None:
 
     clean = run()
     embeddings["text"][2, 4] = bad
-    spoilt = run()
+    changed = run()
     hit = np.zeros((5, 3), dtype=bool)
     hit[2, 1] = True
-    for key, array in spoilt.items():
+    for key, array in changed.items():
         where = hit if array.ndim == 2 else np.broadcast_to(hit[..., None], array.shape)
         if key == "mc_logits":
             kept = parameters["heads.text.dropout.masks"][:, 4].astype(bool)

@@ -122,16 +122,16 @@ def test_only_what_is_asked_for_is_modulated_and_one_number_has_no_spread() -> N
 
 def test_absent_modalities_have_no_say_in_the_ratio() -> None:
     logits, labels = logits_for([0.6, 0.4], rows=3)
-    spoilt = logits.clone()
+    changed = logits.clone()
     present = torch.tensor([[True, True], [False, True], [True, False]])
-    spoilt[~present] = torch.nan
+    changed[~present] = torch.nan
     modulator = GradientModulator(0.3)
-    k = modulator.after_backward({"a": [], "b": []}, spoilt, labels, present)
+    k = modulator.after_backward({"a": [], "b": []}, changed, labels, present)
     torch.testing.assert_close(
         k, torch.tensor([0.578101, 1.0], dtype=torch.float64), atol=5e-7, rtol=0
     )
     gone = torch.tensor([[True, False]] * 3)
-    assert (modulator.after_backward({"a": [], "b": []}, spoilt, labels, gone) == 1).all()
+    assert (modulator.after_backward({"a": [], "b": []}, changed, labels, gone) == 1).all()
 
 
 def test_hooks_refuse_what_does_not_fit() -> None:

@@ -293,10 +293,10 @@ def test_nothing_is_made_on_another_device_or_in_another_dtype(name: str) -> Non
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_absent_reaches_neither_value_nor_gradient(name: str, filler: float) -> None:
     call, arrays = CASES[name][0], data()
-    spoilt = filled(arrays, name, filler)
-    for one, other in zip(parts(call(NS, arrays)), parts(call(NS, spoilt)), strict=True):
+    changed = filled(arrays, name, filler)
+    for one, other in zip(parts(call(NS, arrays)), parts(call(NS, changed)), strict=True):
         np.testing.assert_array_equal(one, other)
-    tensors = {key: torch.from_numpy(np.array(array)) for key, array in spoilt.items()}
+    tensors = {key: torch.from_numpy(np.array(array)) for key, array in changed.items()}
     for key in floats(name):
         tensors[key].requires_grad_()
     total = sum(part.sum() for part in parts(call(torch_namespace("cpu"), tensors)))
@@ -1143,5 +1143,5 @@ def test_policies_are_fitted_to_a_table(policy: str) -> None:
     artifact = fit(table, spec, settings).artifact
     own = {name.removeprefix("policy.") for name in artifact.parameters if "policy." in name}
     assert own == set(get_policy(policy).parameters)
-    held = artifact.model["metrics"]["held_out"]["fused"]
+    held = artifact.model["metrics"]["validation"]["fused"]
     assert held["accuracy"] > 0.75

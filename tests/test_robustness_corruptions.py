@@ -184,15 +184,15 @@ def test_fixed_values_are_where_they_belong() -> None:
     samples = make_samples(missing=0, dtype="float64")
     x = scaled(samples, "c", samples.inputs["c"])
 
-    def spoilt(name: str, severity: float) -> np.ndarray:
+    def changed(name: str, severity: float) -> np.ndarray:
         got = corrupt(samples, case_of(name, severity, modalities=("c",)))
         return scaled(samples, "c", got.inputs["c"])
 
-    assert np.allclose(spoilt("zeroed", 1), 0)
-    assert np.allclose(spoilt("stuck", 0.5), 0.5)
-    assert np.allclose(spoilt("scaling", 4), 4 * x)
-    assert np.allclose(spoilt("shift", 0.25), x + 0.25)
-    assert np.allclose(spoilt("drift", 2.0), x + np.linspace(0, 2, len(x))[:, None])
+    assert np.allclose(changed("zeroed", 1), 0)
+    assert np.allclose(changed("stuck", 0.5), 0.5)
+    assert np.allclose(changed("scaling", 4), 4 * x)
+    assert np.allclose(changed("shift", 0.25), x + 0.25)
+    assert np.allclose(changed("drift", 2.0), x + np.linspace(0, 2, len(x))[:, None])
     for name in ("absent", "stuck_at_mean", "emm_told", "emm_untold"):
         got = corrupt(samples, case_of(name, 1, modalities=("c",)))
         assert np.allclose(got.inputs["c"], samples.scales["c"].mean)
@@ -203,7 +203,7 @@ def test_fixed_values_are_where_they_belong() -> None:
 
 @pytest.mark.parametrize("name", ["salt_and_pepper", "occlusion", "rmm"])
 def test_more_contains_less(name: str) -> None:
-    """What a mild severity spoils, a strong one spoils alike."""
+    """What a mild severity corrupts, a strong one corrupts alike."""
     samples = make_samples(missing=0, rows=300, dtype="float64")
     before = None
     for severity in (0.1, 0.3, 0.6, 0.9):

@@ -203,7 +203,7 @@ def test_what_cannot_be_fitted(options: dict[str, Any], error: type[Exception]) 
 # ------------------------------------------------------------------------------- what it costs
 
 
-def test_held_out_samples_are_typical() -> None:
+def test_validation_samples_are_typical() -> None:
     """About 98 % of clean samples that the fit never saw lose exactly nothing."""
     x, labels = classes_of(rng(5), n=9000, d=8)
     place = fit_place(x[:3000], labels[:3000])
@@ -229,15 +229,15 @@ def test_the_curve_of_trust_is_found_again(steepness: float, onset: float) -> No
     """From labels drawn as the model says: by the head in a share of cases, else by the prior."""
     random = rng(6)
     clean = random.uniform(-1.0, 1.0, size=4000)
-    spoilt = random.uniform(1.0, 8.0, size=40_000)
-    excess = spoilt - np.quantile(clean, (1 + TYPICAL) / 2)
+    corrupted = random.uniform(1.0, 8.0, size=40_000)
+    excess = corrupted - np.quantile(clean, (1 + TYPICAL) / 2)
     share = np.exp(
         np.logaddexp(0.0, -steepness * onset) - np.logaddexp(0.0, steepness * (excess - onset))
     )
     # Two classes of one half; the head is sure of the first, and right where it is to be trusted.
-    right = random.random(spoilt.shape) < share * 0.99 + (1 - share) * 0.5
+    right = random.random(corrupted.shape) < share * 0.99 + (1 - share) * 0.5
     likelihood = np.where(right, 0.99, 0.01)
-    loss = fit_trust(clean, spoilt, likelihood, np.full(spoilt.shape, 0.5))["loss"].astype(
+    loss = fit_trust(clean, corrupted, likelihood, np.full(corrupted.shape, 0.5))["loss"].astype(
         np.float64
     )
     e = np.linspace(0, 6, 50)
@@ -252,11 +252,11 @@ def test_the_curve_of_trust_is_found_again(steepness: float, onset: float) -> No
 
 
 def test_a_head_that_is_confidently_wrong_loses_its_trust_soonest() -> None:
-    clean, spoilt = np.linspace(-1, 1, 100), np.linspace(1, 8, 1000)
+    clean, corrupted = np.linspace(-1, 1, 100), np.linspace(1, 8, 1000)
     prior = np.full(1000, 0.1)
     kept = []
     for likelihood in (1e-6, 0.05, 0.9):
-        cost = fit_trust(clean, spoilt, np.full(1000, likelihood), prior)
+        cost = fit_trust(clean, corrupted, np.full(1000, likelihood), prior)
         k, h = cost["loss"].astype(np.float64)
         kept.append(np.logaddexp(0.0, -k * h) - np.logaddexp(0.0, k * (2 - h)))
     assert kept[0] <= kept[1] < kept[2]
@@ -264,7 +264,7 @@ def test_a_head_that_is_confidently_wrong_loses_its_trust_soonest() -> None:
 
 def test_there_must_be_clean_samples() -> None:
     nothing = np.zeros(0)
-    with pytest.raises(MissingInput, match="held-out"):
+    with pytest.raises(MissingInput, match="validation"):
         fit_trust(nothing, nothing, nothing, nothing)
     cost = fit_trust(np.zeros(1), nothing, nothing, nothing)
     assert all(np.isfinite(array).all() and array.shape == (2,) for array in cost.values())

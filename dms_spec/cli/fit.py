@@ -1,4 +1,4 @@
-"""``dms fit``: heads and a scheduler, learned from a table of embeddings."""
+"""``dms fit`` learns heads and a scheduler from a table of embeddings."""
 
 from __future__ import annotations
 
@@ -42,28 +42,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", metavar="P", help="a policy in place of the spec's")
     numbers = parser.add_argument_group("learning")
     for flag, kind, default, text in (
-        ("--epochs", int, 200, "at most so many in a stage of gradient descent"),
-        ("--patience", int, 20, "epochs without a better held-out score before stopping"),
+        ("--epochs", int, 200, "most epochs in a stage of gradient descent"),
+        ("--patience", int, 20, "epochs without a better validation score before stopping"),
         ("--batch-size", int, 128, "rows in a step"),
         (
             "--lr",
             float,
             3e-3,
-            "of Adam, for heads in a common space; five times it for the policy",
+            "learning rate of Adam for heads in a common space; five times it for the policy",
         ),
-        ("--width", int, 64, "of the common feature space, where modalities share one"),
-        ("--passes", int, 10, "of Monte-Carlo dropout; 0 for none"),
-        ("--dropout", float, 0.1, "rate on the heads' inputs, in the passes and in a common space"),
+        ("--width", int, 64, "width of the common feature space, where modalities share one"),
+        ("--passes", int, 10, "passes of Monte-Carlo dropout; 0 for none"),
+        (
+            "--dropout",
+            float,
+            0.1,
+            "rate of dropout on the heads' inputs, in the passes and in a common space",
+        ),
         ("--noise", float, 0.4, "share of noisy rows; half of it counts in choosing a penalty"),
         ("--rank", int, 128, "directions of typicality's covariance, where it is low_rank"),
         (
             "--pull",
             float,
             0.01,
-            "strength of the pull of the policy towards the rule, where it starts",
+            "strength of the penalty that keeps the policy near the rule, where it starts",
         ),
-        ("--consistency", float, 0.1, "weight of that loss, where modalities share a space"),
-        ("--seed", int, 0, "of everything random"),
+        (
+            "--consistency",
+            float,
+            0.1,
+            "weight of the consistency loss, where modalities share a space",
+        ),
+        ("--seed", int, 0, "seed of everything random"),
     ):
         metavar = "INT" if kind is int else "X"
         help_text = f"{text} (default: %(default)s)"
@@ -146,12 +156,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def checkpoint_of(output: Path) -> Path:
-    """Where the state of a run is kept until its artifact is written."""
+    """Names the file that keeps the state of a run until its artifact is written."""
     return output.with_name(f"{output.name}.checkpoint.safetensors")
 
 
 def _json_spec(text: str | None) -> SchedulerSpec | None:
-    """The spec of a JSON file; None for a preset."""
+    """Reads the spec of a JSON file; None for a preset."""
     if text is None or text in PRESETS:
         return None
     path = Path(text)
@@ -181,7 +191,7 @@ def _spec(
 
 
 class _Bars:
-    """A progress bar for each stage, on a terminal."""
+    """Shows a progress bar for each stage, on a terminal."""
 
     def __init__(self) -> None:
         self._stage = ""
@@ -207,7 +217,7 @@ class _Bars:
                 unit="epoch",
                 disable=None,
             )
-        self._bar.set_postfix(held_out=f"{progress.score:.4f}", best=f"{progress.best_score:.4f}")
+        self._bar.set_postfix(validation=f"{progress.score:.4f}", best=f"{progress.best_score:.4f}")
         self._bar.update()
 
 
@@ -216,7 +226,7 @@ def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
     learned = f"{len(model['classes'])} classes, learned from {data['training_rows']} rows"
     lines = [
         f"policy {spec.policy}, fusion {spec.fusion}; {learned}",
-        f"held out: {data['held_out_rows']} rows, judged by heads that have not seen them",
+        f"validation: {data['validation_rows']} rows, judged by heads that have not seen them",
         "",
     ]
     for name, measured in model["metrics"].items():
@@ -237,8 +247,8 @@ _MOST_CLASSES = 20
 
 
 def _measured_table(title: str, measured: dict[str, Any], modalities: tuple[str, ...]) -> str:
-    """Fused beside what it has to be better than, a line each."""
-    lines = {"fused": measured["fused"], "uniform weights": measured["static"]}
+    """Writes fused beside what it has to be better than, a line each."""
+    lines = {"fused": measured["fused"], "static": measured["static"]}
     lines |= {f"{name} alone": measured["modalities"][name] for name in modalities}
     if "concatenation" in measured:
         lines["one regression on all inputs"] = measured["concatenation"]
@@ -260,7 +270,7 @@ def _recall(classes: list[Any], recall: list[float | None]) -> str:
 
 
 def _comparison(measured: dict[str, Any]) -> list[str]:
-    """Where the concatenation is better, in plain words."""
+    """Says in plain words where the concatenation is better."""
     other, own = measured.get("concatenation"), measured["fused"]
     if not other or other["nll"] is None or other["nll"] >= own["nll"]:
         return []

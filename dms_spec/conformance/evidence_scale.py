@@ -1,4 +1,4 @@
-"""The scales of weights, and of everything that fusion of evidence gives: in float64 NumPy."""
+"""Computes the scales of weights, and of all that fusion of evidence gives: float64 NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 
 def weight_scale(exact: Exact, scores: Floats, score: Floats) -> Floats:
-    """The scale of a softmax over the active modalities, by what is compared and its scale."""
+    """Computes the scale of a softmax over the active modalities, by what is compared."""
     active = exact.active
     top = np.where(active, scores, -np.inf).max(axis=-1, keepdims=True)
     gap = np.where(active, top - scores, 0.0)
@@ -31,7 +31,7 @@ def evidence_scales(
     score: Floats,
     unit: float,
 ) -> dict[str, Floats]:
-    """The scales of ``fused``, ``soundness`` and ``weights``.
+    """Computes the scales of ``fused``, ``soundness`` and ``weights``.
 
     Every scale on the way is that of a logarithm. h is the share of the evidence in a factor: what
     a modality says counts by h, and what it leaves open by 1 - h.

@@ -122,7 +122,7 @@ def batches(
     *,
     modalities: int | None = None,
     tame: bool = False,
-    spoil: bool = True,
+    nonfinite: bool = True,
     all_present: bool = False,
 ) -> Arrays:
     """Draws the four arrays of a batch, ordinary or hostile.
@@ -132,7 +132,7 @@ def batches(
         dtype: dtype of the floating arrays.
         modalities: M; drawn from 1 to 32 if None.
         tame: Features and logits of ordinary size, for laws that overflow would blur.
-        spoil: Whether present modalities may hold NaN and Inf.
+        nonfinite: Whether present modalities may hold NaN and Inf.
         all_present: Whether every modality is there.
     """
     half = dtype == "float16"
@@ -170,11 +170,11 @@ def batches(
         }
     arrays["present"] = np.ones((b, m), dtype=bool) if all_present else draw(masks(b, m))
     fill_absent(arrays, draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf, 1e4])))
-    if spoil and draw(st.integers(0, 4)) == 0:
-        spoilt = random.random((b, m)) < 0.3
+    if nonfinite and draw(st.integers(0, 4)) == 0:
+        bad_rows = random.random((b, m)) < 0.3
         role = draw(st.sampled_from(["features", "logits", "mc_logits"]))
         bad = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
-        arrays[role][..., spoilt, :] = bad
+        arrays[role][..., bad_rows, :] = bad
     return arrays
 
 

@@ -186,8 +186,8 @@ def make_batch(split: Split, condition: Condition, drawn: BoolArray) -> Arrays:
     features, logits, passes = [], [], []
     width = _width(split.views)
     for hit, view in zip(drawn.T, split.views.values(), strict=True):
-        spoilt = 0.0 if condition.kind == "zeroed" else view.noisy(condition.sigma)
-        inputs = np.where(hit[:, None], spoilt, view.test)
+        changed = 0.0 if condition.kind == "zeroed" else view.noisy(condition.sigma)
+        inputs = np.where(hit[:, None], changed, view.test)
         features.append(np.pad(inputs, ((0, 0), (0, width - inputs.shape[1]))))
         logits.append(view.scores(inputs))
         passes.append([view.scores(inputs * mask) for mask in view.masks])

@@ -1,1 +1,1 @@
-"""Learning from tables of embeddings: tables, calibration, typicality, prediction, on the host."""
+"""Holds tables of embeddings, calibration, typicality and prediction, on the host."""

@@ -1,4 +1,4 @@
-"""Calibration: one temperature per head, and how far confidence is from being right.
+"""Calibrates: one temperature per head, and how far confidence is from being right.
 
 For the host, in NumPy and float64. What is fitted here is a number that an artifact stores;
 the heads divide by it.
@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from dms_spec.errors import DTypeError, MissingInput, NonFiniteInput, ShapeError, SpecError
 
-#: Temperatures outside this range are not fitted: they say that the held-out set is separable,
-#: or that the logits know nothing, and not how far to trust them.
+#: Temperatures outside this range are not fitted: they say that the validation set is separable,
+#: or that the logits know nothing. They do not say how far to trust them.
 TEMPERATURES = (0.05, 20.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """A fitted temperature, and what it changed on the samples that it was fitted on.
+    """Holds a fitted temperature, and what it changed on the samples that it was fitted on.
 
     Attributes:
         temperature: What to divide the logits by, within `TEMPERATURES`.
@@ -49,7 +49,8 @@ def fit_temperature(
     prior: ArrayLike | None = None,
     weight: ArrayLike | None = None,
 ) -> Calibration:
-    """The temperature that makes held-out labels likeliest: Guo et al. 2017 (arXiv 1706.04599).
+    """Fits the temperature that makes validation labels likeliest: Guo et al. 2017 (arXiv
+    1706.04599).
 
     In ``b = 1 / T`` the negative log-likelihood ``mean(logsumexp(b l) - b l_y)`` is convex, with
     slope ``mean(E_p l - l_y)`` and curvature ``mean(Var_p l)``: Newton's method inside a bracket
@@ -57,9 +58,9 @@ def fit_temperature(
     the bound and a note; logits to which it makes no difference give 1 and a note.
 
     With a prior, the temperature divides what the logits say beyond it, ``l - log prior``, so that
-    a hot head says what is frequent and not that all classes are alike. And each label then counts
-    as drawn from the prior to the share ``100 / (100 + N^2)``: four fifths of 5 labels, a fifth of
-    20, a thousandth of 300. So a head that few samples judge says little.
+    a head with a high temperature says what is frequent, not that all classes are alike. Each
+    label then counts as drawn from the prior to the share ``100 / (100 + N^2)``: four fifths of 5
+    labels, a fifth of 20, a thousandth of 300. So a head that few samples judge says little.
 
     Args:
         logits: ``[N, C]``, of samples that the head was not fitted on. -inf rules a class out.
@@ -119,7 +120,7 @@ def fit_temperature(
 def expected_calibration_error(
     probabilities: ArrayLike, labels: ArrayLike, bins: int = 15
 ) -> float:
-    """ECE: the gap between confidence and accuracy, averaged over bins of confidence.
+    """Computes the ECE: the gap between confidence and accuracy, averaged over bins of confidence.
 
     ``sum_i n_i / N * |accuracy_i - confidence_i|`` over ``bins`` bins of equal width, bin i being
     ``((i - 1) / bins, i / bins]``; an empty bin adds nothing. The confidence is the largest
@@ -160,7 +161,7 @@ def expected_calibration_error(
 
 @dataclass(frozen=True)
 class _Judged:
-    """Samples by which a temperature is judged: at ``b = 1 / T`` the logits ``offset + b shifted``.
+    """Holds samples that judge a temperature: at ``b = 1 / T`` the logits ``offset + b shifted``.
 
     All are [N, C] but the weight, [N]; rows of the target sum to one.
     """
@@ -177,7 +178,7 @@ class _Judged:
         return e
 
     def loss(self, b: float) -> float:
-        """The mean negative log-likelihood."""
+        """Computes the mean negative log-likelihood."""
         logits = self.offset + b * self.shifted
         logits = logits - logits.max(axis=1, keepdims=True)
         said = np.where(self.target > 0, logits, 0.0)
@@ -185,7 +186,7 @@ class _Judged:
         return self._mean(losses)
 
     def derivatives(self, b: float) -> tuple[float, float]:
-        """The first and second derivative of `loss`."""
+        """Computes the first and second derivative of `loss`."""
         p = self.probabilities(b)
         x = np.where(np.isneginf(self.shifted), 0.0, self.shifted)  # p is 0 there: 0 * -inf is NaN
         mean = (p * x).sum(axis=1)
@@ -199,7 +200,7 @@ class _Judged:
 
 
 def _minimum(judged: _Judged) -> tuple[float, str]:
-    """The b = 1 / T in bounds that minimises the loss, and what to note about it."""
+    """Finds the b = 1 / T in bounds that minimises the loss, and what to note about it."""
     low, high = 1.0 / TEMPERATURES[1], 1.0 / TEMPERATURES[0]
     slope, curvature = judged.derivatives(1.0)
     if slope == 0.0 and curvature == 0.0:
@@ -222,7 +223,7 @@ def _minimum(judged: _Judged) -> tuple[float, str]:
 def _checked(
     name: str, scores: ArrayLike, labels: ArrayLike
 ) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
-    """Scores [N, C] in float64 and labels [N], or an error that says what is wrong."""
+    """Gives scores [N, C] in float64 and labels [N], or an error that says what is wrong."""
     s: NDArray[Any] = np.asarray(scores)
     y: NDArray[Any] = np.asarray(labels)
     if s.ndim != 2 or s.shape[1] == 0:

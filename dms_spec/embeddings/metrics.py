@@ -1,4 +1,4 @@
-"""Metrics: how good class probabilities are on rows with labels."""
+"""Measures how good class probabilities are on rows with labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ def measured(
     targets: NDArray[np.intp],
     weight: NDArray[np.float64] | None = None,
 ) -> dict[str, Any]:
-    """What is said of some predictions, in plain numbers; None where there is nothing to measure.
+    """Measures predictions, in plain numbers; None where there is nothing to measure.
 
     Args:
         probabilities: ``[N, C]``.
-        targets: The class of each row ``[N]``, -1 for a label that is no class: it counts as
+        targets: The class of each row ``[N]``, -1 for a label that is not a class: it counts as
             wrong, and is left out of calibration and likelihood.
         weight: How much each row counts, ``[N]``; None for all alike. The ECE counts rows alike.
 

@@ -1,4 +1,4 @@
-"""The embeddings of a table: numbers ``[N, D_m]`` by modality, on the axis that is asked for."""
+"""Reads the embeddings of a table: ``[N, D_m]`` by modality, on the axis that is asked for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Embeddings = dict[str, NDArray[Any]]
 def read_embeddings(
     arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, tuple[str, ...]], where: str
 ) -> Embeddings:
-    """Each array as numbers ``[N, D]``, all with the same N.
+    """Reads each array as numbers ``[N, D]``, all with the same N.
 
     Args:
         arrays: By modality.
@@ -52,7 +52,7 @@ def read_embeddings(
 def on_axis(
     embeddings: Embeddings, axis: Sequence[str], widths: Mapping[str, int] | None, where: str
 ) -> tuple[Embeddings, tuple[str, ...]]:
-    """The same in the order of an axis, with NaN for a modality that lacks; and notes.
+    """Orders embeddings along an axis, with NaN for a modality that is lacking; and notes.
 
     Args:
         embeddings: Of some of the axis, at least one.

@@ -59,7 +59,7 @@ class Predictor:
         return self.model.classes
 
     def predict(self, table: Table, batch_size: int = BATCH_SIZE) -> Arrays:
-        """Score every row of a table, some rows at a time.
+        """Scores every row of a table, some rows at a time.
 
         A row in which nothing is active gets the class frequencies of the training rows, which
         is all that is known about it, and the likeliest class; its ``active`` is all False and
@@ -102,7 +102,7 @@ class Predictor:
         return results
 
     def schedule(self, table: Table) -> Schedule:
-        """The whole schedule behind `predict`, with scores and terms, as NumPy arrays, in one go.
+        """Computes the whole schedule behind `predict`, with scores and terms, as NumPy arrays.
 
         Raises:
             ShapeError, NonFiniteInput, NothingPresent: As in `predict`.
@@ -111,12 +111,12 @@ class Predictor:
         return self._rows.predict(table.embeddings, table.present)[0]
 
     def unimodal(self, table: Table, batch_size: int = BATCH_SIZE) -> NDArray[Any]:
-        """Class probabilities of each modality by itself, [N, M, C]; uniform where it is absent."""
+        """Predicts class probabilities of each modality alone, [N, M, C]; equal where absent."""
         parts = (table.rows(rows) for rows in _slices(len(table), batch_size))
         return np.concatenate([self._rows.unimodal(p.embeddings, p.present) for p in parts])
 
     def _predict(self, table: Table) -> Arrays:
-        """The results for one batch."""
+        """Computes the results for one batch."""
         result, probabilities = self._rows.predict(table.embeddings, table.present)
         self.notes = tuple(dict.fromkeys(self.notes + result.notes))
         own = {} if result.soundness is None else {"soundness": result.soundness}
@@ -152,14 +152,14 @@ def _slices(rows: int, size: int) -> Iterator[slice]:
 
 
 def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, Any]:
-    """Accuracy and calibration on a table with labels: fused, uniformly fused, each alone.
+    """Measures accuracy and calibration on a table with labels: fused, static, each alone.
 
-    A label that is no class of the artifact counts as wrong; for calibration and likelihood its
+    A label that is not a class of the artifact counts as wrong; for calibration and likelihood its
     row is left out. A modality alone is measured where it is present.
 
     Returns:
-        ``samples``, and ``fused``, ``static`` (uniform over what is active) and ``modalities`` by
-        name, each with what `measured` says.
+        ``samples``, and ``fused``, ``static`` (equal weights for what is active) and ``modalities``
+        by name, each with what `measured` says.
     """
     if table.labels is None:
         raise MissingInput("there are no labels to measure by")

@@ -1,4 +1,4 @@
-"""Scaling: zero and unit of each input, such that no glitch decides what they are.
+"""Scales inputs: zero and unit of each, such that no glitch decides what they are.
 
 For the host, in NumPy. The heads apply them: ``s = (x - zero) / unit``.
 """
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How the inputs of one modality are scaled, from its training rows.
+    """Says how the inputs of one modality are scaled, from its training rows.
 
     Attributes:
         zero: The least value of each input that is no glitch, float32 ``[D]``.
@@ -38,16 +38,16 @@ class Scale:
     high: Floats
 
     def glitches(self, x: NDArray[Any]) -> NDArray[np.bool_]:
-        """Which values lie outside what is no glitch, ``[N, D]``."""
+        """Finds the values that are glitches, ``[N, D]``."""
         return np.asarray((x < self.low) | (x > self.high))
 
 
 def fit_scale(x: NDArray[Any], name: str) -> Scale:
-    """Scale by the range of what is no glitch, from its bottom.
+    """Scales by the range of what is not a glitch, from its bottom.
 
-    From the bottom of the range and not from the mean, so that an input that has gone dead, and
-    reads the least that it can, is 0. The range and not the deviation, because sensors are noisy
-    in proportion to it: measured, a head gives up less under noise for what it knows without.
+    It starts from the bottom of the range, not from the mean, so that a dead input, which reads the
+    least that it can, is 0. It divides by the range, not by the deviation, because sensors are
+    noisy in proportion to it. Measured, a head then loses less under noise.
 
     Args:
         x: ``[N, D]``, finite, at least one row.
@@ -79,7 +79,7 @@ def fit_scale(x: NDArray[Any], name: str) -> Scale:
 
 
 def _ends(values: Floats) -> tuple[float, float]:
-    """The least and the greatest value that is no glitch.
+    """Finds the least and the greatest value that is not a glitch.
 
     From the middle half of the distinct values outwards, up to the first gap that is `GAP` times
     as wide as everything before it. Distinct values, so that a filler counts once, however many

@@ -1,4 +1,4 @@
-"""A table: one array of frozen embeddings per modality, with presence, labels and a split.
+"""Holds a table: one array of frozen embeddings per modality, with presence, labels and a split.
 
 Everything that a table can be wrong in is found here, before anything is learned from it. A file
 and arrays in memory come in by the same door, `Table.from_arrays`.
@@ -81,7 +81,7 @@ class Table:
         ordered: bool = True,
         where: str = "the table",
     ) -> Self:
-        """Make a table of arrays by name, in any container, and check all that can be checked.
+        """Makes a table of arrays by name, in any container, and checks all that can be checked.
 
         Args:
             arrays: ``[N, D_m]`` for each modality under its name, as a list, a NumPy array, a
@@ -102,15 +102,15 @@ class Table:
             widths: D by modality. One of ``axis`` without an array is then absent in all rows,
                 with a note; without widths it is an error.
             need_labels: Refuse a table that cannot be learned from: see `check_learnable`.
-            strict_labels: Refuse labels that are no classes. Otherwise the table has no labels
+            strict_labels: Refuse labels that are not classes. Otherwise the table has no labels
                 then, and a note says why.
             ordered: Whether the order of the arrays is their author's; a ``.safetensors`` file
                 keeps none.
             where: What messages call the table.
 
         Raises:
-            MissingInput, ShapeError, DTypeError, SpecError: It is no table; the message names the
-                array.
+            MissingInput, ShapeError, DTypeError, SpecError: It is not a table; the message names
+                the array.
         """
         given = by_name({name: a for name, a in arrays.items() if a is not None})
         plain = {name: to_array(name, value, where) for name, value in given.items()}
@@ -146,7 +146,7 @@ class Table:
         return table
 
     def _where_labelled(self) -> Self:
-        """Rows without a label are in no part of a split."""
+        """Leaves rows without a label out of every part of a split."""
         if self.labelled is None:
             return self
         known = self.labelled
@@ -165,7 +165,7 @@ class Table:
         return tuple(self.embeddings)
 
     def rows(self, index: slice | NDArray[np.intp]) -> Self:
-        """Some of the rows, without the split."""
+        """Gives some of the rows, without the split."""
         columns = ("labels", "labelled", "groups", "sample_weight")
         own = {name: getattr(self, name) for name in columns}
         changes: dict[str, Any] = dict.fromkeys(SPLITS) | {
@@ -179,7 +179,7 @@ class Table:
         )
 
     def training_rows(self) -> NDArray[np.intp]:
-        """``train``; else all rows with a label that are neither in ``test`` nor ``validation``."""
+        """``train``, or all rows with a label that are neither in ``test`` nor ``validation``."""
         if self.train is not None:
             return self.train
         free = np.ones(len(self), dtype=bool) if self.labelled is None else self.labelled.copy()
@@ -201,7 +201,7 @@ class Table:
         return (*self.remarks, *absent, *self._split_notes())
 
     def _split_notes(self) -> tuple[str, ...]:
-        """What is measured on rows that are strange to training, or too near to it."""
+        """Says what is measured on rows that are strange to training, or too near to it."""
         notes = []
         train = self.training_rows()
         for name in ("validation", "test"):
@@ -223,7 +223,7 @@ class Table:
         return tuple(notes)
 
     def refuse_nonfinite(self) -> None:
-        """For a spec with ``nonfinite="raise"``.
+        """Refuses NaN and Inf, for a spec with ``nonfinite="raise"``.
 
         Raises:
             NonFiniteInput: A row that is present holds NaN or Inf.
@@ -247,7 +247,7 @@ def read_table(
     need_labels: bool = False,
     strict_labels: bool = True,
 ) -> Table:
-    """Read a table from ``.npz`` or ``.safetensors``.
+    """Reads a table from ``.npz`` or ``.safetensors``.
 
     Args:
         path: A file with the arrays of `Table.from_arrays`. A ``.safetensors`` file holds no
@@ -256,7 +256,7 @@ def read_table(
         axis: The modalities of an artifact or a spec.
         widths: D by modality.
         need_labels: Refuse a table that cannot be learned from.
-        strict_labels: Refuse labels that are no classes.
+        strict_labels: Refuse labels that are not classes.
 
     Raises:
         FileError: The file cannot be read.
@@ -281,7 +281,7 @@ def read_table(
 
 
 def check_learnable(table: Table, where: str = "the table") -> None:
-    """Refuse a table that nothing can be learned from.
+    """Refuses a table that nothing can be learned from.
 
     Raises:
         MissingInput: There are no labels, no training rows, only one class, or a modality is

@@ -1,4 +1,4 @@
-"""Fitting typicality: where a modality's features lie, and what leaving that place costs.
+"""Fits typicality: where a modality's features lie, and what leaving that place costs.
 
 For the host, in NumPy. The distance itself is `dms_spec.equations.typicality.log_distance`.
 """
@@ -18,7 +18,7 @@ Arrays = dict[str, NDArray[Any]]
 
 #: How far the covariance is drawn to a multiple of the identity.
 SHRINKAGE = 0.1
-#: The share of held-out clean samples that counts as typical, the rest half on either side.
+#: The share of validation clean samples that counts as typical, the rest half on either side.
 TYPICAL = 0.98
 
 # Enough for a covariance; eigenvectors of more would take minutes.
@@ -38,7 +38,7 @@ def fit_place(
     covariance: Covariance = "low_rank",
     rank: int = 128,
 ) -> Arrays:
-    """Class means and a shrunk covariance that the classes share, of one modality.
+    """Fits class means and a shrunk covariance that the classes share, of one modality.
 
     In ``"low_rank"`` the covariance is that within classes in the leading principal directions,
     and one variance outside them (a probabilistic PCA; Tipping and Bishop 1999); with no more
@@ -114,7 +114,7 @@ def _shrunk(variance: Any, level: float) -> Any:
 
 
 def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """The leading principal directions of centred rows, [D, r], r from one up to the rank."""
+    """Finds the leading principal directions of centred rows, [D, r], r from one up to the rank."""
     z = z[:: -(-len(z) // _MOST_ROWS)]
     if z.shape[1] <= len(z):
         vectors = np.linalg.eigh(z.T @ z)[1]
@@ -129,7 +129,7 @@ def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
 
 
 def stacked(places: Sequence[Mapping[str, NDArray[Any]]], width: int) -> Arrays:
-    """The places of all modalities, filled up to common sizes: the parameters of the signal.
+    """Stacks the places of all modalities, filled up to common sizes: the signal's parameters.
 
     Zeros fill features and directions, a prototype again fills prototypes: no distance changes.
     """
@@ -156,9 +156,9 @@ def _filled(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
 
 
 def fit_trust(
-    clean: NDArray[Any], spoilt: NDArray[Any], likelihood: NDArray[Any], prior: NDArray[Any]
+    clean: NDArray[Any], corrupted: NDArray[Any], likelihood: NDArray[Any], prior: NDArray[Any]
 ) -> Arrays:
-    """What a log-distance costs in trust, of one modality, from samples that its head never saw.
+    """Fits what a log-distance costs in trust, from samples that the modality's head never saw.
 
     A source that is trusted to the share s gives the label ``s p + (1 - s) prior`` (Shafer's
     discounting). s falls with the distance as the signal's logistic curve does, from 1 at what is
@@ -170,7 +170,7 @@ def fit_trust(
 
     Args:
         clean: Log-distances of clean samples ``[N]``.
-        spoilt: Log-distances of samples corrupted at random ``[S]``.
+        corrupted: Log-distances of samples corrupted at random ``[S]``.
         likelihood: The probability that the head gives to the label of those, ``[S]``.
         prior: The frequency of that label, ``[S]``.
 
@@ -186,7 +186,7 @@ def fit_trust(
     low, high = np.quantile(clean, (tail, 1.0 - tail))
     margin = 2.0 / len(clean) * max(high - low, 1.0)
     low, high = low - margin, high + margin
-    excess = np.maximum(spoilt - high, 0.0) + np.maximum(low - spoilt, 0.0)
+    excess = np.maximum(corrupted - high, 0.0) + np.maximum(low - corrupted, 0.0)
     beyond = np.flatnonzero(excess > 0)
     beyond = beyond[:: max(1, -(-len(beyond) // _MOST_SAMPLES))]
     e, p, known = (np.asarray(a, dtype=np.float64)[beyond] for a in (excess, likelihood, prior))

@@ -1,4 +1,4 @@
-"""From a schedule to class probabilities, with the joint expert where an artifact has one."""
+"""Turns a schedule into class probabilities, with the joint expert where an artifact has one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def schedule_probabilities(
     parameters: Mapping[str, Array],
     prior: Array,
 ) -> Array:
-    """Class probabilities of the rows behind a schedule, ``[B, C]``.
+    """Computes class probabilities of the rows behind a schedule, ``[B, C]``.
 
     Args:
         ns: The namespace to compute in, guarded.

@@ -1,4 +1,4 @@
-"""Bounded evidence: what a modality says counts as far as the modality is sound, and no further.
+"""Fuses bounded evidence: what a modality says counts as far as it is sound, and no further.
 
 With probability g_m modality m is sound, and its head's posterior is evidence; otherwise it says
 nothing. So no modality can overrule the others by more than a bound, and one that contradicts them
@@ -152,7 +152,7 @@ def log_prior(ns: Namespace, prior: Array | None) -> Array | float:
 
 
 def _initial(spec: SchedulerSpec, sizes: Mapping[str, int], *, seed: int) -> dict[str, Floats]:
-    """What `soundness` is without parameters."""
+    """Gives what `soundness` is without parameters."""
     del spec, seed
     return {
         "doubt": np.asarray(log(DOUBT / (1 - DOUBT)), dtype=np.float32),

@@ -1,4 +1,4 @@
-"""The joint expert: one linear head over all modalities, believed as far as all of them are.
+"""Computes the joint expert: one linear head over all modalities, believed if all are sound.
 
 What two modalities say together may be more than what each says by itself. A head over all of them
 knows it, but one corrupted input misleads it. So it speaks to the share of the probability that
@@ -14,7 +14,7 @@ from dms_spec.types import Array
 
 
 def has_joint(parameters: Mapping[str, Array]) -> bool:
-    """Whether an artifact has a joint expert."""
+    """Says whether an artifact has a joint expert."""
     return "joint.share" in parameters
 
 

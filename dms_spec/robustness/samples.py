@@ -236,7 +236,7 @@ class Samples:
                 fix="Write them as they were in the table that was learned from.",
             )
         if unknown_labels := strangers(classes, table.labels[rows]):
-            notes.append(f"labels that are no class: {unknown_labels}")
+            notes.append(f"labels that are not a class: {unknown_labels}")
         training = table.training_rows()
         if table.test is None:
             notes.append(

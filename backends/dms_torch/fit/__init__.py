@@ -1,4 +1,4 @@
-"""Learning from a table of embeddings: ``fit`` learns heads, typicality and a policy.
+"""Learns from a table of embeddings: ``fit`` learns heads, typicality and a policy.
 
 `training` holds the order of it all. What is learned from stands in `folds`, what is random in
 `corruption`, heads in `heads` and `initialize`, typicality in `typicality`, the policy in

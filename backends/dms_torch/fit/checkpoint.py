@@ -1,4 +1,4 @@
-"""Where a run of `dms_torch.fit.training.fit` stands, in one safetensors file: no pickle.
+"""Keeps the state of a run of `dms_torch.fit.training.fit` in one safetensors file: no pickle.
 
 The file is written under a temporary name and moved, so that a process killed at any moment
 leaves the last whole one. JSON in its metadata says what run it is of.
@@ -27,12 +27,12 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A stage after some epoch.
+    """Holds a stage after some epoch.
 
     Attributes:
         stage: Its name.
         epoch: Epochs done.
-        best_epoch: The one with the best held-out score; 0 for where the stage started.
+        best_epoch: The one with the best validation score; 0 for where the stage started.
         best_score: That score.
         finished: What earlier stages reported, by name.
         arrays: Parameters under ``now.``, those of the best epoch under ``best.``, the optimiser's
@@ -47,7 +47,7 @@ class State:
     arrays: Arrays = field(default_factory=dict)
 
     def part(self, prefix: str) -> Arrays:
-        """The arrays of one kind, by their own names."""
+        """Gives the arrays of one kind, by their own names."""
         start = f"{prefix}."
         return {
             name.removeprefix(start): array
@@ -57,7 +57,7 @@ class State:
 
 
 class Checkpoint:
-    """The checkpoint file of one run.
+    """Reads and writes the checkpoint file of one run.
 
     Args:
         path: Where it lies; None keeps none.
@@ -73,11 +73,11 @@ class Checkpoint:
         self._written, self._own = -seconds, False
 
     def load(self) -> State | None:
-        """The state to go on from; None if the run starts anew.
+        """Reads the state to go on from; None if the run starts anew.
 
         Raises:
             ArtifactError: The file is of another run.
-            FileError: It is damaged, or no checkpoint.
+            FileError: It is damaged, or not a checkpoint.
         """
         if self._path is None or not self._path.exists():
             return None
@@ -94,7 +94,7 @@ class Checkpoint:
             state = State(arrays=arrays, **data)
         except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise FileError(
-                f"{self._path} is no checkpoint of this version",
+                f"{self._path} is not a checkpoint of this version",
                 got=f"{type(error).__name__}: {error}",
                 fix=fix,
             ) from error
@@ -111,12 +111,12 @@ class Checkpoint:
         return state
 
     def discard(self) -> None:
-        """Remove the file if it is of this run, which cannot be finished."""
+        """Removes the file if it is of this run, which cannot be finished."""
         if self._path is not None and self._own:
             self._path.unlink(missing_ok=True)
 
     def save(self, state: State) -> None:
-        """Write a state, unless the last one is recent.
+        """Writes a state, unless the last one is recent.
 
         Raises:
             FileError: It cannot be written.

@@ -1,4 +1,4 @@
-"""What people would use instead: one logistic regression on all modalities next to each other."""
+"""Measures what people would use instead: one logistic regression on all modalities together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dms_torch.fit.folds import Rows
 
 
 def measure_concatenation(found: Arrays, copy: int, rows: Rows, table: Table) -> dict[str, Any]:
-    """How good one copy of `joint_regression` is on rows that it has not seen.
+    """Measures one copy of `joint_regression` on rows that it has not seen.
 
     Args:
         found: What `joint_regression` found.
@@ -31,7 +31,7 @@ def measure_concatenation(found: Arrays, copy: int, rows: Rows, table: Table) ->
 
 
 def _inputs(found: Arrays, rows: Rows, table: Table) -> NDArray[np.float64]:
-    """Scaled, next to each other, each modality at its mean where it is absent."""
+    """Puts modalities, scaled, next to each other, each at its mean where it is absent."""
     widths = [array.shape[1] for array in table.embeddings.values()]
     means = np.split(found["mean"].astype(np.float64), np.cumsum(widths)[:-1])
     parts = []

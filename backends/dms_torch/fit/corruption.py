@@ -1,4 +1,4 @@
-"""Everything that is drawn at random while learning: streams, dropout, noise, corruption.
+"""Draws everything that is random while learning: streams, dropout, noise, corruption.
 
 Every draw is NumPy's Philox of (seed, purpose, ...): nothing depends on the state of a generator,
 so that a run that was stopped goes on to the same bits.
@@ -15,30 +15,37 @@ from torch import Tensor
 
 Random = np.random.Generator
 
-#: How often held-out rows are corrupted, to learn what corruption costs and to measure by.
+#: How often validation rows are corrupted, to learn what corruption costs and to measure by.
 DRAWS = 8
 
 # First entries of the Philox streams; draw_masks takes bytes, so these cannot meet its own.
-_STREAMS = {"split": 256, "start": 257, "heads": 258, "policy": 259, "held": 260, "trust": 261}
+_STREAMS = {
+    "split": 256,
+    "start": 257,
+    "heads": 258,
+    "policy": 259,
+    "validation": 260,
+    "trust": 261,
+}
 
 # The share of the samples that meet corruption; of their modalities it hits half.
-_SPOILT = 0.6
+_CORRUPTED = 0.6
 
 
 def stream(seed: int, purpose: str, *key: int) -> Random:
-    """A generator that depends on nothing but these."""
+    """Makes a generator that depends on nothing but these."""
     numbers = (_STREAMS[purpose], *key)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=numbers)))
 
 
 def dropped(x: Tensor, rate: float, random: Random) -> Tensor:
-    """Inputs with some at 0 and the rest scaled up, in training: [B, D] -> [B, D]."""
+    """Sets some inputs to 0 and scales up the rest, in training: [B, D] -> [B, D]."""
     keep = random.random(tuple(x.shape), dtype=np.float32) >= rate
     return x * torch.from_numpy(keep).to(x.device) / (1.0 - rate)
 
 
 def noisy(x: Tensor, share: float, random: Random) -> Tensor:
-    """A share of the rows with uniform noise of up to half the range of an input, in training."""
+    """Adds uniform noise of up to half the range of an input to a share of the rows."""
     rows, width = x.shape
     level = (random.random((rows, 1), dtype=np.float32) < share) * 0.5
     level = level * random.random((rows, 1), dtype=np.float32)
@@ -49,17 +56,19 @@ def noisy(x: Tensor, share: float, random: Random) -> Tensor:
 def corrupted(
     embeddings: Mapping[str, Tensor], random: Random
 ) -> tuple[dict[str, Tensor], NDArray[np.bool_]]:
-    """Rows with some modalities `spoilt`, and which: bool [B, M]."""
+    """Corrupts some modalities of some rows, and says which: bool [B, M]."""
     shape = (len(next(iter(embeddings.values()))), len(embeddings))
-    hit = (random.random((shape[0], 1)) < _SPOILT) & (random.random(shape) < 0.5)
-    changed = {name: spoilt(x, hit[:, m], random) for m, (name, x) in enumerate(embeddings.items())}
+    hit = (random.random((shape[0], 1)) < _CORRUPTED) & (random.random(shape) < 0.5)
+    changed = {
+        name: corrupted_rows(x, hit[:, m], random) for m, (name, x) in enumerate(embeddings.items())
+    }
     return changed, hit
 
 
 def exchanged(
     embeddings: Mapping[str, Tensor], hit: NDArray[np.bool_], share: float, random: Random
 ) -> dict[str, Tensor]:
-    """A share of what is hit, with the inputs that another row has there: typical, and wrong."""
+    """Gives a share of what is hit the inputs of another row: typical, and wrong."""
     result = {}
     for m, (name, x) in enumerate(embeddings.items()):
         own = torch.from_numpy(hit[:, m] & (random.random(len(x)) < share)).to(x.device)
@@ -68,8 +77,8 @@ def exchanged(
     return result
 
 
-def spoilt(x: Tensor, hit: NDArray[np.bool_], random: Random) -> Tensor:
-    """The rows that are hit, corrupted at random: for learning what corruption costs.
+def corrupted_rows(x: Tensor, hit: NDArray[np.bool_], random: Random) -> Tensor:
+    """Corrupts the rows that are hit at random, to learn what corruption costs.
 
     Uniform noise in half of them, Laplace noise in a quarter, its level spread evenly in the
     logarithm from a fiftieth of the range of an input to three times it; a part of the inputs

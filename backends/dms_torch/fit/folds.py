@@ -1,4 +1,4 @@
-"""The rows of a table on their way into training: cut into folds, scaled, on the device."""
+"""Prepares the rows of a table for training: cut into folds, scaled, on the device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NEVER_HELD = -1
 
 @dataclass(frozen=True)
 class Part:
-    """Rows on the device: scaled embeddings, presence, class indices, folds and weights."""
+    """Holds rows on the device: scaled embeddings, presence, class indices, folds and weights."""
 
     embeddings: dict[str, Tensor]
     present: Tensor
@@ -48,11 +48,11 @@ class Part:
         )
 
     def of_fold(self, fold: int) -> Part:
-        """The rows of one fold."""
+        """Gives the rows of one fold."""
         return self.rows(torch.nonzero(self.fold == fold)[:, 0])
 
     def only(self, names: tuple[str, ...]) -> Part:
-        """The rows in some modalities alone."""
+        """Gives the rows in some modalities alone."""
         columns = [list(self.embeddings).index(name) for name in names]
         return replace(
             self,
@@ -63,13 +63,14 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What one run learns from.
+    """Holds what one run learns from.
 
     Attributes:
         learn: The rows that heads learn from.
-        held: The rows that heads are judged by, each by heads that have not seen it.
+        validation: The rows that heads are judged by, each by heads that have not seen it.
         first: Fold 0, in the table's numbering: what chooses when the policy stops.
-        crossed: Each fold is held out from heads of its own; otherwise fold 0 from everything.
+        crossed: For each fold there are heads that have not learned from it. Otherwise nothing
+            learns from fold 0.
         classes: The labels' own values, sorted.
         prior: How frequent each is, as the rows are weighed.
         scale: How each modality is scaled.
@@ -77,7 +78,7 @@ class Rows:
     """
 
     learn: Part
-    held: Part
+    validation: Part
     first: NDArray[np.intp]
     crossed: bool
     classes: NDArray[np.generic]
@@ -94,14 +95,15 @@ class Rows:
 def rows_of(
     table: Table, device: str, random: Random, *, crossed: bool, balanced: bool = False
 ) -> Rows:
-    """The training rows of a table that is learnable, and the rows that judge what is learned.
+    """Prepares the training rows of a table, and the rows that judge what is learned.
 
     Args:
         table: With labels.
         device: Where to.
         random: Cuts the training rows into folds.
-        crossed: Each fold is held out from heads of its own; otherwise fold 0 from everything.
-            With validation rows in the table, these are fold 0 and held out from everything.
+        crossed: For each fold there are heads that have not learned from it. Otherwise nothing
+            learns from fold 0.
+            Validation rows of the table are fold 0 then, and nothing learns from them.
         balanced: Rows are weighed so that all classes count alike.
 
     Raises:
@@ -127,14 +129,14 @@ def rows_of(
     notes += more
     learn = replace(learn, weight=_moved(weight[kept].astype(np.float32), device))
     if crossed:
-        held = learn.rows(torch.from_numpy(np.flatnonzero(fold >= 0)))
+        validation = learn.rows(torch.from_numpy(np.flatnonzero(fold >= 0)))
     else:
-        held, _ = _part(table, first, np.zeros(len(first), np.intp), classes, scale, device)
+        validation, _ = _part(table, first, np.zeros(len(first), np.intp), classes, scale, device)
         own = _weights(table, first, class_indices(classes, table.labels[first]), balanced=balanced)
-        held = replace(held, weight=_moved(own.astype(np.float32), device))
+        validation = replace(validation, weight=_moved(own.astype(np.float32), device))
     return Rows(
         learn=learn,
-        held=held,
+        validation=validation,
         first=first,
         crossed=crossed,
         classes=classes,
@@ -145,22 +147,22 @@ def rows_of(
 
 
 def _something(table: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
-    """The rows with something present, and how many have nothing."""
+    """Finds the rows with something present, and counts those with nothing."""
     some = table.present[rows].any(axis=1)
     return rows[some], int((~some).sum())
 
 
 def _validation(table: Table, classes: NDArray[np.generic]) -> tuple[NDArray[np.intp], list[str]]:
-    """The validation rows that can judge, and what to note about the others."""
+    """Finds the validation rows that can judge, and what to note about the others."""
     assert table.labels is not None and table.validation is not None  # noqa: S101 - narrows
     rows, empty = _something(table, table.validation)
     known = class_indices(classes, table.labels[rows]) >= 0
-    notes = [f"{empty} validation rows have nothing present; they judge nothing"] * (empty > 0)
+    notes = [f"{empty} validation rows have nothing present; they are not used"] * (empty > 0)
     if not known.all():
         strangers = ", ".join(repr(c) for c in np.unique(table.labels[rows[~known]]).tolist())
         notes.append(
             f"{(~known).sum()} validation rows are of classes that no training row has "
-            f"({strangers}); they judge nothing"
+            f"({strangers}); they are not used"
         )
     if not known.any():
         raise MissingInput(
@@ -174,7 +176,7 @@ def _validation(table: Table, classes: NDArray[np.generic]) -> tuple[NDArray[np.
 def _weights(
     table: Table, rows: NDArray[np.intp], labels: NDArray[np.intp], *, balanced: bool
 ) -> NDArray[np.float64]:
-    """How much each row counts, one on average."""
+    """Computes how much each row counts, one on average."""
     weight = np.ones(len(rows)) if table.sample_weight is None else table.sample_weight[rows]
     if balanced:
         weight = weight / np.maximum(np.bincount(labels, weight)[labels], np.finfo(float).tiny)
@@ -189,7 +191,7 @@ def _scales(table: Table, rows: NDArray[np.intp]) -> dict[str, Scale]:
         there = rows[table.present[rows, m]]
         if len(there) < 2:
             raise MissingInput(
-                f"modality {name!r} is present in too few training rows that are not held out",
+                f"modality {name!r} is present in too few training rows to learn from",
                 expected="two rows or more to learn from",
                 got=f"{len(there)} of {len(rows)}",
                 fix="Leave the modality out of the table.",
@@ -206,9 +208,9 @@ def _part(
     scales: Mapping[str, Scale],
     device: str,
 ) -> tuple[Part, list[str]]:
-    """Scaled rows, each of weight one, and what to note about glitches in them.
+    """Scales rows, and finds what to note about glitches in them.
 
-    A row full of glitches is absent; single ones are held to the range of the other values.
+    A row full of glitches is absent; single ones are limited to the range of the other values.
     """
     embeddings, present, notes = {}, table.present[rows].copy(), []
     for m, (name, scale) in enumerate(scales.items()):
@@ -239,7 +241,7 @@ def _glitch_notes(
     notes = []
     for hit, where, what in (
         (broken, "most inputs", "count as absent while learning"),
-        (far.any(axis=1) & ~broken, "some inputs", "are held to the range of all others"),
+        (far.any(axis=1) & ~broken, "some inputs", "are limited to the range of all others"),
     ):
         if hit.any():
             listed = ", ".join(map(str, rows[hit][:5])) + (", ..." if hit.sum() > 5 else "")
@@ -255,14 +257,14 @@ def _moved(array: NDArray[Any], device: str) -> Tensor:
 
 
 def cut(order: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    """Batches of a size, the last one of what is left."""
+    """Cuts into batches of a size, the last one of what is left."""
     return [order[k : k + size] for k in range(0, len(order), size)]
 
 
 def batches(
     part: Part, index: Iterable[NDArray[np.intp]], spec: SchedulerSpec, random: Random
 ) -> Iterator[Part]:
-    """Some rows at a time, with the modalities that the policy lets training see."""
+    """Draws some rows at a time, with the modalities that the policy lets training see."""
     change = get_policy(spec.policy).training_presence
     for rows in index:
         batch = part.rows(torch.from_numpy(rows))
@@ -276,7 +278,7 @@ def batches(
 def folds(
     labels: NDArray[np.intp], random: Random, groups: NDArray[np.intp] | None = None
 ) -> NDArray[np.intp]:
-    """A fold from 0 to `FOLDS` - 1 for each row, evenly over the classes; the largest is 0.
+    """Gives each row a fold from 0 to `FOLDS` - 1, evenly over the classes; the largest is 0.
 
     Args:
         labels: Class indices ``[N]``.
@@ -294,7 +296,7 @@ def folds(
     if not sizes.any():
         what = "rows" if groups is None else "groups"
         raise MissingInput(
-            "there are too few training rows to hold some out",
+            "there are too few training rows to keep some for validation",
             expected=f"two {what} or more of some class",
             got=f"{len(labels)} rows; no class has two {what}",
         )
@@ -317,17 +319,17 @@ def _by_class(labels: NDArray[np.intp], random: Random) -> NDArray[np.intp]:
 def _by_group(
     labels: NDArray[np.intp], groups: NDArray[np.intp], random: Random
 ) -> NDArray[np.intp]:
-    """The largest group first, each into the fold in which its classes are rarest so far."""
+    """Puts the largest group first, each into the fold in which its classes are rarest so far."""
     counts = np.zeros((groups.max() + 1, labels.max() + 1))
     np.add.at(counts, (groups, labels), 1)
-    # A group that has a class to itself teaches every head, and judges none.
+    # Every head learns from a group that has a class to itself, and none is judged by it.
     alone = counts[:, (counts > 0).sum(axis=0) == 1].any(axis=1)
     fold = np.full(len(counts), NEVER_HELD, dtype=np.intp)
-    held = np.zeros((FOLDS, counts.shape[1]))
+    counted = np.zeros((FOLDS, counts.shape[1]))
     order = random.permutation(np.flatnonzero(~alone))
     for group in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
         own = counts[group]
         # The rise of the sum of squares, in which evenly cut classes are least.
-        fold[group] = int(((held * own / counts.sum(axis=0)).sum(axis=1)).argmin())
-        held[fold[group]] += own
+        fold[group] = int(((counted * own / counts.sum(axis=0)).sum(axis=1)).argmin())
+        counted[fold[group]] += own
     return fold[groups]

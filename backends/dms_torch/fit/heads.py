@@ -1,4 +1,4 @@
-"""Heads: how they are learned, copied and applied.
+"""Learns, copies and applies heads.
 
 Where features of different modalities are compared, all heads are learned at once, since they
 share a space (`dms_torch.fit.space`). Elsewhere each modality is learned by itself
@@ -29,7 +29,7 @@ from dms_torch.fit.space import CommonSpace
 
 
 class Heads:
-    """How heads are learned and applied; it holds rows, and no parameters.
+    """Says how heads are learned and applied. It holds rows, and no parameters.
 
     Args:
         spec: Whose modalities they are.
@@ -46,7 +46,7 @@ class Heads:
         self.ns = torch_namespace(self.device.type)
 
     def learn(self, descent: Descent) -> tuple[Arrays, dict[str, dict[str, Any]]]:
-        """The parameters of all copies, and of each modality how it was calibrated."""
+        """Learns the parameters of all copies, and says of each modality how it was calibrated."""
         if self.shared:
             space = CommonSpace(self.spec, self.settings, self.rows, self.apply)
             learned = descent.learn(space.stage())
@@ -63,7 +63,7 @@ class Heads:
         return learned, calibration
 
     def fitted(self, learned: Arrays, *, passes: int) -> list[Arrays]:
-        """Each copy as heads of their own, with masks where there are passes."""
+        """Gives each copy as heads of their own, with masks where there are passes."""
         masks: Arrays = {}
         if passes:
             widths = {name: x.shape[1] for name, x in self.rows.learn.embeddings.items()}
@@ -91,7 +91,7 @@ class Heads:
         parameters: Tensors,
         outputs: tuple[str, ...],
     ) -> dict[str, Tensor]:
-        """What heads give for embeddings that are scaled already."""
+        """Applies heads to embeddings that are scaled already."""
         with self.ns.guard():
             return apply_heads(
                 self.ns,
@@ -104,7 +104,7 @@ class Heads:
             )
 
     def unscaled(self, embeddings: Tensors) -> dict[str, Tensor]:
-        """A scale that changes nothing, for embeddings that are scaled already."""
+        """Gives a scale that changes nothing, for embeddings that are scaled already."""
         result = {}
         for name, x in embeddings.items():
             width = x.shape[1:]

@@ -1,4 +1,4 @@
-"""Where classifiers that share a space start: ridge regression, as strong as held-out rows ask."""
+"""Starts classifiers that share a space at a ridge regression that validation rows choose."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ def ridge_start(
     x: Floats,
     labels: NDArray[np.intp],
     classes: int,
-    held: Floats,
-    held_labels: NDArray[np.intp],
+    validation: Floats,
+    validation_labels: NDArray[np.intp],
 ) -> NDArray[np.float32]:
-    """Weights of a classifier, its penalty and its scale chosen by held-out rows.
+    """Computes the weights of a classifier. Validation rows choose its penalty and its scale.
 
     Regression of the centred one-hot labels on inputs that are not centred, without an
-    intercept, so that an input of zeros speaks for no class. Penalty and scale make the held-out
+    intercept, so that an input of zeros speaks for no class. Penalty and scale make the validation
     labels likeliest.
 
     Args:
         x: ``[N, D]``.
         labels: ``[N]``, from 0 to C - 1.
         classes: C.
-        held: Rows to choose by, ``[H, D]``.
-        held_labels: ``[H]``.
+        validation: Rows to choose by, ``[H, D]``.
+        validation_labels: ``[H]``.
 
     Returns:
         ``[D, C]``; zeros where there is nothing to choose by.
     """
     best, found = np.inf, np.zeros((x.shape[1], classes))
-    for weight in _path(x, labels, classes) if len(held) else ():
-        fitted = fit_temperature(held @ weight, held_labels)
+    for weight in _path(x, labels, classes) if len(validation) else ():
+        fitted = fit_temperature(validation @ weight, validation_labels)
         if fitted.nll_after < best:
             best, found = fitted.nll_after, weight / fitted.temperature
     return found.astype(np.float32)
 
 
 def _path(x: Floats, labels: NDArray[np.intp], classes: int) -> list[Floats]:
-    """The solution for every penalty, [D, C] each."""
+    """Solves for every penalty, [D, C] each."""
     step = max(1, -(-len(x) // _MOST_ROWS))
     x, labels = x[::step], labels[::step]
     rows, width = x.shape

@@ -1,4 +1,4 @@
-"""Multinomial logistic regression at its optimum, for several sets of rows at once."""
+"""Solves multinomial logistic regression at its optimum, for several sets of rows at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _MOST_STEPS = 100
 
 
 class LogisticPath:
-    """Regressions on the same inputs, each with its own rows, along a path of penalties.
+    """Solves regressions on the same inputs, each with its own rows, along a path of penalties.
 
     Minimised are, for each regression, the mean cross-entropy of ``softmax(log prior + x W + b)``
     and ``penalty / 2`` times the sum of the squares of W and b. The prior is that of its own rows,
     half a row added to each class. So with a large penalty a head says what is frequent, and an
-    input of zeros is pulled towards saying just that: b is penalised like any weight.
+    input of zeros comes close to saying just that: b is penalised like any weight.
 
     Solved with L-BFGS (torch, strong Wolfe line search) in the eigenbasis of the inputs' second
     moments, where every direction is scaled by its curvature: between 10 and 100 steps for each
@@ -45,7 +45,7 @@ class LogisticPath:
         self._found = x.new_zeros(self._x.shape[1], *self.log_prior.shape)
 
     def solve(self, penalty: float) -> tuple[Tensor, Tensor, bool]:
-        """Weights ``[A, D, C]``, biases ``[A, C]``, and whether the optimum was reached."""
+        """Solves for weights ``[A, D, C]`` and biases ``[A, C]``; says if it is at the optimum."""
         # A class probability varies by up to a quarter; a fifth is as good as any other guess.
         unit = (0.2 * self._moments + penalty).rsqrt()
         free = (self._found / unit[:, None, None]).requires_grad_()
@@ -79,7 +79,7 @@ class LogisticPath:
 
 
 def _eigenbasis(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions ``[D, r]`` that span the rows, and the mean square of the rows along each."""
+    """Finds directions ``[D, r]`` that span the rows, and the rows' mean square along each."""
     if x.shape[1] <= len(x):
         moments, basis = torch.linalg.eigh(x.T @ x / len(x))
         return basis, moments.clamp(min=0.0)

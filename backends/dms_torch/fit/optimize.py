@@ -1,4 +1,4 @@
-"""One stage of learning, whatever it learns: Adam until held-out rows say stop, checkpoints."""
+"""Learns one stage, whatever it learns: Adam until validation rows say stop, with checkpoints."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Tensors = Mapping[str, Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Where a run stands, after each epoch: its stage, the epoch of how many, and the score."""
+    """Says where a run is after each epoch: its stage, the epoch of how many, and the score."""
 
     stage: str
     epoch: int
@@ -31,7 +31,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """What is to be learned, and from what.
+    """Says what is to be learned, and from what.
 
     Attributes:
         name: Unique in a run.
@@ -40,7 +40,7 @@ class Stage:
         stream: The random numbers of an epoch; of epoch 0 no parameter may depend.
         batches: The rows of an epoch, as many batches in each.
         loss: Of the parameters on a batch.
-        held_out: The loss on held-out rows, without dropout, the same every time.
+        validation: The loss on validation rows, without dropout, the same every time.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Stage:
     stream: Callable[[int], Random]
     batches: Callable[[Random], Iterator[Part]]
     loss: Callable[[Tensors, Part, Random], Tensor]
-    held_out: Callable[[Tensors], Tensor]
+    validation: Callable[[Tensors], Tensor]
 
 
 class Descent:
-    """The stages of one run, one after the other, from the start or from where it was stopped.
+    """Runs the stages one after the other, from the start or from where a run was stopped.
 
     Args:
         settings: How many epochs, and how patient.
@@ -81,18 +81,18 @@ class Descent:
         self.resumed = f"stage {saved.stage!r}, epoch {saved.epoch}" if saved else ""
 
     def learn(self, stage: Stage) -> Arrays:
-        """The parameters of the best epoch."""
+        """Finds the parameters of the best epoch."""
         if stage.name not in self.history:  # else it was finished before the stop
             best, self.history[stage.name] = self._learn(stage)
             self._done |= best
         return {name: self._done[name] for name in stage.start}
 
     def once(self, name: str, work: Callable[[], tuple[Arrays, dict[str, Any]]]) -> Arrays:
-        """What a stage without epochs comes to: its arrays, whose names begin with no other's."""
+        """Runs a stage without epochs. The names of its arrays begin with no other stage's."""
         if name not in self.history:
             found, self.history[name] = work()
             self._done |= {f"{name}: {key}": array for key, array in found.items()}
-            score = float(self.history[name]["held_out_loss"])
+            score = float(self.history[name]["validation_loss"])
             self._store.save(
                 State(
                     stage=name,
@@ -160,32 +160,32 @@ class Descent:
         return best, {
             "epochs": epoch,
             "best_epoch": best_epoch,
-            "held_out_loss": best_score,
+            "validation_loss": best_score,
             "limit": epoch == settings.epochs and epoch - best_epoch < settings.patience,
         }
 
 
 def on_device(arrays: Arrays, device: str) -> dict[str, Tensor]:
-    """Copies: what is trained in place must not change what it started from."""
+    """Copies arrays: what is trained in place must not change what it started from."""
     return {name: torch.from_numpy(np.array(array)).to(device) for name, array in arrays.items()}
 
 
 def to_host(tensors: Tensors) -> Arrays:
-    """Copies, as they are now."""
+    """Copies tensors as they are now."""
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in tensors.items()}
 
 
 def _score(stage: Stage, parameters: Tensors) -> float:
-    """The held-out loss; infinite where it is not a number."""
+    """Computes the validation loss; infinite where it is not a number."""
     with torch.no_grad():
-        score = float(stage.held_out(parameters))
+        score = float(stage.validation(parameters))
     return score if np.isfinite(score) else float("inf")
 
 
 def _snapshot(
     parameters: Tensors, optimiser: torch.optim.Adam, best: Arrays, done: Arrays
 ) -> Arrays:
-    """All arrays of a `State`."""
+    """Gives all arrays of a `State`."""
     first = {name: optimiser.state[p]["exp_avg"] for name, p in parameters.items()}
     second = {name: optimiser.state[p]["exp_avg_sq"] for name, p in parameters.items()}
     kinds = {

@@ -1,4 +1,4 @@
-"""The policy's stage: what it learns on rows under corruption, by heads that have not seen them."""
+"""Learns the policy, on rows under corruption, by heads that have not seen them."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from dms_torch.fit.settings import FitSettings
 from dms_torch.fusion import Fusion
 from dms_torch.losses import present_cross_entropy
 
-# The policy has few parameters, and a pull that keeps them: it may take long steps.
+# The policy has few parameters, and a penalty keeps them near: it may take long steps.
 _RATE = 5
 
 
 def at_the_rule(
     spec: SchedulerSpec, settings: FitSettings, parameters: Arrays | None = None
 ) -> Fusion:
-    """The scheduler at the rule; a policy that can do without parameters learns if it can.
+    """Makes the scheduler at the rule. A policy that needs no parameters learns if it can.
 
     Args:
         spec: The spec.
@@ -42,7 +42,7 @@ def at_the_rule(
 
 
 class PolicyStage:
-    """How a policy is learned: from the rule on, and never far from it.
+    """Says how a policy is learned: from the rule on, and never far from it.
 
     With fusion of features the linear head over the fused ones goes on learning with it.
 
@@ -84,11 +84,13 @@ class PolicyStage:
                 self._rows.learn, self._index(random), self._spec, random
             ),
             loss=self._loss,
-            held_out=self._held_out,
+            validation=self._validation,
         )
 
     def _index(self, random: Random) -> Iterator[NDArray[np.intp]]:
-        """Rows of the batches of an epoch: of one fold each, to go with its heads, but not of 0."""
+        """Draws the rows of an epoch's batches: of one fold each, to go with its heads, but not of
+        0.
+        """
         size, fold = self._settings.batch_size, self._rows.learn.fold.cpu().numpy()
         if not self._rows.crossed:
             yield from cut(random.permutation(len(fold)), size)
@@ -106,17 +108,17 @@ class PolicyStage:
         )
         return self._fused_loss(parameters, part, random) + self._settings.pull * pull
 
-    def _held_out(self, parameters: Tensors) -> Tensor:
-        """On fold 0, under the same corruption every time."""
-        part, draws = self._rows.held.of_fold(0), 1 if self._heads.shared else DRAWS
+    def _validation(self, parameters: Tensors) -> Tensor:
+        """Computes the loss on fold 0, under the same corruption every time."""
+        part, draws = self._rows.validation.of_fold(0), 1 if self._heads.shared else DRAWS
         total = torch.zeros((), device=self._heads.device)
         for draw in range(draws):
-            random = stream(self._settings.seed, "held", draw)
+            random = stream(self._settings.seed, "validation", draw)
             total = total + self._fused_loss(parameters, part, random) / draws
         return total
 
     def _fused_loss(self, parameters: Tensors, part: Part, random: Random) -> Tensor:
-        """Cross-entropy of the fused prediction, by the heads that have not seen the rows."""
+        """Computes cross-entropy of the fused prediction, by heads that have not seen the rows."""
         copy, embeddings = -1, part.embeddings
         if not self._heads.shared:
             embeddings = corrupted(part.embeddings, random)[0]

@@ -1,7 +1,7 @@
-"""Heads by logistic regression: of each modality by itself, in a copy for each fold and one of all.
+"""Learns heads by logistic regression: each modality alone, one copy for each fold and one of all.
 
-The penalty and the temperature are chosen by the rows of each fold, as the copy sees them that has
-not learned from them.
+The rows of each fold choose the penalty and the temperature, by the copy that has not learned from
+them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dms_torch.fit.settings import FitSettings
 _PENALTIES = np.geomspace(10.0, 1e-7, 17)
 # The path ends where so many penalties in a row were no better than an earlier one.
 _PATIENCE = 3
-# Of corrupted rows some share of the trust is taken back: what they cost has a bound.
+# Corrupted rows lose some share of the trust, so that what they cost has a bound.
 _SHARES = np.linspace(0.0, 1.0, 11)
 
 
@@ -41,21 +41,22 @@ class _Candidate:
     loss: float
 
     def record(self) -> dict[str, Any]:
-        return {"penalty": self.penalty, "converged": self.done, "held_out_loss": self.loss}
+        return {"penalty": self.penalty, "converged": self.done, "validation_loss": self.loss}
 
 
 def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
-    """The heads of one modality and what is to be said about them.
+    """Learns the heads of one modality, and says what is to be said about them.
 
     Returns:
         ``heads.<name>.classifier.weight`` ``[D, A C]``, copy after copy, ``classifier.bias``
         ``[A C]`` and ``temperature``; ``priors.<name>``, how frequent each class is in the rows
         of each copy, ``[A, C]``, 0 where it has never seen it; and the stage's record.
     """
-    learn, held = (
-        _Inputs(part.embeddings[name], _there(part, name), part) for part in (rows.learn, rows.held)
+    learn, validation = (
+        _Inputs(part.embeddings[name], _there(part, name), part)
+        for part in (rows.learn, rows.validation)
     )
-    found = _chosen(learn, held, rows, settings)
+    found = _chosen(learn, validation, rows, settings)
     if found is None:
         return _silent(name, rows)
     temperature = found.calibration.temperature
@@ -71,7 +72,7 @@ def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, di
 
 
 def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
-    """One head over all modalities next to each other, each at its mean where it is absent.
+    """Learns one head over all modalities together, each at its mean where it is absent.
 
     Its penalty is chosen by rows as they are: it has to say only what it can say of such.
 
@@ -81,11 +82,11 @@ def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[st
     """
     names = list(rows.learn.embeddings)
     means = [rows.learn.embeddings[name][_there(rows.learn, name)].mean(dim=0) for name in names]
-    learn, held = (
+    learn, validation = (
         _Inputs(_filled(part, means), part.present.any(dim=1), part)
-        for part in (rows.learn, rows.held)
+        for part in (rows.learn, rows.validation)
     )
-    found = _chosen(learn, held, rows, replace(settings, noise=0.0))
+    found = _chosen(learn, validation, rows, replace(settings, noise=0.0))
     assert found is not None  # noqa: S101 - every row has something
     hot = 1.0 / found.calibration.temperature
     bias = found.log_prior + hot * (found.bias - found.log_prior)
@@ -110,8 +111,10 @@ class _Inputs:
     part: Part
 
 
-def _chosen(learn: _Inputs, held: _Inputs, rows: Rows, settings: FitSettings) -> _Candidate | None:
-    """The best along the path of penalties; None where no row can judge.
+def _chosen(
+    learn: _Inputs, validation: _Inputs, rows: Rows, settings: FitSettings
+) -> _Candidate | None:
+    """Finds the best along the path of penalties; None where no row can judge.
 
     Noise in training was tried and is not needed: at every trade between clean and noisy rows, the
     right penalty alone did as well or better. So the penalty is chosen by both: by rows as they
@@ -119,9 +122,9 @@ def _chosen(learn: _Inputs, held: _Inputs, rows: Rows, settings: FitSettings) ->
     range of an input. Of noisy rows the loss is that with the share of trust that suits them best,
     since typicality will take trust from them.
     """
-    if not (held.there.any() and learn.there.any()):
+    if not (validation.there.any() and learn.there.any()):
         return None
-    judge = _Judge(held, settings)
+    judge = _Judge(validation, settings)
     there, part = learn.there, learn.part
     use = learned_from(rows, part)[there] * part.weight[there].double()[:, None]
     path = LogisticPath(learn.x[there].double(), part.labels[there], use, len(rows.classes))
@@ -138,20 +141,25 @@ def _chosen(learn: _Inputs, held: _Inputs, rows: Rows, settings: FitSettings) ->
 
 
 def learned_from(rows: Rows, part: Part) -> Tensor:
-    """Which rows each copy learns from, bool ``[N, A]``: the last from all."""
+    """Says which rows each copy learns from, bool ``[N, A]``: the last from all."""
     copies = torch.arange(rows.copies, device=part.fold.device)
     return part.fold[:, None] != copies
 
 
 class _Judge:
-    """Held-out rows, as they are and noisy."""
+    """Holds validation rows, as they are and noisy."""
 
-    def __init__(self, held: _Inputs, settings: FitSettings) -> None:
-        x, random = held.x[held.there], stream(settings.seed, "held")
+    def __init__(self, validation: _Inputs, settings: FitSettings) -> None:
+        x, random = validation.x[validation.there], stream(settings.seed, "validation")
         self._clean, self._noisy = x.double(), noisy(x, 1.0, random).double()
         self._share = settings.noise / 2.0
         self._fold, self._labels, self._weight = (
-            own[held.there] for own in (held.part.fold, held.part.labels, held.part.weight.double())
+            own[validation.there]
+            for own in (
+                validation.part.fold,
+                validation.part.labels,
+                validation.part.weight.double(),
+            )
         )
 
     def __call__(self, path: LogisticPath, penalty: float) -> _Candidate:
@@ -171,7 +179,7 @@ class _Judge:
         return _Candidate(penalty, weight, bias, path.log_prior, path.seen, done, calibration, loss)
 
     def _logits(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Of each row by the copy that has not seen it, ``[H, C]``."""
+        """Computes the logits of each row by the copy that has not seen it, ``[H, C]``."""
         logits = x.new_empty(len(x), bias.shape[1])
         for copy in range(min(FOLDS, len(bias))):
             own = self._fold == copy
@@ -191,7 +199,7 @@ class _Judge:
 
 
 def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
-    """Heads that say what is frequent: no row can judge any others."""
+    """Gives heads that say what is frequent, since no row can judge any others."""
     width, classes = rows.learn.embeddings[name].shape[1], len(rows.classes)
     bias = np.tile(np.log(np.maximum(rows.prior, 1e-6)), rows.copies)
     arrays: Arrays = {
@@ -200,9 +208,9 @@ def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
         f"heads.{name}.temperature": np.array(1.0, dtype=np.float32),
         f"priors.{name}": np.zeros((rows.copies, classes), np.float32),
     }
-    note = "no held-out row has it: it says what is frequent"
+    note = "no validation row has it: its head says what is frequent"
     calibration = {"temperature": 1.0, "nll_after": 0.0, "samples": 0, "note": note}
-    record = {"penalty": None, "converged": True, "held_out_loss": 0.0}
+    record = {"penalty": None, "converged": True, "validation_loss": 0.0}
     return arrays, record | {"calibration": calibration}
 
 

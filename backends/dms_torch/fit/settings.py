@@ -1,4 +1,4 @@
-"""How `dms_torch.fit.training.fit` learns."""
+"""Sets how `dms_torch.fit.training.fit` learns."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ ClassWeight = Literal["none", "balanced"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """How to learn; see `fit`. The defaults are those of ``dms fit``.
+    """Sets how to learn; see `fit`. The defaults are those of ``dms fit``.
 
     Attributes:
         epochs: At most so many in a stage of gradient descent: heads that share a space, and the
             policy.
-        patience: Stop a stage after so many epochs without a better held-out score.
+        patience: Stop a stage after so many epochs without a better validation score.
         batch_size: Rows in a step.
         learning_rate: Of Adam, for heads that share a space; the policy's is five times that.
         width: D, of the common feature space, where features of different modalities are compared
@@ -29,7 +29,7 @@ class FitSettings:
             are judged; elsewhere half of it is how much noisy rows count in choosing a penalty.
         covariance: Form of the covariance that typicality measures distances by.
         rank: How many directions it has in its low-rank form.
-        pull: Strength of the pull of the policy towards where it starts, the rule.
+        pull: Strength of the penalty that keeps the policy near where it starts, the rule.
         consistency: lambda of the consistency loss, where there is a common feature space.
         class_weight: ``"balanced"`` weighs rows so that all classes count alike, in learning and
             in the class frequencies; ``"none"``.

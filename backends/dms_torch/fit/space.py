@@ -1,4 +1,4 @@
-"""Heads that share a space: classifiers and projections of all modalities, learned at once."""
+"""Learns heads that share a space: classifiers and projections of all modalities at once."""
 
 from __future__ import annotations
 
@@ -42,12 +42,14 @@ class CommonSpace:
         self._spec, self._settings, self._rows, self._apply = spec, settings, rows, apply
         self._device = rows.learn.present.device
         self._ns = torch_namespace(self._device.type)
-        random = stream(settings.seed, "held")
-        held = {name: noisy(x, settings.noise, random) for name, x in rows.held.embeddings.items()}
-        self._noisy = replace(rows.held, embeddings=held)
+        random = stream(settings.seed, "validation")
+        validation = {
+            name: noisy(x, settings.noise, random) for name, x in rows.validation.embeddings.items()
+        }
+        self._noisy = replace(rows.validation, embeddings=validation)
 
     def stage(self) -> Stage:
-        """The stage of learning."""
+        """Gives the stage of learning."""
         seed, size, part = self._settings.seed, self._settings.batch_size, self._rows.learn
         return Stage(
             name="heads",
@@ -58,26 +60,26 @@ class CommonSpace:
                 part, cut(random.permutation(len(part.labels)), size), self._spec, random
             ),
             loss=self._loss,
-            held_out=self._held_out,
+            validation=self._validation,
         )
 
     def _start(self) -> Arrays:
-        """Classifiers at ridge regression; projections at random, and what reads them at 0."""
+        """Starts classifiers at ridge regression, projections at random, what reads them at 0."""
         random, classes = stream(self._settings.seed, "start"), len(self._rows.classes)
         learn, judge = self._rows.learn, self._noisy
         start: Arrays = {}
         for name in self._spec.modalities:
-            there, held = (_there(part, name) for part in (learn, judge))
+            there, validation = (_there(part, name) for part in (learn, judge))
             x, judged = (
                 part.embeddings[name][rows].cpu().numpy().astype(np.float64)
-                for part, rows in ((learn, there), (judge, held))
+                for part, rows in ((learn, there), (judge, validation))
             )
             weight = ridge_start(
                 x,
                 learn.labels[there].cpu().numpy(),
                 classes,
                 judged,
-                judge.labels[held].cpu().numpy(),
+                judge.labels[validation].cpu().numpy(),
             )
             start[f"heads.{name}.classifier.weight"] = weight
             start[f"heads.{name}.classifier.bias"] = np.zeros(classes, np.float32)
@@ -92,7 +94,7 @@ class CommonSpace:
         return start
 
     def _loss(self, parameters: Tensors, part: Part, random: Random) -> Tensor:
-        """Cross-entropy of each modality, seen through noise and dropout, and `_shape`."""
+        """Computes cross-entropy of each modality, seen through noise and dropout, and `_shape`."""
         rate, share = self._settings.dropout, self._settings.noise
         embeddings = {n: noisy(x, share, random) for n, x in part.embeddings.items()}
         if rate > 0:
@@ -101,15 +103,15 @@ class CommonSpace:
         heads = self._apply(embeddings, part.present, neutral, ("logits", "features"))
         return _unimodal(heads["logits"], part) + self._shape(parameters, heads["features"], part)
 
-    def _held_out(self, parameters: Tensors) -> Tensor:
-        """Of each modality at its best temperature, which comes next: scale is not the point."""
+    def _validation(self, parameters: Tensors) -> Tensor:
+        """Computes the loss of each modality at its best temperature, since that comes next."""
         part, neutral = self._noisy, self._neutral(parameters)
         total = torch.tensor(sum(own["nll_after"] for own in self._fit(parameters, part).values()))
         heads = self._apply(part.embeddings, part.present, neutral, ("features",))
         return total + self._shape(parameters, heads["features"], part)
 
     def _shape(self, parameters: Tensors, features: Tensor, part: Part) -> Tensor:
-        """What makes a common space: one head for all modalities, and consistency."""
+        """Computes what makes a common space: one head for all modalities, and consistency."""
         shared = class_scores(self._ns, features, parameters)
         level = torch.zeros(part.present.shape, dtype=shared.dtype, device=shared.device)
         uniform = self._ns.masked_softmax(level, part.present)
@@ -117,8 +119,8 @@ class CommonSpace:
         return _unimodal(shared, part) + self._settings.consistency * mwcl
 
     def calibrate(self, parameters: Tensors) -> dict[str, dict[str, Any]]:
-        """For each modality its temperature, and what it changed on held-out rows."""
-        return self._fit(parameters, self._rows.held)
+        """Fits a temperature for each modality, and says what it changed on validation rows."""
+        return self._fit(parameters, self._rows.validation)
 
     def _fit(self, parameters: Tensors, part: Part) -> dict[str, dict[str, Any]]:
         with torch.no_grad():
@@ -136,12 +138,12 @@ class CommonSpace:
                     "temperature": 1.0,
                     "nll_after": 0.0,
                     "samples": 0,
-                    "note": "absent in all held-out rows: not calibrated",
+                    "note": "absent in all validation rows: not calibrated",
                 }
         return result
 
     def _neutral(self, parameters: Tensors) -> dict[str, Tensor]:
-        """Temperatures are fitted after the heads: until then they are 1."""
+        """Gives temperatures of 1, since they are fitted after the heads."""
         one = torch.ones((), device=self._device)
         return {**parameters, **{f"heads.{n}.temperature": one for n in self._spec.modalities}}
 
@@ -151,7 +153,7 @@ def _there(part: Part, name: str) -> Tensor:
 
 
 def _unimodal(logits: Tensor, part: Part) -> Tensor:
-    """Cross-entropy of each modality by itself: ``[B, M, C]``, the mean of what is there."""
+    """Computes the mean cross-entropy of what is there, each modality alone: ``[B, M, C]``."""
     labels = part.labels[:, None].expand(logits.shape[:-1])
     each = functional.cross_entropy(logits.movedim(-1, 1), labels, reduction="none")
     weight = torch.where(part.present, part.weight[:, None], 0.0)

@@ -55,7 +55,7 @@ __all__ = ["FitSettings", "Fitted", "Progress", "fit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What was learned.
+    """Holds what was learned.
 
     Attributes:
         artifact: Spec, parameters, and in its model the classes, settings, calibration, metrics.
@@ -79,27 +79,27 @@ def fit(
     overwrite: bool = False,
     report: Callable[[Progress], None] | None = None,
 ) -> Fitted:
-    """Learn heads over frozen embeddings, and a policy over the heads.
+    """Learns heads over frozen embeddings, and a policy over the heads.
 
     1. Heads: a classifier for each modality, from where ridge regression puts it, by its
        cross-entropy where the modality is present; some rows are seen through noise. Where the
        spec compares features, also projections, by the cross-entropy of one linear head that all
-       modalities share, and by the consistency loss over uniform weights: that is where it can
-       act, since it must not push the scheduler's weights.
-    2. One temperature for each modality, on held-out rows.
-    3. For the signal typicality, what is typical, and on held-out rows what it costs to be far
+       modalities share, and by the consistency loss over equal weights. There it can act, since
+       it must not push the scheduler's weights.
+    2. One temperature for each modality, on validation rows.
+    3. For the signal typicality, what is typical, and on validation rows what it costs to be far
        from it, under corruption drawn at random.
     4. Policy: its parameters, and for fusion of features a linear head over the fused ones, by
        the cross-entropy of the fused prediction. The heads stay as they are. It starts at the
-       rule and is pulled towards it, and the start counts: on held-out rows, as corrupted as
+       rule, a penalty keeps it near, and the start counts: on validation rows, as corrupted as
        those that it learns on, the result is never worse than the rule.
 
     The training rows are cut into five folds, evenly over the classes. Where features of different
-    modalities are compared, the first fold is held out from everything. Elsewhere each fold is
-    held out from heads and places of its own, six of each in all, so that every row can say what
-    its heads do on rows that they have not seen; the last, learned from all rows, are kept. The
+    modalities are compared, nothing learns from the first fold. Elsewhere there are heads
+    and places for each fold that have not learned from it, six of each in all. So every row shows
+    what heads do on rows that they have not seen. The last, learned from all rows, are kept. The
     policy then learns on rows under random corruption (uniform and Laplace noise, exchanged
-    inputs), all but the first fold, by which it is stopped.
+    inputs): on all but the first fold, which says when to stop.
 
     The same table, spec and settings give the same bits on the CPU, where torch runs on one
     thread meanwhile.
@@ -153,7 +153,7 @@ def _run(
     store: Checkpoint,
     report: Callable[[Progress], None] | None,
 ) -> Fitted:
-    """The stages in their order."""
+    """Runs the stages in their order."""
     resolved = at_the_rule(spec, settings)._resolved
     # Heads that share a space are one whole: each fold's would have a space of its own.
     shared = resolved.shares_space()
@@ -210,17 +210,17 @@ def _run(
         },
     }
     artifact = Artifact(spec=spec, parameters=kept, model=model)
-    held_out = Artifact(spec=spec, parameters=unseen, model=model)
-    model["metrics"] = _metrics(table, rows, held_out, artifact, joint)
+    judged = Artifact(spec=spec, parameters=unseen, model=model)
+    model["metrics"] = _metrics(table, rows, judged, artifact, joint)
     return Fitted(artifact=artifact, notes=tuple(notes), resumed=descent.resumed)
 
 
 def _metrics(
-    table: Table, rows: Rows, held_out: Artifact, artifact: Artifact, joint: Arrays
+    table: Table, rows: Rows, unseen: Artifact, artifact: Artifact, joint: Arrays
 ) -> dict[str, Any]:
-    """On held-out rows, and on test rows where there are any."""
+    """Measures on validation rows, and on test rows where there are any."""
     numpy, result = get_backend("numpy"), {}
-    judged = [("held_out", held_out, 0, rows.first)]
+    judged = [("validation", unseen, 0, rows.first)]
     if table.test is not None and len(table.test):
         judged.append(("test", artifact, rows.copies - 1, table.test))
     for name, own, copy, index in judged:
@@ -240,7 +240,7 @@ def _scales(rows: Rows) -> Arrays:
 
 
 def _weaker(resolved: Resolved, settings: FitSettings) -> list[str]:
-    """What the settings leave out, in words."""
+    """Says what the settings leave out."""
     return [
         f"signal {signal.name!r} is 0: it needs two passes or more"
         for signal in resolved.signals
@@ -249,14 +249,14 @@ def _weaker(resolved: Resolved, settings: FitSettings) -> list[str]:
 
 
 def _unfinished(history: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Stages that stopped at their limit, or never got better, in words."""
+    """Names stages that stopped at their limit, or never got better."""
     notes = []
     for name, stage in history.items():
         if not stage.get("converged", True):
             notes.append(f"the {name} stopped at the limit of steps, short of their optimum")
         if name == "heads" and stage["best_epoch"] == 0:
             notes.append(
-                "the heads learned nothing beyond ridge regression that helps held-out rows; "
+                "the heads learned nothing beyond ridge regression that helps validation rows; "
                 "lower the rate?"
             )
         if stage.get("limit"):
@@ -267,11 +267,11 @@ def _unfinished(history: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _data(table: Table, rows: Rows) -> dict[str, Any]:
-    """Of the training rows, those that the kept heads learned from; those that judged them."""
+    """Counts the training rows that the kept heads learned from, and those that judged them."""
     return {
         "rows": len(table),
         "training_rows": len(rows.learn.labels),
-        "held_out_rows": len(rows.first),
+        "validation_rows": len(rows.first),
         "test_rows": 0 if table.test is None else len(table.test),
         "modalities": {
             name: {"width": array.shape[1], "present": int(table.present[:, m].sum())}
@@ -286,7 +286,7 @@ def _artifact_name(name: str) -> str:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Torch on one CPU thread, for steps that are too small to share.
+    """Runs torch on one CPU thread, for steps that are too small to share.
 
     Sums are then taken in one order whatever the number of cores, and threads that wait for each
     other on a busy machine do not make it ten times slower (seen: 17 s in place of 1.7 s).
@@ -300,7 +300,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _fingerprint(table: Table, spec: SchedulerSpec, settings: FitSettings, device: str) -> str:
-    """Of everything that the result depends on."""
+    """Identifies everything that the result depends on."""
     plain = [spec.to_dict(), asdict(settings), torch.device(device).type, PACKAGE]
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode())
     arrays: dict[str, Any] = {

@@ -1,8 +1,8 @@
-"""What fusion of evidence learns: how far to trust, and whether a joint expert earns its share.
+"""Learns how far fusion of evidence trusts, and whether a joint expert earns its share.
 
 Doubt, exponents, redundancy and the share of the joint expert, all at once, by the likelihood of
 the labels: half of it on rows as they are, half on rows under random corruption, each seen by heads
-that have not learned from it. They are pulled towards where they start.
+that have not learned from it. A penalty keeps them near where they start.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Tensors, on_device, to_host
 from dms_torch.fit.policy import at_the_rule
 
-# How often held-out rows are corrupted.
+# How often validation rows are corrupted.
 _DRAWS = 4
 # The share of what is corrupted that is another row's.
 _EXCHANGED = 1.0 / 3.0
@@ -35,13 +35,15 @@ _MOST_STEPS = 50
 # Where its share starts, as a logit.
 _SHARE = "joint/share"
 _SHARE_START = 1.0
-# The pull is that of so many rows, however many there are.
+# The penalty weighs as much as so many rows, however many there are.
 _PULL_ROWS = 100.0
 
 
 @dataclass(frozen=True)
 class _Seen:
-    """Held-out rows of one fold, as they are or corrupted: what heads and signals say of them."""
+    """Holds validation rows of one fold, as they are or corrupted: what heads and signals say of
+    them.
+    """
 
     active: Tensor
     logits: Tensor
@@ -60,7 +62,7 @@ def learn_trust(
     joint: Arrays,
     descent: Descent,
 ) -> list[Arrays]:
-    """The parameters ``policy.*``, ``fusion.*`` and ``joint.*`` for each copy of the heads.
+    """Learns the parameters ``policy.*``, ``fusion.*`` and ``joint.*`` for each copy of the heads.
 
     Args:
         heads: How they are applied, and the rows.
@@ -99,22 +101,22 @@ class _Trust:
 
     def learn(self) -> tuple[Arrays, dict[str, Any]]:
         """With the joint expert where it earns its share, else without."""
-        clean, spoilt = self._rows()
-        found, done = self._fit(clean, spoilt, self._start)
+        clean, changed = self._rows()
+        found, done = self._fit(clean, changed, self._start)
         record: dict[str, Any] = {"converged": done}
         if self._joint and found:
             start = self._start | {_SHARE: np.asarray(_SHARE_START, dtype=np.float32)}
-            more, more_done = self._fit(clean, spoilt, start)
-            gain, error = self._gain(clean, spoilt, found, more)
+            more, more_done = self._fit(clean, changed, start)
+            gain, error = self._gain(clean, changed, found, more)
             record |= {"joint_gain": gain, "joint_gain_error": error}
             if gain > 0:
                 found, record["converged"] = more, more_done
         parameters = on_device(found, str(self._heads.device))
         with torch.no_grad():
-            record["held_out_loss"] = float(self._mean(self._losses(clean, parameters), clean))
+            record["validation_loss"] = float(self._mean(self._losses(clean, parameters), clean))
         return found, record
 
-    def _fit(self, clean: list[_Seen], spoilt: list[_Seen], start: Arrays) -> tuple[Arrays, bool]:
+    def _fit(self, clean: list[_Seen], changed: list[_Seen], start: Arrays) -> tuple[Arrays, bool]:
         parameters = {
             name: torch.nn.Parameter(tensor)
             for name, tensor in on_device(start, str(self._heads.device)).items()
@@ -131,7 +133,7 @@ class _Trust:
             away = sum(((p - anchor[name]) ** 2).sum() for name, p in parameters.items())
             total = pull * away + 0.5 * (
                 self._mean(self._losses(clean, parameters), clean)
-                + self._mean(self._losses(spoilt, parameters), spoilt)
+                + self._mean(self._losses(changed, parameters), changed)
             )
             total.backward()  # type: ignore[no-untyped-call]
             return total
@@ -141,13 +143,13 @@ class _Trust:
         return to_host(parameters), steps < _MOST_STEPS
 
     def _gain(
-        self, clean: list[_Seen], spoilt: list[_Seen], one: Arrays, other: Arrays
+        self, clean: list[_Seen], changed: list[_Seen], one: Arrays, other: Arrays
     ) -> tuple[float, float]:
-        """By how much the other makes labels likelier, and the standard error over the rows."""
+        """Computes how much likelier the other makes labels, and its standard error over rows."""
         device = str(self._heads.device)
         gains = []
         with torch.no_grad():
-            for rows in (clean, spoilt):
+            for rows in (clean, changed):
                 without, with_ = (self._losses(rows, on_device(p, device)) for p in (one, other))
                 gain = torch.cat(without) - torch.cat(with_)
                 gains.append(gain.reshape(-1, sum(len(seen.labels) for seen in clean)).mean(dim=0))
@@ -164,7 +166,7 @@ class _Trust:
         return (torch.cat(losses) * weight).sum() / weight.sum()
 
     def _losses(self, rows: list[_Seen], parameters: Tensors) -> list[Tensor]:
-        """The negative log-likelihood of each row's label."""
+        """Computes the negative log-likelihood of each row's label."""
         tiny = torch.finfo(torch.float32).tiny
         result = []
         for seen in rows:
@@ -202,9 +204,9 @@ class _Trust:
     # ----------------------------------------------------------------------------------- rows
 
     def _rows(self) -> tuple[list[_Seen], list[_Seen]]:
-        """Each held-out row once as it is, and corrupted, draw after draw, in the same order."""
-        clean, spoilt = [], []
-        parts = [self._heads.rows.held.of_fold(copy) for copy in range(len(self._copies))]
+        """Gives each validation row once as it is, and once for each draw of corruption."""
+        clean, changed = [], []
+        parts = [self._heads.rows.validation.of_fold(copy) for copy in range(len(self._copies))]
         judged = [(copy, part) for copy, part in enumerate(parts) if len(part.labels)]
         for copy, part in judged:
             clean.append(self._see(copy, part))
@@ -213,8 +215,8 @@ class _Trust:
                 random = stream(self._heads.settings.seed, "policy", copy, draw)
                 embeddings, hit = corrupted(part.embeddings, random)
                 embeddings = exchanged(embeddings, hit, _EXCHANGED, random)
-                spoilt.append(self._see(copy, replace(part, embeddings=embeddings)))
-        return clean, spoilt
+                changed.append(self._see(copy, replace(part, embeddings=embeddings)))
+        return clean, changed
 
     def _see(self, copy: int, part: Part) -> _Seen:
         heads = self._heads
@@ -254,7 +256,7 @@ class _Trust:
         return result
 
     def artifact_arrays(self, found: Mapping[str, Any], copy: int) -> Arrays:
-        """What an artifact holds of all this."""
+        """Gives what an artifact holds of all this."""
         result = {name.replace("/", "."): a for name, a in found.items() if name != _SHARE}
         result["fusion.prior"] = self._heads.rows.prior.astype(np.float32)
         result["fusion.priors"] = self._priors[copy]

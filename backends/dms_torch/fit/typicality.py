@@ -1,4 +1,4 @@
-"""What is typical of each modality's features, and what it costs to be far from it.
+"""Learns what is typical of each modality's features, and what it costs to be far from it.
 
 Each copy of the heads has a place of its own, from the rows that the copy has learned from. The
 trust is one for all copies: from rows that their heads have not seen, clean and corrupted.
@@ -23,22 +23,22 @@ from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Tensors, on_device
 from dms_torch.fit.regression import learned_from
 
-# From fewer held-out rows, the two ends of what is typical are little more than a guess.
+# From fewer validation rows, the two ends of what is typical are little more than a guess.
 _FEW = 100
 
 
 def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arrays], list[str]]:
-    """The parameters of the signal for each copy of the heads, and what is weak about them.
+    """Learns the signal's parameters for each copy of the heads, and says what is weak about them.
 
     Args:
         heads: How they are applied, and the rows.
         copies: The parameters of each copy.
     """
-    places, clean, spoilt = [], [], []
+    places, clean, disturbed = [], [], []
     for copy, parameters in enumerate(copies):
         place = _places(heads, parameters, copy)
         places.append(place)
-        part = heads.rows.held.of_fold(copy)
+        part = heads.rows.validation.of_fold(copy)
         if not len(part.labels):  # the last has seen every row
             continue
         clean.append(_judged(heads, parameters, copy, place, part))
@@ -47,8 +47,8 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
             embeddings, hit = corrupted(part.embeddings, random)
             changed = replace(part, embeddings=embeddings)
             judged = _judged(heads, parameters, copy, place, changed)
-            spoilt.append(replace(judged, there=judged.there & hit))
-    trust, notes = _trust(heads, _Judged.of(clean), _Judged.of(spoilt))
+            disturbed.append(replace(judged, there=judged.there & hit))
+    trust, notes = _trust(heads, _Judged.of(clean), _Judged.of(disturbed))
     return [
         {f"signals.typicality.{key}": array for key, array in (place | trust).items()}
         for place in places
@@ -57,7 +57,7 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
 
 @dataclass(frozen=True, kw_only=True)
 class _Judged:
-    """Held-out rows as heads see them that have not learned from them."""
+    """Holds validation rows, as heads see them that have not learned from them."""
 
     distance: NDArray[np.floating]  # log-distance, [N, M]
     likelihood: NDArray[np.floating]  # what each modality alone gives the label, [N, M]
@@ -66,7 +66,7 @@ class _Judged:
 
     @classmethod
     def of(cls, some: Sequence[_Judged]) -> _Judged:
-        """All rows of several."""
+        """Joins the rows of several."""
         names = [field.name for field in fields(cls)]
         return cls(**{name: np.concatenate([getattr(own, name) for own in some]) for name in names})
 
@@ -94,21 +94,21 @@ def _places(heads: Heads, parameters: Tensors, copy: int) -> Arrays:
     return stacked(places, features.shape[-1])
 
 
-def _trust(heads: Heads, clean: _Judged, spoilt: _Judged) -> tuple[Arrays, list[str]]:
+def _trust(heads: Heads, clean: _Judged, changed: _Judged) -> tuple[Arrays, list[str]]:
     prior, trusts, notes = heads.rows.prior, [], []
     for m, name in enumerate(heads.spec.modalities):
-        there, hit = clean.there[:, m], spoilt.there[:, m]
+        there, hit = clean.there[:, m], changed.there[:, m]
         trusts.append(
             fit_trust(
                 clean.distance[there, m],
-                spoilt.distance[hit, m],
-                spoilt.likelihood[hit, m],
-                prior[spoilt.labels[hit]],
+                changed.distance[hit, m],
+                changed.likelihood[hit, m],
+                prior[changed.labels[hit]],
             )
         )
         if there.sum() < _FEW:
             notes.append(
-                f"what is typical of {name!r} is known from {int(there.sum())} held-out rows"
+                f"what is typical of {name!r} is known from {int(there.sum())} validation rows"
             )
     return {key: np.stack([own[key] for own in trusts]) for key in trusts[0]}, notes
 
@@ -131,7 +131,7 @@ def _judged(heads: Heads, parameters: Tensors, copy: int, place: Arrays, part: P
 
 
 def _seen(heads: Heads, parameters: Tensors, part: Part) -> tuple[Tensor, Tensor]:
-    """Features and logits."""
+    """Computes features and logits."""
     with torch.no_grad():
         seen = heads.apply(part.embeddings, part.present, parameters, ("features", "logits"))
     return seen["features"], seen["logits"]

@@ -1,4 +1,4 @@
-"""Fusion of evidence: held to the oracle, output by output, and to its own laws."""
+"""Compares fusion of evidence with the oracle, output by output, and with its own laws."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def check_evidence_matches_the_oracle(ctx: Context) -> None:
 
 @check("DMS-F-005", "DMS-F-006", "DMS-L-010", needs=_NEEDS)
 def check_evidence_is_of_probabilities(ctx: Context) -> None:
-    """Trust and soundness lie in [0, 1], classes sum to one, and no other level has a soundness."""
+    """Trust and soundness lie in [0, 1], classes sum to one, and no other level has soundness."""
 
     @ctx.given(_cases(ctx), st.sampled_from(["feature", "logit", "probability"]))
     def property_(case: strategies.Case, other: str) -> None:
@@ -81,7 +81,7 @@ def check_evidence_is_of_probabilities(ctx: Context) -> None:
 
 
 def _range(ctx: Context, case: strategies.Case) -> tuple[Schedule, Floats, Floats]:
-    """A result, and where its exact class probabilities may lie: no lower, and no higher."""
+    """Gives a result, and the least and greatest that its exact class probabilities may be."""
     result = ctx.schedule(case.spec, case.arrays, case.parameters)
     fused = result.fused.astype(np.float64)
     slack = _slack(ctx, case, "fused")
@@ -89,14 +89,14 @@ def _range(ctx: Context, case: strategies.Case) -> tuple[Schedule, Floats, Float
 
 
 def _slack(ctx: Context, case: strategies.Case, name: str) -> Floats:
-    """How far an output may be off: by closeness, and fused by its last rounding on top."""
+    """Says how far an output may be off: by closeness, and fused by its last rounding on top."""
     exact, scale = _scales(ctx, case)
     allowed = K * ctx.eps * scale[name]
     return allowed + 2 * ctx.unit * exact.fused + ctx.unit**3 if name == "fused" else allowed
 
 
 def _saying(case: strategies.Case, logits: NDArray[Any] | float, loudest: float) -> strategies.Case:
-    """The case with other logits of its first modality, those of its first class apart."""
+    """Gives the case other logits of its first modality, those of its first class apart."""
     arrays = {name: array.copy() for name, array in case.arrays.items()}
     arrays["logits"][:, 0] = logits
     arrays["logits"][:, 0, 0] += loudest
@@ -105,7 +105,7 @@ def _saying(case: strategies.Case, logits: NDArray[Any] | float, loudest: float)
 
 
 def _bound(case: strategies.Case, scores: Floats, shares: Floats) -> Floats:
-    """By what the first modality may change the odds of a class against another, [B, C, C]."""
+    """Bounds what the first modality changes of the odds of two classes, [B, C, C]."""
     g = np.minimum(np.exp(scores.astype(np.float64)), 1 - 1e-6)
     rho = 0.2
     if "fusion.redundancy" in case.parameters:
@@ -119,7 +119,7 @@ def _bound(case: strategies.Case, scores: Floats, shares: Floats) -> Floats:
 def check_no_modality_overrules_beyond_its_bound(ctx: Context) -> None:
     """What one modality says moves no odds by more than its trust and its prior allow."""
 
-    @ctx.given(_cases(ctx, spoil=False), st.sampled_from([1.0, 60.0, 1e4]))
+    @ctx.given(_cases(ctx, nonfinite=False), st.sampled_from([1.0, 60.0, 1e4]))
     def property_(case: strategies.Case, loud: float) -> None:
         classes = case.arrays["logits"].shape[-1]
         priors = case.parameters.get("fusion.priors", np.full((1, classes), 1 / classes))[0]
@@ -134,10 +134,10 @@ def check_no_modality_overrules_beyond_its_bound(ctx: Context) -> None:
 
 @check("DMS-F-009", needs=_NEEDS)
 def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
-    """Whatever stands in the logits of classes that a modality has never seen, nothing changes."""
+    """The logits of classes that a modality has never seen change nothing."""
     values = st.sampled_from([-np.inf, -50.0, 0.0, 50.0, 1e4])
 
-    @ctx.given(_cases(ctx, spoil=False), values, st.integers(0, 2**16))
+    @ctx.given(_cases(ctx, nonfinite=False), values, st.integers(0, 2**16))
     def property_(case: strategies.Case, value: float, seed: int) -> None:
         spec = case.spec.replace(signals={n: {} for n in case.spec.coefficients})
         m, c = case.arrays["logits"].shape[-2:]
@@ -164,9 +164,11 @@ def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
 
 @check("DMS-F-010", needs=_NEEDS)
 def check_more_trust_is_never_less_belief(ctx: Context) -> None:
-    """More trust in a modality, all else equal: no less soundness, weight, or odds for its case."""
+    """More trust in a modality never lowers its soundness, its weight, or the odds for its case."""
 
-    @ctx.given(_cases(ctx, spoil=False), st.sampled_from([0.1, 1.0, 4.0]), st.integers(0, 2**16))
+    @ctx.given(
+        _cases(ctx, nonfinite=False), st.sampled_from([0.1, 1.0, 4.0]), st.integers(0, 2**16)
+    )
     def property_(case: strategies.Case, amount: float, seed: int) -> None:
         spec = case.spec.replace(signals={"typicality": {}}, coefficients={"typicality": 1.0})
         parameters = strategies.parameters(
@@ -199,7 +201,7 @@ def check_more_trust_is_never_less_belief(ctx: Context) -> None:
 
 
 def _said(case: strategies.Case, active: NDArray[np.bool_], prior: NDArray[Any]) -> Floats:
-    """log q of the first modality, [B, C]."""
+    """Computes log q of the first modality, [B, C]."""
     rows = np.where(active[:, None], case.arrays["logits"][:, 0], 0.0)
     shares = [float(share) for share in prior]
     return np.array([oracle.log_ratios([float(x) for x in row], shares) for row in rows])
@@ -232,7 +234,7 @@ def check_evidence_without_parameters(ctx: Context) -> None:
 
 @check("DMS-F-012", "DMS-W-004", needs=_NEEDS)
 def check_evidence_of_what_is_absent_or_reordered(ctx: Context) -> None:
-    """A modality that is never there might as well not exist; order does not matter."""
+    """A modality that is never there changes nothing, and order does not matter."""
 
     @ctx.given(_cases(ctx), st.randoms(use_true_random=False))
     def property_(case: strategies.Case, random: Random) -> None:
@@ -250,7 +252,7 @@ def check_evidence_of_what_is_absent_or_reordered(ctx: Context) -> None:
 
 
 def _hold(ctx: Context, clause: str, case: strategies.Case, kept: list[int]) -> None:
-    """Hold a case to what it gives with these modalities alone, in this order."""
+    """Compares a case with what it gives with these modalities alone, in this order."""
     part = strategies.of_modalities(case, kept)
     one = ctx.schedule(case.spec, case.arrays, case.parameters)
     other = ctx.schedule(part.spec, part.arrays, part.parameters)
@@ -264,7 +266,7 @@ def _hold(ctx: Context, clause: str, case: strategies.Case, kept: list[int]) -> 
 
 @check("DMS-L-011", needs=_NEEDS)
 def check_what_is_no_trust_is_refused(ctx: Context) -> None:
-    """Evidence needs logs of trust, and so does the policy that gives them."""
+    """Evidence refuses policies and signals that do not give logs of trust."""
     rule = worked_example.SPEC
     rank = rule.replace(fusion="evidence")
     weigh = SchedulerSpec(

@@ -69,7 +69,7 @@ def _direction(ctx: Context, case: strategies.Case, seed: int) -> Arrays:
 @st.composite
 def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
     """Draws a case away from every kink: ordinary numbers, two passes or more, all present."""
-    case = draw(ctx.cases(tame=True, spoil=False, all_present=True, policies=_policies(ctx)))
+    case = draw(ctx.cases(tame=True, nonfinite=False, all_present=True, policies=_policies(ctx)))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     batch, modalities = case.arrays["present"].shape
     width, classes = case.arrays["features"].shape[-1], 3

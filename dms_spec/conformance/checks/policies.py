@@ -119,7 +119,7 @@ def check_vacuity(ctx: Context) -> None:
 def check_scores_far_apart(ctx: Context) -> None:
     """However low their scores are, active modalities get all the weight, and absent ones none."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False), st.integers(0, 99))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False), st.integers(0, 99))
     def property_(arrays: strategies.Arrays, seed: int) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(modalities=strategies.names(m), policy="static")

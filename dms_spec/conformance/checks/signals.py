@@ -27,7 +27,7 @@ def _hold(
     The policy weighs no signal, so that a NaN is found here and not refused as a score.
     """
     batches = st.booleans().flatmap(
-        lambda tame: strategies.batches(ctx.dtype, tame=tame, spoil=False)
+        lambda tame: strategies.batches(ctx.dtype, tame=tame, nonfinite=False)
     )
 
     @ctx.given(batches, st.sampled_from(options), st.booleans(), st.integers(0, 99))
@@ -201,7 +201,7 @@ def _at(
 def check_typicality_without_parameters(ctx: Context) -> None:
     """Without its parameters typicality is 0, also where it is weighed, and a note says so."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         spec = SchedulerSpec(
             modalities=strategies.names(arrays["present"].shape[1]),
@@ -223,7 +223,7 @@ def check_corroboration(ctx: Context) -> None:
     """Corroboration is the oracle's, lies in [1/2, 1], and is 0 for a lone modality."""
     _hold(ctx, "DMS-Q-015", "corroboration", {}, low=0, high=1)
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         spec = SchedulerSpec(
             modalities=strategies.names(arrays["present"].shape[1]),

@@ -39,7 +39,7 @@ def check_worked_example(ctx: Context) -> None:
 def check_offset_logits(ctx: Context) -> None:
     """Logits offset by 1e4 give the signals of the logits as they were rounded."""
 
-    @ctx.given(strategies.batches(ctx.dtype, tame=True, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, tame=True, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         moved = {**arrays}
@@ -66,7 +66,7 @@ def check_offset_logits(ctx: Context) -> None:
 def check_ruled_out_classes(ctx: Context) -> None:
     """A class at -inf counts as probability 0: the same as if it were not there."""
 
-    @ctx.given(strategies.batches(ctx.dtype, tame=True, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, tame=True, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
@@ -97,7 +97,7 @@ def check_ruled_out_classes(ctx: Context) -> None:
 def check_confidence_range(ctx: Context) -> None:
     """Confidence lies in [0, 1], and one class gives 1."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
@@ -114,7 +114,7 @@ def check_confidence_range(ctx: Context) -> None:
 def check_few_passes(ctx: Context) -> None:
     """Without two passes, the signals that need them are 0, and a note says so."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
@@ -135,7 +135,7 @@ def check_few_passes(ctx: Context) -> None:
 def check_equal_passes_have_no_variance(ctx: Context) -> None:
     """Passes that agree say nothing: uncertainty and mutual information vanish."""
 
-    @ctx.given(strategies.batches(ctx.dtype, spoil=False))
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
@@ -168,7 +168,7 @@ def check_anchored_alignment_counts_with_two(ctx: Context) -> None:
 def check_fused_is_a_mean(ctx: Context) -> None:
     """Fused features lie between the modalities' own; fused probabilities sum to one."""
 
-    @ctx.given(ctx.cases(spoil=False))
+    @ctx.given(ctx.cases(nonfinite=False))
     def property_(case: strategies.Case) -> None:
         spec, arrays = case.spec.replace(fusion="feature"), case.arrays
         result = ctx.schedule(spec, arrays, case.parameters)

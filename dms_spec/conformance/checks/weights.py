@@ -152,7 +152,7 @@ def check_weights_follow_signals(ctx: Context) -> None:
     """A modality that looks better, in one signal alone, never loses weight."""
 
     @ctx.given(
-        strategies.batches(ctx.dtype, tame=True, spoil=False, all_present=True),
+        strategies.batches(ctx.dtype, tame=True, nonfinite=False, all_present=True),
         st.sampled_from(["confidence", "uncertainty", "anchored_alignment", "energy"]),
         st.sampled_from([0.5, 1.0, 4.0]),
         st.floats(0.0, 1.0),
@@ -189,7 +189,7 @@ def check_alignment_is_inert_with_two(ctx: Context) -> None:
     """With exactly two active modalities, alignment and agreement do not move the weights."""
 
     @ctx.given(
-        strategies.batches(ctx.dtype, spoil=False), st.sampled_from(["alignment", "agreement"])
+        strategies.batches(ctx.dtype, nonfinite=False), st.sampled_from(["alignment", "agreement"])
     )
     def property_(arrays: strategies.Arrays, name: str) -> None:
         m = max(2, arrays["present"].shape[1])

@@ -1,4 +1,4 @@
-"""Wrong about fusion of evidence: what is said, how far it is trusted, and what is made of it."""
+"""Holds mutants that are wrong about fusion of evidence: what is said, and how it is trusted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _Values = NDArray[Any]
 
 @dataclass(frozen=True, kw_only=True)
 class _Level:
-    """The level in pieces, each of which may be wrong.
+    """Holds the level in pieces, each of which may be wrong.
 
     Attributes:
         logits: ``[B, M, C]``, 0 where not active.
@@ -61,7 +61,7 @@ def _level(
     log_prior: _Piece = _Level.log_prior,
     result: Callable[[Schedule, _Level], Schedule] | None = None,
 ) -> Callable[[Call], Schedule]:
-    """A schedule whose level is put together from other pieces, or whose result is changed."""
+    """Builds a schedule whose level has other pieces, or whose result is changed."""
 
     def around(call: Call) -> Schedule:
         found = call.schedule(call.batch)
@@ -155,7 +155,7 @@ def _mean_over_modalities(level: _Level) -> _Values:
 
 
 def _unbounded(found: Schedule, level: _Level) -> Schedule:
-    """Trust as an exponent: p^g has no bound."""
+    """Takes trust for an exponent: p^g has no bound."""
     g = np.where(level.active, np.exp(level.log_g), 0)[..., None]
     total = level.log_prior() + level.kappa() * (g * level.said()).sum(axis=1)
     p = level.ns.softmax(total)
@@ -172,7 +172,7 @@ def _soundness_of_likeliest(found: Schedule, level: _Level) -> Schedule:
 
 
 def _weights_from_numbers(found: Schedule, level: _Level) -> Schedule:
-    """Not from logarithms, so that small ones are gone."""
+    """Leaves logarithms too early, so that small weights are gone."""
     total = found.soundness.sum(axis=1, keepdims=True)
     return replace(found, weights=found.soundness / np.where(total > 0, total, total.dtype.type(1)))
 
@@ -196,7 +196,7 @@ def _without_notes(result: Schedule, batch: ModalityBatch, spec: SchedulerSpec) 
 
 
 def _policy(**changes: Callable[[Mapping[str, _Values]], _Values]) -> Any:
-    """The policy with some of its parameters, where it has any, replaced."""
+    """Replaces some parameters of the policy, where it has any."""
 
     def function(ns: Namespace, given: PolicyInput) -> Mapping[str, Array]:
         own = given.evidence.parameters
