@@ -21,7 +21,7 @@ torch = pytest.importorskip("torch")
 from dms_torch.fit import initialize as initialize_module  # noqa: E402
 from dms_torch.fit import regression as regression_module  # noqa: E402
 from dms_torch.fit.checkpoint import Checkpoint  # noqa: E402
-from dms_torch.fit.corruption import corrupted, dropped, noisy, spoilt, stream  # noqa: E402
+from dms_torch.fit.corruption import corrupted, corrupted_rows, dropped, noisy, stream  # noqa: E402
 from dms_torch.fit.folds import FOLDS, NEVER_HELD, folds, rows_of  # noqa: E402
 from dms_torch.fit.heads import Heads  # noqa: E402
 from dms_torch.fit.initialize import ridge_start  # noqa: E402
@@ -166,7 +166,7 @@ def test_validation_rows_judge_and_are_not_learned_from() -> None:
     rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
     assert not rows.crossed and rows.copies == 1
     assert len(rows.learn.labels) == 150 and (rows.learn.fold == NEVER_HELD).all()
-    assert len(rows.held.labels) == 49 and (rows.held.fold == 0).all()
+    assert len(rows.validation.labels) == 49 and (rows.validation.fold == 0).all()
     assert [note for note in rows.notes if "no training row has (99)" in note]
     changed = {name: x.copy() for name, x in table.embeddings.items()}
     for x in changed.values():
@@ -219,15 +219,15 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
     random = np.random.Generator(np.random.Philox(width))
     y, validation_y = random.integers(0, 3, 40), random.integers(0, 3, 30)
     x = random.normal(size=(40, width)) + y[:, None]
-    held = random.normal(size=(30, width)) + held_y[:, None]
+    held = random.normal(size=(30, width)) + validation_y[:, None]
     target = np.eye(3)[y] - np.eye(3)[y].mean(axis=0)
     tried = []
     for penalty in initialize_module._PENALTIES:
         weight = np.linalg.solve(x.T @ x / 40 + penalty * np.eye(width), x.T @ target / 40)
-        fitted = fit_temperature(held @ weight, held_y)
+        fitted = fit_temperature(held @ weight, validation_y)
         tried.append((fitted.nll_after, weight / fitted.temperature))
     best = min(tried, key=lambda one: one[0])[1]
-    found = ridge_start(x, y, 3, held, held_y)
+    found = ridge_start(x, y, 3, held, validation_y)
     assert found.shape == (width, 3)
     assert np.abs(found - best).max() < 1e-4 * np.abs(best).max()
 
@@ -236,12 +236,12 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
 def test_ridge_start_of_nothing_says_nothing(what: str) -> None:
     random = np.random.Generator(np.random.Philox(0))
     x, y = random.normal(size=(20, 4)), np.arange(20) % 2
-    held, held_y = x[:6], y[:6]
+    held, validation_y = x[:6], y[:6]
     if what == "zeros":
         x = np.zeros_like(x)
     else:
-        held, held_y = held[:0], held_y[:0]
-    assert (ridge_start(x, y, 2, held, held_y) == 0).all()
+        held, validation_y = held[:0], validation_y[:0]
+    assert (ridge_start(x, y, 2, held, validation_y) == 0).all()
 
 
 @pytest.mark.parametrize("width", [3, 50])  # fewer inputs than rows, and more
@@ -305,9 +305,9 @@ def test_a_head_that_no_row_judges_says_what_is_frequent() -> None:
     table.present[:, 1] = fold == NEVER_HELD
     table.present[5, 1] = True
     rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
-    rows.held.present[:, 1] = False
+    rows.validation.present[:, 1] = False
     found, record = regression("text", rows, SETTINGS)
-    assert record["penalty"] is None and "no held-out row" in record["calibration"]["note"]
+    assert record["penalty"] is None and "no validation row" in record["calibration"]["note"]
     assert (found["heads.text.classifier.weight"] == 0).all()
     assert np.allclose(np.exp(found["heads.text.classifier.bias"][:4]), rows.prior)
 
@@ -429,7 +429,7 @@ def test_a_row_is_judged_by_the_copy_that_has_not_seen_it(
     monkeypatch.setattr(regression_module, "fit_temperature", spy)
     monkeypatch.setattr(LogisticPath, "solve", numbers)
     regression("image", heads.rows, SETTINGS)
-    held = heads.rows.held
+    held = heads.rows.validation
     fold = held.fold[held.present[:, 0]].numpy()
     assert all(np.array_equal(logits, np.repeat(fold[:, None], 4, axis=1)) for logits in seen)
 
