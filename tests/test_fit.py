@@ -700,3 +700,135 @@ def test_which_rows_have_a_label_is_part_of_the_run(tmp_path: Path) -> None:
         for known in (None, np.arange(180) > 0, np.arange(180) > 1)
     }
     assert len(digests) == 3
+
+
+# -------------------------------------------------------------------------- tables as people have
+
+
+def test_one_row_of_glitches_changes_little_and_is_said() -> None:
+    table = make_table(**_parts(make_arrays(360)))
+    spec = SchedulerSpec.preset("robust", NAMES)
+    clean = fit(table, spec, QUICK)
+    assert table.test is not None and not clean.notes
+    embeddings = {name: array.copy() for name, array in table.embeddings.items()}
+    embeddings["image"][1] = 1000.0
+    table.present[1, 0] = True
+    broken = fit(make_table(**_parts(make_arrays(360)) | {"embeddings": embeddings}), spec, QUICK)
+    assert any("'image'" in note and "row 1)" in note for note in broken.notes)
+    one, two = (f.artifact.model["metrics"]["test"]["fused"]["accuracy"] for f in (clean, broken))
+    assert abs(one - two) <= 0.04
+
+
+def test_a_class_that_a_modality_never_saw_is_not_vetoed() -> None:
+    """Audio is in no training row of class 2, and in every test row of it."""
+    arrays = make_arrays(720)
+    held = np.isin(np.arange(720), arrays["test"])
+    arrays["present"][:] = True
+    arrays["present"][(arrays["labels"] == 2) & ~held, 2] = False
+    arrays |= {name: make_full(720)[name] for name in NAMES}
+    table = make_table(**_parts(arrays))
+    result = fit(table, SchedulerSpec.preset("robust", NAMES), QUICK)
+    assert any("'audio' is in no training row of class 2" in note for note in result.notes)
+    assert (result.artifact.parameters["fusion.priors"][2] > 0).tolist() == [True, True, False]
+    recall = result.artifact.model["metrics"]["test"]["fused"]["recall"]
+    assert recall[2] > 0.75
+
+
+def make_full(rows: int) -> dict[str, Any]:
+    """The same rows as `make_arrays`, before anything went missing."""
+    labels, full = np.arange(rows) % 3, {}
+    random = np.random.Generator(np.random.Philox(0))
+    for m, name in enumerate(NAMES):
+        centres = np.random.Generator(np.random.Philox(100 + m)).normal(size=(3, 5 + m))
+        noise = (0.6 + 0.4 * m) * random.normal(size=(rows, 5 + m))
+        full[name] = (10 + centres[labels] + noise).astype(np.float32)
+    return full
+
+
+@pytest.mark.parametrize("known", [2, 5, 20])
+def test_a_modality_known_from_few_rows_costs_nothing(known: int) -> None:
+    """Over six draws, against the other modality alone."""
+    gains = []
+    for seed in range(6):
+        random = np.random.Generator(np.random.Philox(seed))
+        labels = random.integers(0, 2, 420)
+        embeddings = {
+            name: (random.normal(size=(420, 8)) + 0.6 * labels[:, None]).astype(np.float32)
+            for name in ("image", "audio")
+        }
+        present = np.ones((420, 2), dtype=bool)
+        present[:120, 1] = False
+        present[random.permutation(120)[:known], 1] = True
+        table = Table(
+            embeddings=embeddings, present=present, labels=labels, test=np.arange(120, 420)
+        )
+        artifact = fit(table, SchedulerSpec.preset("robust", ("image", "audio")), QUICK).artifact
+        rows = table.rows(np.arange(120, 420))
+        alone = rows.present.copy()
+        alone[:, 1] = False
+        predictor = Predictor(artifact, get_backend("numpy"))
+        both, one = (
+            float((predictor.predict(t)["predicted"] == rows.labels).mean())
+            for t in (rows, replace(rows, present=alone))
+        )
+        gains.append(both - one)
+    assert np.mean(gains) > -0.01
+    assert min(gains) > -0.05
+
+
+def test_subjects_are_not_learned_by_heart() -> None:
+    """Labels at random by subject: with groups the held-out accuracy is that of a coin."""
+    random = np.random.Generator(np.random.Philox(0))
+    groups = np.repeat(np.arange(40), 10)
+    labels = np.repeat(np.arange(40) % 2, 10)
+    subject = np.repeat(2 * random.normal(size=(40, 12)), 10, axis=0)
+    embeddings = {"eeg": (subject + random.normal(size=(400, 12))).astype(np.float32)}
+    table = Table(embeddings=embeddings, present=np.ones((400, 1), dtype=bool), labels=labels)
+    spec = SchedulerSpec.preset("robust", ("eeg",))
+    told, untold = (
+        fit(t, spec, QUICK).artifact.model["metrics"]["held_out"]["fused"]["accuracy"]
+        for t in (replace(table, groups=groups), table)
+    )
+    assert untold > 0.7
+    assert told < 0.65
+
+
+@pytest.mark.clause("DMS-X-004")
+def test_a_foreign_checkpoint_goes_with_overwrite(dms: Run, train: Path, tmp_path: Path) -> None:
+    table, path = make_table(), tmp_path / "a.checkpoint.safetensors"
+
+    def stop(_: Progress) -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        fit(table, spec_of("paper", "linear"), QUICK, checkpoint=path, report=stop)
+    assert "--overwrite" in dms("fit", train, "-o", tmp_path / "a", *FLAGS, "--seed", 5).refused()
+    assert path.exists()
+    dms("fit", train, "-o", tmp_path / "a", *FLAGS, "--seed", 5, "--overwrite").succeeded()
+    assert not path.exists()
+    path.write_bytes(b"a thesis")
+    dms("fit", train, "-o", tmp_path / "b" / ".." / "a", *FLAGS, "--overwrite").refused()
+    assert path.read_bytes() == b"a thesis"
+
+
+def test_a_fit_that_cannot_be_finished_leaves_no_checkpoint(tmp_path: Path) -> None:
+    present = np.ones((180, 3), dtype=bool)
+    present[:, 2] = np.arange(180) == 1
+    path = tmp_path / "run.safetensors"
+    with pytest.raises(DMSError, match="'audio'"):
+        fit(
+            make_table(present=present, embeddings=make_full(180)),
+            spec_of("robust", "soundness"),
+            QUICK,
+            checkpoint=path,
+            checkpoint_seconds=0,
+        )
+    assert not path.exists()
+
+
+def test_where_one_regression_is_better_it_is_said() -> None:
+    from dms_spec.cli.fit import _comparison
+
+    assert _comparison({"fused": {"nll": 0.3}, "concatenation": {"nll": 0.4}}) == []
+    (line,) = _comparison({"fused": {"nll": 0.4}, "concatenation": {"nll": 0.3}})
+    assert "better here: log-loss 0.300 against 0.400" in line

@@ -189,6 +189,7 @@ def _run(
     kept, unseen = (fitted[k] | places[k] | own[k] | _scales(rows) for k in (-1, 0))
     scheduler = Artifact(spec=spec, parameters=kept).scheduler_parameters
     notes = [*table.notes(), *resolve(spec, scheduler).notes(), *weak]
+    notes += _unseen(learned, spec.modalities, rows)
     notes += [*rows.notes, *_weaker(resolved, settings), *_unfinished(descent.history)]
     notes += [f"temperature of {n!r}: {c['note']}" for n, c in calibration.items() if c["note"]]
     model = {
@@ -246,6 +247,19 @@ def _weaker(resolved: Resolved, settings: FitSettings) -> list[str]:
         for signal in resolved.signals
         if signal.optional and "mc_logits" in signal.needs and settings.passes < 2
     ]
+
+
+def _unseen(learned: Arrays, modalities: tuple[str, ...], rows: Rows) -> list[str]:
+    """Classes that a modality has never been seen with, in words."""
+    notes = []
+    for name in modalities:
+        never = learned.get(f"priors.{name}", np.ones((1, 1)))[-1] == 0
+        if never.any():
+            listed = ", ".join(repr(c) for c in rows.classes[never].tolist())
+            notes.append(
+                f"{name!r} is in no training row of class {listed}: it says nothing about that class"
+            )
+    return notes
 
 
 def _unfinished(history: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -104,7 +104,9 @@ class _Trust:
         clean, changed = self._rows()
         found, done = self._fit(clean, changed, self._start)
         record: dict[str, Any] = {"converged": done}
-        if self._joint and found:
+        # Where a modality has never seen a class, the joint expert would take its presence for a
+        # sign against that class.
+        if self._joint and found and (self._priors[-1] > 0).all():
             start = self._start | {_SHARE: np.asarray(_SHARE_START, dtype=np.float32)}
             more, more_done = self._fit(clean, changed, start)
             gain, error = self._gain(clean, changed, found, more)
