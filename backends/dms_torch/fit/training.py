@@ -257,7 +257,7 @@ def _unseen(learned: Arrays, modalities: tuple[str, ...], rows: Rows) -> list[st
         if never.any():
             listed = ", ".join(repr(c) for c in rows.classes[never].tolist())
             notes.append(
-                f"{name!r} is in no training row of class {listed}: it says nothing about that class"
+                f"{name!r} is in no training row of class {listed}, and says nothing about it"
             )
     return notes
 

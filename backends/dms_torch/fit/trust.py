@@ -34,6 +34,8 @@ _EXCHANGED = 1.0 / 3.0
 _MOST_STEPS = 50
 # Where its share starts, as a logit.
 _SHARE = "joint/share"
+# Of fewer validation rows with all modalities, nothing is known of the joint expert.
+_FEW = 100
 _SHARE_START = 1.0
 # The penalty weighs as much as so many rows, however many there are.
 _PULL_ROWS = 100.0
@@ -104,9 +106,7 @@ class _Trust:
         clean, changed = self._rows()
         found, done = self._fit(clean, changed, self._start)
         record: dict[str, Any] = {"converged": done}
-        # Where a modality has never seen a class, the joint expert would take its presence for a
-        # sign against that class.
-        if self._joint and found and (self._priors[-1] > 0).all():
+        if self._can_judge_joint(clean):
             start = self._start | {_SHARE: np.asarray(_SHARE_START, dtype=np.float32)}
             more, more_done = self._fit(clean, changed, start)
             gain, error = self._gain(clean, changed, found, more)
@@ -117,6 +117,14 @@ class _Trust:
         with torch.no_grad():
             record["validation_loss"] = float(self._mean(self._losses(clean, parameters), clean))
         return found, record
+
+    def _can_judge_joint(self, clean: list[_Seen]) -> bool:
+        """Whether there is a joint expert, and enough is known of the rows in which it speaks.
+
+        Where a modality has never seen a class, it would take presence for a sign against it.
+        """
+        whole = sum(int(seen.active.all(dim=1).sum()) for seen in clean)
+        return bool(self._joint) and whole >= _FEW and bool((self._priors[-1] > 0).all())
 
     def _fit(self, clean: list[_Seen], changed: list[_Seen], start: Arrays) -> tuple[Arrays, bool]:
         parameters = {
