@@ -66,9 +66,16 @@ def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, di
         f"heads.{name}.classifier.weight": found.weight.movedim(0, 1).flatten(1),
         f"heads.{name}.classifier.bias": bias.flatten(),
         f"heads.{name}.temperature": torch.tensor(temperature),
-        f"priors.{name}": torch.where(found.seen, found.log_prior.exp(), 0.0),
+        f"priors.{name}": _of_seen(found),
     }
     return _host(arrays), found.record() | {"calibration": asdict(found.calibration)}
+
+
+def _of_seen(found: _Candidate) -> Tensor:
+    """The frequencies of the classes that each copy has seen, which sum to one; 0 of others."""
+    known = torch.where(found.seen, found.log_prior.exp(), 0.0)
+    tiny = torch.finfo(known.dtype).tiny
+    return known / known.sum(dim=1, keepdim=True).clamp(min=tiny)
 
 
 def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[str, Any]]:
@@ -128,6 +135,9 @@ def _chosen(
     there, part = learn.there, learn.part
     use = learned_from(rows, part)[there] * part.weight[there].double()[:, None]
     path = LogisticPath(learn.x[there].double(), part.labels[there], use, len(rows.classes))
+    # A copy that has seen a single class tells nothing apart, and shows nothing when judged.
+    if not (path.seen.sum(dim=1) > 1)[held.part.fold[held.there]].any():
+        return None
     best, worse = None, 0
     for penalty in _PENALTIES:
         found = judge(path, float(penalty))
@@ -208,7 +218,7 @@ def _silent(name: str, rows: Rows) -> tuple[Arrays, dict[str, Any]]:
         f"heads.{name}.temperature": np.array(1.0, dtype=np.float32),
         f"priors.{name}": np.zeros((rows.copies, classes), np.float32),
     }
-    note = "no validation row has it: its head says what is frequent"
+    note = "no validation row can judge it: its head says what is frequent"
     calibration = {"temperature": 1.0, "nll_after": 0.0, "samples": 0, "note": note}
     record = {"penalty": None, "converged": True, "validation_loss": 0.0}
     return arrays, record | {"calibration": calibration}
