@@ -85,7 +85,7 @@ def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[st
 
     Returns:
         ``weight`` ``[A, D, C]``, D the widths of all modalities, ``bias`` ``[A, C]`` and ``mean``
-        ``[D]``; and the stage's record.
+        ``[D]``, nothing where no row can judge it; and the stage's record.
     """
     names = list(rows.learn.embeddings)
     means = [rows.learn.embeddings[name][_there(rows.learn, name)].mean(dim=0) for name in names]
@@ -94,7 +94,8 @@ def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[st
         for part in (rows.learn, rows.validation)
     )
     found = _chosen(learn, validation, rows, replace(settings, noise=0.0))
-    assert found is not None  # noqa: S101 - every row has something
+    if found is None:
+        return {}, {"penalty": None, "converged": True, "validation_loss": 0.0}
     hot = 1.0 / found.calibration.temperature
     bias = found.log_prior + hot * (found.bias - found.log_prior)
     arrays = {"weight": hot * found.weight, "bias": bias, "mean": torch.cat(means)}
@@ -136,7 +137,7 @@ def _chosen(
     use = learned_from(rows, part)[there] * part.weight[there].double()[:, None]
     path = LogisticPath(learn.x[there].double(), part.labels[there], use, len(rows.classes))
     # A copy that has seen a single class tells nothing apart, and shows nothing when judged.
-    if not (path.seen.sum(dim=1) > 1)[held.part.fold[held.there]].any():
+    if not (path.seen.sum(dim=1) > 1)[validation.part.fold[validation.there]].any():
         return None
     best, worse = None, 0
     for penalty in _PENALTIES:

@@ -254,7 +254,7 @@ def _unseen(learned: Arrays, modalities: tuple[str, ...], rows: Rows) -> list[st
     notes = []
     for name in modalities:
         never = learned.get(f"priors.{name}", np.ones((1, 1)))[-1] == 0
-        if never.any():
+        if never.any() and not never.all():  # of a silent head another note tells
             listed = ", ".join(repr(c) for c in rows.classes[never].tolist())
             notes.append(
                 f"{name!r} is in no training row of class {listed}, and says nothing about it"
