@@ -783,7 +783,7 @@ def test_subjects_are_not_learned_by_heart() -> None:
     groups = np.repeat(np.arange(40), 10)
     labels = np.repeat(np.arange(40) % 2, 10)
     subject = np.repeat(2 * random.normal(size=(40, 30)), 10, axis=0)
-    embeddings = {"eeg": (subject + random.normal(size=(400, 30))).astype(np.float32)}
+    embeddings = {"eeg": (subject + 0.3 * random.normal(size=(400, 30))).astype(np.float32)}
     table = Table(embeddings=embeddings, present=np.ones((400, 1), dtype=bool), labels=labels)
     spec = SchedulerSpec.preset("robust", ("eeg",))
     told, untold = (
