@@ -123,7 +123,7 @@ def test_fit_learns_and_says_what(dms: Run, train: Path, tmp_path: Path) -> None
         assert row["nll_after"] <= row["nll_before"]
     assert model["data"]["modalities"]["audio"]["width"] == 7
     card = (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
-    for word in (*NAMES, "Calibration", "Accuracy", "Log-loss", "uniform", "dms predict"):
+    for word in (*NAMES, "Calibration", "Accuracy", "Log-loss", "static", "dms predict"):
         assert word in card
     for word in (*NAMES, "soundness", "validation", "test", "fused", "balanced", "recall: 0 "):
         assert word in text
@@ -299,7 +299,7 @@ def test_validation_figures_are_of_heads_that_have_not_seen_the_rows() -> None:
     spec = SchedulerSpec.preset("robust", NAMES[:2])
     artifact = fit(table, spec, FitSettings(epochs=2, passes=2)).artifact
     seen = evaluate(artifact, get_backend("numpy"), table)
-    held_out = artifact.model["metrics"]["held_out"]
+    held_out = artifact.model["metrics"]["validation"]
     assert seen["fused"]["accuracy"] > held_out["fused"]["accuracy"] + 0.3
     assert held_out["fused"]["accuracy"] < 0.6
     assert held_out["concatenation"]["accuracy"] < 0.6
@@ -787,7 +787,7 @@ def test_subjects_are_not_learned_by_heart() -> None:
     table = Table(embeddings=embeddings, present=np.ones((400, 1), dtype=bool), labels=labels)
     spec = SchedulerSpec.preset("robust", ("eeg",))
     told, untold = (
-        fit(t, spec, QUICK).artifact.model["metrics"]["held_out"]["fused"]["accuracy"]
+        fit(t, spec, QUICK).artifact.model["metrics"]["validation"]["fused"]["accuracy"]
         for t in (replace(table, groups=groups), table)
     )
     assert untold > 0.7
