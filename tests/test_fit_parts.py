@@ -84,12 +84,12 @@ def test_folds_are_even_over_the_classes(labels: list[int], seed: int) -> None:
     for c in range(len(known)):
         own = fold[y == c]
         if len(own) == 1:
-            assert own == NEVER_HELD
+            assert own == IN_NO_FOLD
         else:
             sizes = np.bincount(own, minlength=FOLDS)  # also: never below 0
             assert len(sizes) == FOLDS
             assert sizes.max() - sizes.min() <= 1
-    sizes = np.bincount(fold[fold != NEVER_HELD], minlength=FOLDS)
+    sizes = np.bincount(fold[fold != IN_NO_FOLD], minlength=FOLDS)
     assert sizes[0] == sizes.max() > 0
     assert sizes.sum() == counts[counts > 1].sum()
 
@@ -145,7 +145,7 @@ def test_a_group_is_in_one_fold(rows: list[tuple[int, int]], seed: int) -> None:
         own = np.unique(fold[groups == group])
         assert len(own) == 1
         # A class that one group has to itself is taught by it, and judged by nobody.
-        assert (own[0] == NEVER_HELD) == (group in alone)
+        assert (own[0] == IN_NO_FOLD) == (group in alone)
     sizes = np.bincount(fold[fold >= 0], minlength=FOLDS)
     assert sizes[0] == sizes.max() > 0
 
@@ -233,7 +233,7 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
     assert np.abs(found - best).max() < 1e-4 * np.abs(best).max()
 
 
-@pytest.mark.parametrize("what", ["zeros", "nothing held out"])
+@pytest.mark.parametrize("what", ["zeros", "nothing to choose by"])
 def test_ridge_start_of_nothing_says_nothing(what: str) -> None:
     random = np.random.Generator(np.random.Philox(0))
     x, y = random.normal(size=(20, 4)), np.arange(20) % 2
@@ -303,7 +303,7 @@ def test_a_head_that_no_row_judges_says_what_is_frequent() -> None:
     table = make_table()
     table.present[:, 0] = True
     fold = rows_of(table, "cpu", stream(0, "split"), crossed=True).learn.fold.numpy()
-    table.present[:, 1] = fold == NEVER_HELD
+    table.present[:, 1] = fold == IN_NO_FOLD
     table.present[5, 1] = True
     rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
     rows.validation.present[:, 1] = False
@@ -475,7 +475,7 @@ def test_the_policy_sees_a_row_through_the_copy_that_has_not(heads: Heads, fold:
     used = 0
     for batch in stage.batches(random):
         (own,) = batch.fold.unique().tolist()  # of one fold each
-        assert own not in (0, NEVER_HELD)
+        assert own not in (0, IN_NO_FOLD)
         assert _sees(policy, parameters, batch, random) == (own == fold)
         used += own == fold
     assert (used > 0) == (fold != 0)

@@ -183,7 +183,7 @@ def test_the_typicality_of_the_torch_guide_is_fitted(
     """Fitted as the guide says, a modality that is far from its training loses its weight."""
     torch = pytest.importorskip("torch")
     names = run_page("torch", tmp_path_factory.mktemp).names
-    features = torch.tensor(names["held"][:4], dtype=torch.float32)
+    features = torch.tensor(names["new"][:4], dtype=torch.float32)
     features[:, 0] += 20.0
     with torch.no_grad():
         output = names["fusion"](features=features, logits=torch.zeros(4, 3, 2))

@@ -282,7 +282,7 @@ def _fused_scale(
 
 
 def _carried(weight: Floats, values: Floats) -> Floats:
-    """Sum of weight times value; a weight of infinite condition cannot move a value of 0."""
+    """Sums weight times value. A weight of infinite condition cannot move a value of 0."""
     return np.asarray(np.where(values > 0, weight[..., None] * values, 0.0).sum(axis=1))
 
 

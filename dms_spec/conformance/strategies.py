@@ -285,7 +285,7 @@ def of_modalities(case: Case, kept: list[int]) -> Case:
 
 
 def per_modality(name: str, array: NDArray[Any], modalities: int) -> bool:
-    """Whether the first axis of a parameter is that of the modalities."""
+    """Says whether the first axis of a parameter is that of the modalities."""
     return (
         name in ("policy.bias", "policy.exponent", "fusion.priors")
         or name.startswith("signals.typicality.")

@@ -122,7 +122,7 @@ def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
 
 
 def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
-    """Whether two shapes are the same, as far as tracing knows them: None is not known yet."""
+    """Says whether two shapes are the same, as far as tracing knows them: None is not known yet."""
     return len(shape) == len(other) and all(
         a == b or a is None or b is None for a, b in zip(shape, other, strict=True)
     )

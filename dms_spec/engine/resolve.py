@@ -53,7 +53,7 @@ class Resolved:
         }
 
     def unfitted(self, signal: Signal) -> bool:
-        """Whether a signal works without the parameters that it could have."""
+        """Says whether a signal works without the parameters that it could have."""
         return signal.parameters_optional and not self.parameters_of(f"signals.{signal.name}")
 
     def reasons(self) -> dict[str, str]:
@@ -74,7 +74,7 @@ class Resolved:
         return read
 
     def shares_space(self) -> bool:
-        """Whether anything relates the features of different modalities to each other."""
+        """Says whether anything relates the features of different modalities to each other."""
         return (
             self.spec.fusion == "feature"
             or "features" in self.policy.needs

@@ -82,7 +82,7 @@ def _entry_points() -> tuple[list[EntryPoint], list[PluginRecord]]:
 
 
 def _identity(dist: Distribution | None) -> tuple[str, str]:
-    """Name and version, also of a distribution whose metadata is gone."""
+    """Reads name and version, also of a distribution whose metadata is gone."""
     try:
         return (dist.name or "?", dist.version or "?") if dist else ("?", "?")
     except Exception:

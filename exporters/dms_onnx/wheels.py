@@ -12,7 +12,7 @@ from dms_spec.errors import BackendUnavailable
 from dms_spec.plugins import installed_version
 
 _WHEELS = ("onnxruntime", "onnxruntime-gpu")
-_MEND = (
+_FIX = (
     "Run `pip uninstall -y onnxruntime onnxruntime-gpu`, then install one of them: "
     "`pip install onnxruntime` or `pip install onnxruntime-gpu`."
 )
@@ -29,7 +29,7 @@ def conflict() -> str:
     if len(found) < len(_WHEELS):
         return ""
     both = " and ".join(f"{name} {number}" for name, number in found.items())
-    return f"{both} share one folder: the one installed last is used. {_MEND}"
+    return f"{both} share one folder: the one installed last is used. {_FIX}"
 
 
 def runtime() -> Any:
@@ -42,12 +42,12 @@ def runtime() -> Any:
         import onnxruntime
     except Exception as error:  # a broken native library raises whatever it likes
         raise BackendUnavailable(
-            "onnxruntime cannot be imported", got=f"{type(error).__name__}: {error}", fix=_MEND
+            "onnxruntime cannot be imported", got=f"{type(error).__name__}: {error}", fix=_FIX
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise BackendUnavailable(
             "onnxruntime imports, but is empty",
             got=f"wheels: {', '.join(installed()) or 'none'}; one was removed beside the other",
-            fix=_MEND,
+            fix=_FIX,
         )
     return onnxruntime

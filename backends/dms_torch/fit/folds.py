@@ -24,7 +24,7 @@ from dms_torch.fit.corruption import Random
 FOLDS = 5
 
 #: The row of a class that has no other: every head may learn from it, none is judged by it.
-NEVER_HELD = -1
+IN_NO_FOLD = -1
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def rows_of(
         crossed = False
         first, more = _validation(table, classes)
         notes += more
-        fold = np.full(len(rows), NEVER_HELD, dtype=np.intp)
+        fold = np.full(len(rows), IN_NO_FOLD, dtype=np.intp)
     kept = np.full(len(rows), fill_value=True) if crossed else fold != 0
     weight = _weights(table, rows, labels, balanced=balanced)
     scale = _scales(table, rows[kept])
@@ -303,11 +303,11 @@ def folds(
     order = np.argsort(-sizes, kind="stable")
     place = np.empty(FOLDS, dtype=np.intp)
     place[order] = np.arange(FOLDS)
-    return np.where(fold >= 0, place[fold], NEVER_HELD)
+    return np.where(fold >= 0, place[fold], IN_NO_FOLD)
 
 
 def _by_class(labels: NDArray[np.intp], random: Random) -> NDArray[np.intp]:
-    fold = np.full(len(labels), NEVER_HELD, dtype=np.intp)
+    fold = np.full(len(labels), IN_NO_FOLD, dtype=np.intp)
     for label in range(labels.max() + 1):
         rows = random.permutation(np.flatnonzero(labels == label))
         if len(rows) > 1:
@@ -324,7 +324,7 @@ def _by_group(
     np.add.at(counts, (groups, labels), 1)
     # Every head learns from a group that has a class to itself, and none is judged by it.
     alone = counts[:, (counts > 0).sum(axis=0) == 1].any(axis=1)
-    fold = np.full(len(counts), NEVER_HELD, dtype=np.intp)
+    fold = np.full(len(counts), IN_NO_FOLD, dtype=np.intp)
     counted = np.zeros((FOLDS, counts.shape[1]))
     order = random.permutation(np.flatnonzero(~alone))
     for group in order[np.argsort(-counts[order].sum(axis=1), kind="stable")]:
