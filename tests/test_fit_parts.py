@@ -22,7 +22,7 @@ from dms_torch.fit import initialize as initialize_module  # noqa: E402
 from dms_torch.fit import regression as regression_module  # noqa: E402
 from dms_torch.fit.checkpoint import Checkpoint  # noqa: E402
 from dms_torch.fit.corruption import corrupted, corrupted_rows, dropped, noisy, stream  # noqa: E402
-from dms_torch.fit.folds import FOLDS, NEVER_HELD, folds, rows_of  # noqa: E402
+from dms_torch.fit.folds import FOLDS, IN_NO_FOLD, folds, rows_of  # noqa: E402
 from dms_torch.fit.heads import Heads  # noqa: E402
 from dms_torch.fit.initialize import ridge_start  # noqa: E402
 from dms_torch.fit.logistic import LogisticPath  # noqa: E402
@@ -166,7 +166,7 @@ def test_validation_rows_judge_and_are_not_learned_from() -> None:
     table.labels[4] = 99  # no training row has it
     rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
     assert not rows.crossed and rows.copies == 1
-    assert len(rows.learn.labels) == 150 and (rows.learn.fold == NEVER_HELD).all()
+    assert len(rows.learn.labels) == 150 and (rows.learn.fold == IN_NO_FOLD).all()
     assert len(rows.validation.labels) == 49 and (rows.validation.fold == 0).all()
     assert [note for note in rows.notes if "no training row has (99)" in note]
     changed = {name: x.copy() for name, x in table.embeddings.items()}
@@ -220,15 +220,15 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
     random = np.random.Generator(np.random.Philox(width))
     y, validation_y = random.integers(0, 3, 40), random.integers(0, 3, 30)
     x = random.normal(size=(40, width)) + y[:, None]
-    held = random.normal(size=(30, width)) + validation_y[:, None]
+    validation = random.normal(size=(30, width)) + validation_y[:, None]
     target = np.eye(3)[y] - np.eye(3)[y].mean(axis=0)
     tried = []
     for penalty in initialize_module._PENALTIES:
         weight = np.linalg.solve(x.T @ x / 40 + penalty * np.eye(width), x.T @ target / 40)
-        fitted = fit_temperature(held @ weight, validation_y)
+        fitted = fit_temperature(validation @ weight, validation_y)
         tried.append((fitted.nll_after, weight / fitted.temperature))
     best = min(tried, key=lambda one: one[0])[1]
-    found = ridge_start(x, y, 3, held, validation_y)
+    found = ridge_start(x, y, 3, validation, validation_y)
     assert found.shape == (width, 3)
     assert np.abs(found - best).max() < 1e-4 * np.abs(best).max()
 
@@ -237,12 +237,12 @@ def test_ridge_start_solves_the_normal_equations(width: int) -> None:
 def test_ridge_start_of_nothing_says_nothing(what: str) -> None:
     random = np.random.Generator(np.random.Philox(0))
     x, y = random.normal(size=(20, 4)), np.arange(20) % 2
-    held, validation_y = x[:6], y[:6]
+    validation, validation_y = x[:6], y[:6]
     if what == "zeros":
         x = np.zeros_like(x)
     else:
-        held, validation_y = held[:0], validation_y[:0]
-    assert (ridge_start(x, y, 2, held, validation_y) == 0).all()
+        validation, validation_y = validation[:0], validation_y[:0]
+    assert (ridge_start(x, y, 2, validation, validation_y) == 0).all()
 
 
 @pytest.mark.parametrize("width", [3, 50])  # fewer inputs than rows, and more
@@ -430,8 +430,8 @@ def test_a_row_is_judged_by_the_copy_that_has_not_seen_it(
     monkeypatch.setattr(regression_module, "fit_temperature", spy)
     monkeypatch.setattr(LogisticPath, "solve", numbers)
     regression("image", heads.rows, SETTINGS)
-    held = heads.rows.validation
-    fold = held.fold[held.present[:, 0]].numpy()
+    validation = heads.rows.validation
+    fold = validation.fold[validation.present[:, 0]].numpy()
     assert all(np.array_equal(logits, np.repeat(fold[:, None], 4, axis=1)) for logits in seen)
 
 
