@@ -18,9 +18,11 @@
  * @typedef {{features: number[][]?, logits: number[][]?, passes: number[][][],
  *   present: boolean[], members: number[]}} Sample
  *
- * Everything but fused is [B][M]; fused is [B][D] or [B][C].
+ * Everything but fused is [B][M]; fused is [B][D] or [B][C]. Soundness is there where evidence is
+ * fused.
  * @typedef {{active: boolean[][], scores: number[][], weights: number[][], fused: number[][],
- *   signals: Object<string, number[][]>, terms: Object<string, number[][]>}} Schedule
+ *   signals: Object<string, number[][]>, terms: Object<string, number[][]>,
+ *   soundness?: number[][]}} Schedule
  */
 
 /** A present modality is not finite (DMS-P-006), or a score is no number to rank by (DMS-W-008). */
@@ -49,6 +51,7 @@ export function schedule(spec, batch, parameters = {}) {
     scores: results.map((r) => r.scores),
     weights: results.map((r) => r.weights),
     fused: results.map((r) => r.fused),
+    ...(spec.fusion === "evidence" ? { soundness: results.map((r) => r.soundness) } : {}),
     signals: named("signals", Object.keys(spec.signals)),
     terms: named("terms", Object.keys(results[0]?.terms ?? {})),
   };
@@ -98,9 +101,18 @@ function scheduleSample(spec, sample, parameters, b) {
       throw new NonFiniteInput(`a score is ${scores[m]}: ${where(m)}`);
     }
   }
-  const shares = softmax(members.map((m) => scores[m])); // E6
-  const weights = modalities.map((m) => (active[m] ? shares[members.indexOf(m)] : 0));
-  return { active, scores, weights, fused: fuse(spec.fusion, sample, weights), signals, terms };
+  const found = { active, scores, signals, terms };
+  const weigh = (values) => {
+    const shares = softmax(members.map((m) => values[m])); // E6
+    return modalities.map((m) => (active[m] ? shares[members.indexOf(m)] : 0));
+  };
+  if (spec.fusion === "evidence") {
+    const { fused, logSoundness } = believe(sample, scores, under(parameters, "fusion."));
+    const soundness = overActive((m) => Math.exp(logSoundness[m]));
+    return { ...found, fused, soundness, weights: weigh(logSoundness) };
+  }
+  const weights = weigh(scores);
+  return { ...found, weights, fused: fuse(spec.fusion, sample, weights) };
 }
 
 /** Whether a modality carries numbers that mean something (DMS-P-004). */
@@ -123,6 +135,47 @@ function fuse(level, { features, logits, members }, weights) {
     parts.some(([, row]) => row[k] === -Infinity)
       ? -Infinity
       : sum(parts.map(([weight, row]) => weight * row[k])),
+  );
+}
+
+/** Bounded evidence, and the log of how far each active modality was believed: E24, E25. */
+function believe({ logits, members }, scores, { prior, priors, redundancy }) {
+  const classes = logits[0].map((_, y) => y);
+  if (members.length === 0) return { fused: classes.map(() => 0), logSoundness: [] };
+  const uniform = classes.map(() => 1 / classes.length);
+  const pi = prior ? prior.values : uniform;
+  const parts = members.map((m) => {
+    const logTrust = Math.min(scores[m], Math.log1p(-1e-6));
+    const logDoubt = Math.log(-Math.expm1(logTrust));
+    const said = logRatios(logits[m], priors ? matrix(priors)[m] : uniform);
+    const factors = said.map((q) => logSumExp([logDoubt, logTrust + q]));
+    return { m, logTrust, factors, sound: said.map((q, y) => logTrust + q - factors[y]) };
+  });
+  const rho = redundancy ? softplus(redundancy.values[0]) : 0.2;
+  const trusted = Math.max(1, sum(parts.map(({ logTrust }) => Math.exp(logTrust))));
+  const kappa = 1 / (1 + rho * (trusted - 1));
+  const possible = classes.filter((y) => pi[y] > 0);
+  const total = possible.map(
+    (y) => Math.log(pi[y]) + kappa * sum(parts.map(({ factors }) => factors[y])),
+  );
+  const whole = logSumExp(total);
+  const logSoundness = [];
+  for (const { m, sound } of parts) {
+    logSoundness[m] = Math.min(0, logSumExp(possible.map((y, i) => total[i] - whole + sound[y])));
+  }
+  const fused = classes.map(() => 0);
+  possible.forEach((y, i) => (fused[y] = Math.exp(total[i] - whole)));
+  return { fused, logSoundness };
+}
+
+/** log p / pi over the classes that a modality knows; 0, which says nothing, for the others. */
+function logRatios(row, prior) {
+  const heard = row.filter((x, y) => prior[y] > 0 && x > -Infinity);
+  if (heard.length === 0) return row.map(() => 0);
+  const top = Math.max(...heard);
+  const whole = Math.log(sum(heard.map((x) => Math.exp(x - top))));
+  return row.map((x, y) =>
+    prior[y] > 0 ? Math.max(x - top - whole - Math.log(prior[y]), -1e4) : 0,
   );
 }
 
@@ -238,6 +291,15 @@ const POLICIES = {
   static({ parameters: { bias } }) {
     return bias ? { bias: (m) => bias.values[m] } : {};
   },
+  // E23
+  soundness({ spec, signals, parameters: { doubt, exponent } }) {
+    const terms = { doubt: () => (doubt ? -softplus(doubt.values[0]) : Math.log(0.9)) };
+    for (const [name, coefficient] of Object.entries(spec.coefficients)) {
+      terms[name] = (m) =>
+        (exponent ? softplus(exponent.values[m]) : 1) * coefficient * signals[name][m];
+    }
+    return terms;
+  },
   // Uniform: what is dropped is dropped in training alone (DMS-L-006).
   modality_dropout() {
     return {};
@@ -315,6 +377,12 @@ function softmax(row) {
   const e = row.map((x) => Math.exp(x - top));
   const total = sum(e);
   return e.map((x) => x / total);
+}
+
+/** The log of a sum of exponentials, which may all be too small for a number. */
+function logSumExp(values) {
+  const top = Math.max(...values);
+  return top + Math.log(sum(values.map((x) => Math.exp(x - top))));
 }
 
 /** H(p) in nats, with 0 log 0 = 0. */

@@ -120,6 +120,8 @@ def _expected(
         "weights": exact.weights,
         "fused": exact.fused,
     }
+    if exact.soundness is not None:
+        outputs["soundness"] = exact.soundness
     return {
         name: Expected(
             values=values,

@@ -108,6 +108,8 @@ def _vector(data: dict[str, Any]) -> Vector:
     shape, fused = batch.shape, (batch.shape[0], role.shape[2])
     refusal, dtype = data["refusal"], data["dtype"]
     names = set() if refusal else {*spec.signals, "scores", "weights", "fused"}
+    if spec.fusion == "evidence" and not refusal:
+        names.add("soundness")
     vector = Vector(
         description=_typed(data["description"], str),
         clauses=tuple(_typed(data["clauses"], list)),

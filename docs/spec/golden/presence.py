@@ -30,8 +30,8 @@ def a_presets() -> Iterator[Case]:
     features_alone = {"features": draw("static", 2, 3, 3), "present": [[1, 1, 1], [0, 1, 1]]}
     yield Case("DMS-A-008 DMS-W-007", "preset static, drawn", static, features_alone)
     robust = SchedulerSpec.preset("robust", names(3))
-    drawn = only(batch("robust"), "logits", "mc_logits")
-    yield Case("DMS-L-003", "the rule of preset robust, drawn", robust, drawn)
+    drawn = only(batch("robust"), "logits")
+    yield Case("DMS-F-005 DMS-L-010", "preset robust without parameters, drawn", robust, drawn)
 
 
 def p_presence() -> Iterator[Case]:
@@ -54,12 +54,15 @@ def p_presence() -> Iterator[Case]:
     )
     alone = batch("one present", b=3, c=2) | {"present": np.eye(3, dtype=bool)}
     yield Case("DMS-W-003 DMS-P-001", "one modality present, each in turn", PAPER, alone)
+    nothing = batch("none present", c=2) | {"present": [[0, 0, 0], [1, 1, 1]]}
+    nothing["logits"][0, 0] = NAN
     for fusion in ("feature", "logit", "probability"):
-        nothing = batch("none present", c=2) | {"present": [[0, 0, 0], [1, 1, 1]]}
-        nothing["logits"][0, 0] = NAN
         yield Case(
             "DMS-P-007", f"nothing present, {fusion} level", PAPER.replace(fusion=fusion), nothing
         )
+    evidence = SchedulerSpec(modalities=names(3), policy="soundness", fusion="evidence")
+    logits = {role: nothing[role] for role in ("logits", "present")}
+    yield Case("DMS-P-007", "nothing present, evidence level", evidence, logits)
 
     def nonfinite(role: str, *entries: tuple[tuple, float]) -> dict:
         arrays = batch(f"spoilt {role}", b=3, c=2)  # the text seeds the numbers

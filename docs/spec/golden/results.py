@@ -77,6 +77,61 @@ def f_fusion() -> Iterator[Case]:
         yield Case("DMS-F-001 DMS-N-001", f"features of size {size:g}", feature, scaled, bias)
 
 
+def f_evidence() -> Iterator[Case]:
+    plain = spec(3, "soundness", fusion="evidence")
+    logits = only(batch("evidence"), "logits")
+    fitted = {
+        "fusion.prior": [0.5, 0.375, 0.125],
+        "fusion.priors": [[0.25, 0.25, 0.5], [0.625, 0.25, 0.125], [0.5, 0.375, 0.125]],
+        "fusion.redundancy": -1.0,
+        "policy.doubt": -2.0,
+        "policy.exponent": [0.5, -1.0, 2.0],
+    }
+    level = {name: array for name, array in fitted.items() if "fusion" in name}
+    mask = {"present": [[1, 1, 1], [1, 0, 1]]}
+    all_of_it = "DMS-F-005 DMS-F-006 DMS-F-007 DMS-L-010"
+    yield Case("DMS-F-011 DMS-F-005 DMS-F-006 DMS-F-007", "without parameters", plain, logits)
+    yield Case(all_of_it, "with parameters", plain, logits, fitted)
+    yield Case("DMS-F-012 DMS-F-005", "with parameters, one absent", plain, logits | mask, fitted)
+    placed = {
+        f"signals.typicality.{name}": array
+        for name, array in {
+            "center": draw("evidence center", 3, 2, span=1.0),
+            "whitening": [[1.0, 0.5], [2.0, 1.0], [0.5, 0.25]],
+            "deviations": [[1.0, 2.0], [0.5, 1.0], [2.0, 4.0]],
+            "prototypes": draw("evidence prototypes", 3, 2, 2, span=1.0),
+            "outside": [0.0, 0.0, 0.0],
+            "band": [[-1.0, 0.5], [-0.5, 0.25], [-2.0, 1.0]],
+            "loss": [[4.0, 0.5], [2.0, 0.25], [16.0, 0.0]],
+        }.items()
+    }
+    typical = plain.replace(signals={"typicality": {}}, coefficients={"typicality": 1.0})
+    untypical = only(batch("evidence"), "features", "logits")
+    untypical["features"][0, 0] *= 64.0
+    yield Case(all_of_it, "trust by typicality", typical, untypical, fitted | placed)
+    alone = {"logits": logits["logits"], "present": [[1, 0, 0], [0, 0, 1]]}
+    yield Case("DMS-W-003 DMS-F-006", "one present: all the weight", plain, alone, fitted)
+    loud = {"logits": logits["logits"].copy()}
+    loud["logits"][:, 0] = [[-60.0, 60.0, -60.0], [1e4, -1e4, 0.0]]
+    yield Case("DMS-F-008", "one is sure, and overrules nobody", plain, loud, fitted)
+    ruled = {"logits": logits["logits"].copy()}
+    ruled["logits"][0, 0, 1] = ruled["logits"][1, 2, :2] = -INF
+    yield Case("DMS-F-008 DMS-N-004", "ruled out by one: no less bounded", plain, ruled, fitted)
+    unseen = level | {"fusion.priors": [[0.5, 0.5, 0.0], [0.625, 0.25, 0.125], [0.0, 0.0, 0.0]]}
+    yield Case("DMS-F-009", "a class never seen, and nothing seen", plain, logits, unseen)
+    unsaid = {"logits": ruled["logits"].copy()}
+    unsaid["logits"][0, 0] = [-INF, -INF, 0.0]
+    yield Case("DMS-F-009", "all that it knows is ruled out", plain, unsaid, unseen)
+    impossible = level | {"fusion.prior": [0.0, 0.25, 0.75]}
+    yield Case("DMS-F-005", "a class that is impossible", plain, logits, impossible)
+    sure = fitted | {"policy.doubt": -64.0}
+    yield Case("DMS-F-005", "trust of 1: the least doubt is left", plain, logits, sure)
+    single = {"logits": draw("evidence of one class", 1, 3, 1)}
+    yield Case("DMS-F-005", "one class", plain, single)
+    huge = {"logits": draw("evidence of 1e18", 1, 3, 3, span=1e18)}
+    yield Case("DMS-N-001 DMS-F-007", "logits of 1e18", plain, huge, fitted)
+
+
 def n_numerics() -> Iterator[Case]:
     def full(name: str, b: int = 1, span: float = 8.0) -> dict:
         """Every bit of the mantissa drawn, so that rounding has something to do."""
@@ -87,8 +142,13 @@ def n_numerics() -> Iterator[Case]:
         }
 
     yield Case("DMS-N-001 DMS-A-007", "full mantissas", PAPER, full("full", b=2))
-    robust = SchedulerSpec.preset("robust", names(3))
-    yield Case("DMS-N-001 DMS-L-003", "full mantissas, steep", robust, full("steep", span=60.0))
+    steep = spec(
+        3,
+        signals={"confidence": {}, "uncertainty": {"reduction": "sum"}, "corroboration": {}},
+        coefficients={"confidence": 0.5, "uncertainty": 0.5, "corroboration": 0.5},
+        fusion="logit",
+    )
+    yield Case("DMS-N-001 DMS-L-003", "full mantissas, steep", steep, full("steep", span=60.0))
     far = full("offset", span=2.0)
     far |= {role: far[role] + 1e4 for role in ("logits", "mc_logits")}
     yield Case("DMS-N-002 DMS-A-007", "full mantissas, logits offset by 1e4", PAPER, far)
@@ -115,6 +175,7 @@ def s_shapes() -> Iterator[Case]:
 
 
 CASES = (
+    f_evidence,
     f_fusion,
     n_numerics,
     s_shapes,
