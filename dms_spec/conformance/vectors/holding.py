@@ -20,9 +20,10 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
     Args:
         vector: The case.
         outputs: ``active``, ``scores``, ``weights``, ``fused``, where evidence is fused
-            ``soundness``, and each signal of the spec, by name, as nested lists or NumPy arrays: ``active`` of bool or of 0 and 1, the others of
-            any floating dtype, each in the shape that `Vector` has it in. Others may stand beside
-            them, such as terms, and are not looked at.
+            ``soundness``, and each signal of the spec, by name, as nested lists or NumPy arrays:
+            ``active`` of bool or of 0 and 1, the others of any floating dtype, each in the shape
+            that `Vector` has it in. Others may stand beside them, such as terms, and are not
+            looked at.
 
     Raises:
         ConformanceError: An output is missing or wrong, or the case should have been refused. The

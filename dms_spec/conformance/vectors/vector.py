@@ -52,8 +52,8 @@ class Vector:
             its own dtype.
         parameters: Parameter arrays by full name.
         active: bool ``[B, M]``: who takes part.
-        expected: ``scores``, ``weights``, ``fused``, where evidence is fused ``soundness``, and each
-            signal, by name. Empty where the case is to be refused.
+        expected: ``scores``, ``weights``, ``fused``, where evidence is fused ``soundness``, and
+            each signal, by name. Empty where the case is to be refused.
         refusal: Name of the error that the spec asks for; empty if the case has an answer.
         k: The constant of closeness.
     """
