@@ -111,10 +111,13 @@ def test_robust_without_an_artifact_says_what_it_lacks(dms: Run, example: Path) 
     done = dms("schedule", example, "-o", example.parent / "out.npz", "--spec", "robust")
     done.succeeded()
     notes = [line for line in done.err.splitlines() if line.startswith("dms: note: ")]
-    assert len(notes) == 2
+    assert len(notes) == 3
     assert "signal 'typicality' has no parameters and is 0" in notes[0]
-    assert "policy 'monotone' has no parameters and is the rule" in notes[1]
-    assert not read_arrays(example.parent / "out.npz")["typicality"].any()
+    assert "policy 'soundness' has no parameters and is the rule" in notes[1]
+    assert "fusion 'evidence' has no parameters and takes all classes to be equally" in notes[2]
+    found = read_arrays(example.parent / "out.npz")
+    assert not found["typicality"].any()
+    assert found["soundness"].shape == found["weights"].shape
 
 
 def test_a_json_file_is_a_spec(dms: Run, example: Path, tmp_path: Path) -> None:

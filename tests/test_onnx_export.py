@@ -24,6 +24,7 @@ from dms_spec.conformance.strategies import (
     trust,
     typical,
 )
+from dms_spec.conformance.strategies import level as random_level
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import (
@@ -63,8 +64,24 @@ ALL_INPUTS = ("features", "logits", "mc_logits", "present")
 WIDTHS, FEATURES, PASSES = (4, 3, 6), 5, 8
 
 
-def preset(name: str = "robust", **changes: Any) -> Artifact:
-    return Artifact(spec=SchedulerSpec.preset(name, NAMES).replace(**changes))
+# A rule with something of everything in it, Monte-Carlo passes among them.
+RULE = SchedulerSpec(
+    modalities=NAMES,
+    policy="monotone",
+    signals={
+        "confidence": {},
+        "uncertainty": {"reduction": "sum"},
+        "corroboration": {},
+        "typicality": {},
+    },
+    coefficients={"confidence": 0.5, "uncertainty": 0.5, "corroboration": 0.5, "typicality": 1.0},
+    fusion="logit",
+)
+
+
+def preset(name: str = "rule", **changes: Any) -> Artifact:
+    spec = RULE if name == "rule" else SchedulerSpec.preset(name, NAMES)
+    return Artifact(spec=spec.replace(**changes))
 
 
 def model_of(artifact: Artifact, dtype: str = "float32", opset: int = 21) -> Model:
@@ -105,7 +122,8 @@ def fitted(
         }
     prior = np.arange(1, len(classes) + 1) / sum(range(1, len(classes) + 1))
     model = {"classes": classes, "prior": prior.tolist(), "dropout": 0.3, "passes": passes}
-    spec = SchedulerSpec.preset("robust", NAMES).replace(fusion=level)
+    robust = SchedulerSpec.preset("robust", NAMES)
+    spec = robust if level == "evidence" else RULE.replace(fusion=level)
     return Artifact(spec=spec, parameters=parameters, model=model)
 
 
@@ -141,7 +159,7 @@ def metadata(model: Model) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def robust() -> bytes:
+def rule() -> bytes:
     return bytes(model_of(preset()).SerializeToString())
 
 
@@ -189,6 +207,13 @@ def artifact_with(kind: str, name: str, level: str, which: int) -> Artifact:
         if name == "typicality":  # its parameters go together; batches are of several widths
             parameters = place_of(4, which)
     weighed = dict.fromkeys(signals, 1.5) if policy.uses_signals else {}
+    if policy.log_trust:
+        signals, weighed = {"typicality": {}}, {"typicality": 1.5}
+        parameters |= place_of(4, which)
+        level = "evidence"
+        if which:
+            drawn = random_level(np.random.Generator(np.random.Philox(which)), 3, 4)
+            parameters |= {k: v.astype(np.float32) for k, v in drawn.items()}
     spec = SchedulerSpec(
         modalities=NAMES, policy=policy.name, signals=signals, coefficients=weighed, fusion=level
     )
@@ -238,7 +263,7 @@ def test_any_spec_is_exported_and_right(case: Case) -> None:
 
 
 @pytest.mark.clause("DMS-X-008", "DMS-X-011")
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, "evidence"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_heads_are_exported_at_every_level(level: str, dtype: str) -> None:
     model = model_of(fitted(level), dtype)
@@ -432,7 +457,7 @@ def test_hardly_any_passes(passes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [["cat", "dog", "eel"], [-7, 3, 4000000000], [False, True]])
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", [*LEVELS, "evidence"])
 def test_predictions_are_those_of_the_library(level: str, classes: list[Any]) -> None:
     """Classes in their own values; a row with nothing active is the prior's."""
     artifact, table = fitted(level, classes), table_of()
@@ -441,7 +466,7 @@ def test_predictions_are_those_of_the_library(level: str, classes: list[Any]) ->
     )
     wanted = Predictor(artifact, get_backend("numpy")).predict(table)
     assert found.keys() == wanted.keys()
-    for name in ("probabilities", "weights", "confidence", "uncertainty", "corroboration"):
+    for name in found.keys() - {"active", "predicted"}:
         np.testing.assert_allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5, err_msg=name)
     assert np.array_equal(found["active"], wanted["active"])
     top = np.sort(wanted["probabilities"], axis=1)[:, -2:]
@@ -826,26 +851,26 @@ def hash_is_another(model: Model) -> None:
 
 
 TAMPERED: list[tuple[str, Callable[[Model], None], list[str]]] = [
-    ("robust", mask_is_a_constant, ["'present' was lost"]),
-    ("robust", mask_is_unread, ["present", "reach an output"]),
-    ("robust", mask_is_read_for_nothing, ["present", "reach an output"]),
-    ("robust", mask_is_overruled, ["something else", "missing at random"]),
-    ("robust", _freeze("C", 3), ["size C", "frozen at 3"]),
-    ("robust", _freeze("T", 4), ["size T", "frozen at 4"]),
-    ("robust", _freeze("B", 1), ["size B", "frozen at 1"]),
-    ("robust", batch_is_unnamed, ["size B"]),
-    ("robust", opset_too_new, ["opset is too new", "27"]),
-    ("robust", opset_too_old, ["opset is too old", "17"]),
-    ("robust", ir_too_new, ["IR version", "11"]),
-    ("robust", uncertainty_is_zero, ["uncertainty is off"]),
-    ("robust", output_is_renamed, ["'weights' was lost"]),
-    ("robust", output_is_lost, ["'uncertainty' was lost"]),
-    ("robust", weights_are_off, ["weights is off"]),
-    ("robust", weights_are_rounded, ["'weights'", "float16"]),
-    ("robust", weights_are_swapped, ["weights is off"]),
-    ("robust", another_spec, ["is off", "eps of its scale"]),
-    ("robust", another_level, ["fused is off"]),
-    ("robust", hash_is_another, ["0000", "SHA-256"]),
+    ("rule", mask_is_a_constant, ["'present' was lost"]),
+    ("rule", mask_is_unread, ["present", "reach an output"]),
+    ("rule", mask_is_read_for_nothing, ["present", "reach an output"]),
+    ("rule", mask_is_overruled, ["something else", "missing at random"]),
+    ("rule", _freeze("C", 3), ["size C", "frozen at 3"]),
+    ("rule", _freeze("T", 4), ["size T", "frozen at 4"]),
+    ("rule", _freeze("B", 1), ["size B", "frozen at 1"]),
+    ("rule", batch_is_unnamed, ["size B"]),
+    ("rule", opset_too_new, ["opset is too new", "27"]),
+    ("rule", opset_too_old, ["opset is too old", "17"]),
+    ("rule", ir_too_new, ["IR version", "11"]),
+    ("rule", uncertainty_is_zero, ["uncertainty is off"]),
+    ("rule", output_is_renamed, ["'weights' was lost"]),
+    ("rule", output_is_lost, ["'uncertainty' was lost"]),
+    ("rule", weights_are_off, ["weights is off"]),
+    ("rule", weights_are_rounded, ["'weights'", "float16"]),
+    ("rule", weights_are_swapped, ["weights is off"]),
+    ("rule", another_spec, ["is off", "eps of its scale"]),
+    ("rule", another_level, ["fused is off"]),
+    ("rule", hash_is_another, ["0000", "SHA-256"]),
     ("heads", mask_is_a_constant, ["'present' was lost"]),
     ("heads", mask_is_read_for_nothing, ["present", "reach an output"]),
     ("heads", mask_is_overruled, ["something else", "missing at random"]),
@@ -947,13 +972,13 @@ RIGHT = {
     for name in ("softmax", "variance_over_passes", "entropy", "masked_softmax", "cosine", "clip")
 }
 WRONG = [
-    ("robust", "softmax", _wrong_softmax),
-    ("robust", "variance_over_passes", _variance_without_mean),
-    ("robust", "variance_over_passes", _sample_variance),
-    ("robust", "entropy", _negative_entropy),
-    ("robust", "masked_softmax", _unmasked_softmax),
-    ("robust", "masked_softmax", _unselected_softmax),
-    ("robust", "clip", _clip_high),
+    ("rule", "softmax", _wrong_softmax),
+    ("rule", "variance_over_passes", _variance_without_mean),
+    ("rule", "variance_over_passes", _sample_variance),
+    ("rule", "entropy", _negative_entropy),
+    ("rule", "masked_softmax", _unmasked_softmax),
+    ("rule", "masked_softmax", _unselected_softmax),
+    ("rule", "clip", _clip_high),
     ("paper", "cosine", _plain_dot),
     ("paper", "clip", _clip_high),
 ]
@@ -966,6 +991,7 @@ WRONG = [
 def test_nothing_is_written_where_the_graph_is_wrong(
     dms: Run,
     tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     primitive: str,
@@ -976,7 +1002,9 @@ def test_nothing_is_written_where_the_graph_is_wrong(
     with pytest.raises(VerificationError):
         get_exporter("onnx").export(preset(name), tmp_path)
     assert list(tmp_path.iterdir()) == []
-    args = ("export", "onnx", name, "--modalities", "a,b,c", "-o", tmp_path / "out")
+    spec = tmp_path_factory.mktemp("spec") / "spec.json"
+    spec.write_text(preset(name).spec.to_json(), encoding="utf-8")
+    args = ("export", "onnx", spec, "-o", tmp_path / "out")
     assert "computes something else" in dms(*args).refused(3)
     assert list(tmp_path.iterdir()) == []
 
@@ -987,7 +1015,7 @@ def test_an_earlier_export_survives_one_that_fails(
     args = ("export", "onnx", "robust", "--modalities", "a,b,c", "-o", tmp_path, "--overwrite")
     dms(*args).succeeded()
     before = (tmp_path / "onnx" / "model.onnx").read_bytes()
-    monkeypatch.setattr(namespace, "softmax", _wrong_softmax)
+    monkeypatch.setattr(namespace, "masked_softmax", _unmasked_softmax)
     dms(*args).refused(3)
     assert (tmp_path / "onnx" / "model.onnx").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["onnx"]

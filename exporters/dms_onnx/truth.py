@@ -107,7 +107,10 @@ class Truth:
         parameters = self._artifact.scheduler_parameters
         exact = oracle.schedule(self._spec, arrays, parameters)
         scale = scales(self._spec, exact, arrays, parameters, self._context.computing)
-        outputs = {name: getattr(exact, name) for name in ("weights", "fused", "scores", "active")}
+        names = ("weights", "fused", "scores", "active")
+        outputs: Arrays = {name: getattr(exact, name) for name in names}
+        if exact.soundness is not None:
+            outputs["soundness"] = exact.soundness
         return Answer(self._context, outputs | exact.signals, scale)
 
     def _measured(self, arrays: Arrays, compute: Callable[[Arrays], Arrays]) -> Answer:
