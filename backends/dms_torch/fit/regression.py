@@ -141,14 +141,15 @@ def _chosen(
         return None
     best, worse = None, 0
     for penalty in _PENALTIES:
-        found = judge(path, float(penalty))
+        found = judge(path, float(penalty), rough=True)
         if best is None or found.loss < best.loss:
             best, worse = found, 0
         else:
             worse += 1
         if worse == _PATIENCE:
             break
-    return best
+    assert best is not None  # noqa: S101 - there are penalties
+    return judge(path, best.penalty)
 
 
 def learned_from(rows: Rows, part: Part) -> Tensor:
@@ -173,8 +174,8 @@ class _Judge:
             )
         )
 
-    def __call__(self, path: LogisticPath, penalty: float) -> _Candidate:
-        weight, bias, done = path.solve(penalty)
+    def __call__(self, path: LogisticPath, penalty: float, *, rough: bool = False) -> _Candidate:
+        weight, bias, done = path.solve(penalty, rough=rough)
         logits, noised = (self._logits(x, weight, bias) for x in (self._clean, self._noisy))
         prior = path.log_prior[self._fold].exp()
         calibration = fit_temperature(
