@@ -63,7 +63,11 @@ def blocks(page: Path) -> list[Block]:
             found["code"],
             found["why"] or "",
         )
-        for found in re.finditer(fence, re.sub(_DIRECTIVE, "", text), re.DOTALL | re.MULTILINE)
+        for found in re.finditer(
+            fence,
+            _DIRECTIVE.sub(lambda it: "\n" * it[0].count("\n"), text),
+            re.DOTALL | re.MULTILINE,
+        )
     ]
 
 
