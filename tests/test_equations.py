@@ -17,7 +17,7 @@ from dms_numpy import primitives
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.strategies import batches
 from dms_spec.equations import primitives as plain_primitives
-from dms_spec.equations.learned import LEARNED
+from dms_spec.equations.learned import POLICIES as LEARNED
 from dms_spec.equations.losses import consistency_loss
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.policies import POLICIES, modality_dropout_presence

@@ -121,7 +121,7 @@ def _initial_network(
 _READING = "DMS, arXiv 2506.12724 (it says learnable; a reading of dms-spec)"
 _NETWORK = {"theta": "K", "hidden_weight": "K h", "hidden_bias": "h", "output_weight": "h"}
 
-LEARNED: tuple[Policy, ...] = (
+POLICIES: tuple[Policy, ...] = (
     Policy(
         name="learned_linear",
         function=learned_linear,
