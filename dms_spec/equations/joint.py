@@ -57,8 +57,8 @@ def with_joint(
 ) -> Array:
     """(1 - a) P + a softmax(l), a = lambda prod_m r_m: ``[B, C]``.
 
-    r_m is the posterior soundness, 0 where m is not active: with something missing a is 0, and the
-    logits may hold anything. Equation E27.
+    r_m is the posterior soundness, 0 where m is not active: with something missing a is 0. So it
+    is where the logits overflow. Equation E27.
 
     Args:
         ns: The namespace to compute in.
@@ -68,8 +68,8 @@ def with_joint(
         share: lambda, in [0, 1].
     """
     xp = ns.xp
-    a = xp.prod(soundness, axis=-1, keepdims=True)
-    said = ns.softmax(ns.select(a[:, 0] > 0, logits))
-    a = xp.astype(share, a.dtype, copy=False) * a
-    mixed = (1.0 - a) * probabilities + a * xp.astype(said, probabilities.dtype, copy=False)
-    return xp.where(a > 0, mixed, probabilities)
+    heard = ns.usable(logits=logits[:, None, :])
+    sound = xp.prod(soundness, axis=-1, keepdims=True)
+    a = ns.select(heard, xp.astype(share, sound.dtype, copy=False) * sound)
+    said = ns.softmax(ns.select(heard[:, 0], logits))
+    return (1.0 - a) * probabilities + a * xp.astype(said, probabilities.dtype, copy=False)

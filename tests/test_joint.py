@@ -1,0 +1,271 @@
+"""The joint expert against plain loops, and the same in every backend and in a graph."""
+
+from __future__ import annotations
+
+from itertools import product
+from math import exp
+from typing import Any
+
+import array_api_compat.numpy as numpy_xp
+import array_api_strict
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dms_numpy import primitives
+from dms_spec.equations.joint import joint_logits, with_joint
+from dms_spec.equations.namespace import Namespace
+
+Arrays = dict[str, NDArray[Any]]
+
+NAMES = ("image", "text", "audio", "touch", "depth")
+NUMPY = Namespace.of(numpy_xp, np.ndarray, select=primitives.select)
+FILLERS = [0.0, 1e30, np.nan, np.inf, -np.inf]
+
+
+def library(name: str) -> tuple[Namespace, Any, Any]:
+    """A namespace, and the ways from NumPy into its library and back."""
+    if name == "numpy":
+        return NUMPY, np.asarray, np.asarray
+    if name == "strict":
+        kind = type(array_api_strict.asarray(0.0))
+        return Namespace.of(array_api_strict, kind), array_api_strict.asarray, np.asarray
+    torch = pytest.importorskip("torch")
+    import array_api_compat.torch as torch_xp
+
+    ns = Namespace.of(torch_xp, torch.Tensor, stop_gradient=torch.Tensor.detach)
+    return ns, torch.as_tensor, lambda tensor: tensor.detach().numpy()
+
+
+class Rows:
+    """Some rows as heads and fusion leave them: what is absent is not sound, and holds a filler.
+
+    The first class of the probabilities may be impossible, and a row without anything active has
+    the prior, which is what the joint expert gets to see of such a row.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        *,
+        widths: tuple[int, ...] = (4, 7, 2),
+        batch: int = 6,
+        classes: int = 3,
+        density: float = 0.7,
+        share: float = 0.6,
+        filler: float = 0.0,
+        unseen: bool = False,
+        dtype: str = "float64",
+    ) -> None:
+        random = np.random.Generator(np.random.Philox(seed))
+        self.names = NAMES[: len(widths)]
+        self.present = random.random((batch, len(widths))) < density
+        # Present and not active: what is not finite, or was trusted less than a float can say.
+        active = self.present & (random.random(self.present.shape) < 0.9)
+        soundness = random.choice([1.0, 0.5, random.random()], size=self.present.shape)
+        weights = random.random((batch, classes)) + 0.01
+        weights[:, 0] *= not unseen or classes == 1
+        prior = np.arange(1.0, classes + 1)
+        weights = np.where(active.any(axis=1, keepdims=True), weights, prior)
+        self.embeddings: Arrays = {}
+        self.parameters: Arrays = {"joint.bias": random.normal(size=classes).astype(dtype)}
+        for m, (name, width) in enumerate(zip(self.names, widths, strict=True)):
+            x = random.normal(size=(batch, width)) * 2 + 1
+            x[~self.present[:, m]] = filler
+            self.embeddings[name] = x.astype(dtype)
+            own = {
+                f"heads.{name}.scale.zero": random.normal(size=width),
+                f"heads.{name}.scale.unit": random.uniform(0.5, 3, size=width),
+                f"joint.{name}.weight": random.normal(size=(width, classes)),
+            }
+            self.parameters |= {key: array.astype(dtype) for key, array in own.items()}
+        self.soundness = np.where(active, soundness, 0.0).astype(dtype)
+        self.probabilities = (weights / weights.sum(axis=1, keepdims=True)).astype(dtype)
+        self.share = np.asarray(share, dtype=dtype)
+
+    def run(self, name: str = "numpy", rows: slice = slice(None)) -> tuple[Any, Any]:
+        """The logits and what they are mixed to, in a library."""
+        ns, into, back = library(name)
+        logits = joint_logits(
+            ns,
+            {key: into(x[rows]) for key, x in self.embeddings.items()},
+            into(self.present[rows]),
+            {key: into(array) for key, array in self.parameters.items()},
+            modalities=self.names,
+        )
+        mixed = with_joint(
+            ns,
+            into(self.probabilities[rows]),
+            into(self.soundness[rows]),
+            logits,
+            into(self.share),
+        )
+        return back(logits), back(mixed)
+
+    def loops(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+        """Logits, the size of what each was summed from, and what they are mixed to.
+
+        One number at a time, in float64; nothing absent is read.
+        """
+        own = {key: array.astype(np.float64) for key, array in self.parameters.items()}
+        mixed = self.probabilities.astype(np.float64)
+        batch, classes = mixed.shape
+        logits, size = np.zeros((batch, classes)), np.zeros((batch, classes))
+        for b in range(batch):
+            for k in range(classes):
+                terms = [own["joint.bias"][k]]
+                size[b, k] = abs(terms[0])
+                for m in self.present[b].nonzero()[0]:
+                    name = self.names[m]
+                    zero, unit = (own[f"heads.{name}.scale.{short}"] for short in ("zero", "unit"))
+                    weight = own[f"joint.{name}.weight"][:, k]
+                    for d, x in enumerate(self.embeddings[name][b].astype(np.float64)):
+                        terms.append((x - zero[d]) / unit[d] * weight[d])
+                        size[b, k] += (abs(x) + abs(zero[d])) / unit[d] * abs(weight[d])
+                logits[b, k] = sum(terms)
+            a = float(self.share)
+            for m in range(len(self.names)):
+                a *= float(self.soundness[b, m])
+            raised = [exp(value - max(logits[b])) for value in logits[b]]
+            for k in range(classes if a else 0):
+                mixed[b, k] = (1 - a) * mixed[b, k] + a * raised[k] / sum(raised)
+        return logits, size, mixed
+
+
+@st.composite
+def rows(draw: st.DrawFn) -> dict[str, Any]:
+    return {
+        "seed": draw(st.integers(0, 2**32)),
+        "widths": tuple(draw(st.lists(st.integers(1, 6), min_size=1, max_size=5))),
+        "batch": draw(st.integers(0, 4)),
+        "classes": draw(st.integers(1, 5)),
+        "density": draw(st.sampled_from([0.0, 0.5, 1.0])),
+        "share": draw(st.sampled_from([0.0, 0.3, 1.0])),
+        "filler": draw(st.sampled_from(FILLERS)),
+        "unseen": draw(st.booleans()),
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+@pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
+@given(sizes=rows())
+@settings(deadline=None, max_examples=40)
+def test_every_library_does_what_the_loops_do(name: str, dtype: str, sizes: dict[str, Any]) -> None:
+    own = Rows(**sizes, dtype=dtype)
+    logits, mixed = own.run(name)
+    exact, size, wanted = own.loops()
+    assert logits.dtype == mixed.dtype == dtype
+    assert logits.shape == mixed.shape == wanted.shape
+    eps = np.finfo(dtype).eps
+    allowed = 2 * (sum(sizes["widths"]) + 4) * eps * size
+    assert (np.abs(logits - exact) <= allowed).all()
+    # A softmax is off by twice what its logits are, and by the rounding of its sums.
+    slack = 2 * allowed.max(axis=1, keepdims=True) + 8 * (sizes["classes"] + 5) * eps
+    assert (np.abs(mixed - wanted) <= slack).all()
+    assert (mixed >= 0).all()
+    assert (np.abs(mixed.sum(axis=1) - 1) <= 8 * (sizes["classes"] + 5) * eps).all()
+
+
+@pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
+@given(sizes=rows())
+@settings(deadline=None, max_examples=40)
+def test_where_something_is_missing_it_is_silent(name: str, sizes: dict[str, Any]) -> None:
+    """To the bit, a share of 0 included; nothing active is the prior, which came in."""
+    own = Rows(**sizes)
+    _, mixed = own.run(name)
+    silent = (own.soundness == 0).any(axis=1) | (own.share == 0)
+    np.testing.assert_array_equal(mixed[silent], own.probabilities[silent])
+
+
+@given(sizes=rows(), bad=st.sampled_from([np.nan, np.inf]))
+@settings(deadline=None, max_examples=20)
+def test_logits_without_a_finite_maximum_say_nothing(sizes: dict[str, Any], bad: float) -> None:
+    own = Rows(**sizes)
+    logits, mixed = own.run()
+    if not len(logits):
+        return
+    logits[0, -1] = bad
+    got = with_joint(NUMPY, own.probabilities, own.soundness, logits, own.share)
+    np.testing.assert_array_equal(got[0], own.probabilities[0])
+    np.testing.assert_array_equal(got[1:], mixed[1:])
+
+
+@pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
+def test_an_overflow_is_no_answer(name: str) -> None:
+    """Large and finite, so that heads with smaller weights may well have an answer."""
+    own = Rows(1, density=1.0, dtype="float32")
+    own.soundness[:] = 1.0
+    own.embeddings["text"][2, :2] = 3e38
+    own.parameters["joint.text.weight"][:2] = 9.0
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits, mixed = own.run(name)
+    assert not np.isfinite(logits[2]).any()
+    np.testing.assert_array_equal(mixed[2], own.probabilities[2])
+    assert (mixed[[0, 1, 3]] != own.probabilities[[0, 1, 3]]).any(axis=1).all()
+
+
+@given(sizes=rows())
+@settings(deadline=None, max_examples=40)
+def test_no_row_sees_another(sizes: dict[str, Any]) -> None:
+    own = Rows(**sizes)
+    _, mixed = own.run()
+    for b in range(len(mixed)):
+        np.testing.assert_allclose(own.run(rows=slice(b, b + 1))[1][0], mixed[b], atol=1e-13)
+
+
+def test_with_all_sound_and_the_whole_share_it_alone_speaks() -> None:
+    own = Rows(2, density=1.0, share=1.0)
+    own.soundness[:] = 1.0
+    logits, mixed = own.run()
+    np.testing.assert_array_equal(mixed, NUMPY.softmax(logits))
+
+
+# --- gradients -----------------------------------------------------------------------------------
+
+
+def tensors(own: Rows) -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    arrays = own.embeddings | own.parameters | {
+        "probabilities": own.probabilities, "soundness": own.soundness, "share": own.share,
+    }  # fmt: skip
+    return {key: torch.from_numpy(array.copy()).requires_grad_() for key, array in arrays.items()}
+
+
+def mixed_of(own: Rows, given: dict[str, Any]) -> Any:
+    ns, into, _ = library("torch")
+    logits = joint_logits(ns, given, into(own.present), given, modalities=own.names)
+    return with_joint(ns, given["probabilities"], given["soundness"], logits, given["share"])
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    torch = pytest.importorskip("torch")
+    own = Rows(3)
+    assert 0 < (own.soundness > 0).all(axis=1).sum() < len(own.present)
+    given = tensors(own)
+
+    def run(*changed: Any) -> Any:
+        return mixed_of(own, dict(zip(given, changed, strict=True)))
+
+    assert torch.autograd.gradcheck(run, tuple(given.values()))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
+def test_nothing_absent_reaches_a_gradient(share: float) -> None:
+    torch = pytest.importorskip("torch")
+    seen: list[dict[str, Any]] = []
+    for filler in FILLERS:
+        own = Rows(3, filler=filler, share=share)
+        given = tensors(own)
+        mixed_of(own, given).pow(2).sum().backward()
+        seen.append({key: tensor.grad for key, tensor in given.items()})
+        for key, gradient in seen[-1].items():
+            assert torch.isfinite(gradient).all(), key
+            assert torch.equal(gradient, seen[0][key]), key
+        for m, name in enumerate(own.names):
+            assert (seen[-1][name][~own.present[:, m]] == 0).all()
+    silent = (own.soundness == 0).any(axis=1)
+    assert silent.any() and not silent.all()
+    for name, b in product(own.names, silent.nonzero()[0]):
+        assert (seen[-1][name][b] == 0).all()
