@@ -60,6 +60,8 @@ Model = Any  # onnx.ModelProto
 
 NAMES = ("image", "text", "audio")
 LEVELS = ("feature", "logit", "probability")
+# Fusion of evidence without a joint expert, and with one.
+EVIDENCE = ("evidence", "joint")
 ALL_INPUTS = ("features", "logits", "mc_logits", "present")
 WIDTHS, FEATURES, PASSES = (4, 3, 6), 5, 8
 
@@ -120,10 +122,16 @@ def fitted(
             f"heads.{name}.temperature": np.array(1.25, dtype=np.float32),
             f"heads.{name}.dropout.masks": (draw(passes, width) > -0.5).astype(np.float32),
         }
+    if level == "joint":
+        parameters |= {
+            f"joint.{name}.weight": draw(width, len(classes))
+            for name, width in zip(NAMES, WIDTHS, strict=True)
+        }
+        parameters |= {"joint.bias": draw(len(classes)), "joint.share": np.array(0.6, np.float32)}
     prior = np.arange(1, len(classes) + 1) / sum(range(1, len(classes) + 1))
     model = {"classes": classes, "prior": prior.tolist(), "dropout": 0.3, "passes": passes}
     robust = SchedulerSpec.preset("robust", NAMES)
-    spec = robust if level == "evidence" else RULE.replace(fusion=level)
+    spec = robust if level in EVIDENCE else RULE.replace(fusion=level)
     return Artifact(spec=spec, parameters=parameters, model=model)
 
 
@@ -263,7 +271,7 @@ def test_any_spec_is_exported_and_right(case: Case) -> None:
 
 
 @pytest.mark.clause("DMS-X-008", "DMS-X-011")
-@pytest.mark.parametrize("level", [*LEVELS, "evidence"])
+@pytest.mark.parametrize("level", [*LEVELS, *EVIDENCE])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_heads_are_exported_at_every_level(level: str, dtype: str) -> None:
     model = model_of(fitted(level), dtype)
@@ -457,7 +465,7 @@ def test_hardly_any_passes(passes: int) -> None:
 
 
 @pytest.mark.parametrize("classes", [["cat", "dog", "eel"], [-7, 3, 4000000000], [False, True]])
-@pytest.mark.parametrize("level", [*LEVELS, "evidence"])
+@pytest.mark.parametrize("level", [*LEVELS, *EVIDENCE])
 def test_predictions_are_those_of_the_library(level: str, classes: list[Any]) -> None:
     """Classes in their own values; a row with nothing active is the prior's."""
     artifact, table = fitted(level, classes), table_of()

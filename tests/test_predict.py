@@ -68,8 +68,10 @@ def make_artifact(spec: SchedulerSpec, classes: list[Any] = CLASSES, **model: An
             f"heads.{name}.classifier.bias": draw(len(classes)),
             f"heads.{name}.temperature": np.array(1.5, dtype=np.float32),
             f"heads.{name}.dropout.masks": (draw(PASSES, width) > -1).astype(np.float32),
+            f"joint.{name}.weight": draw(width, len(classes)),
         }
     parameters |= {"head.weight": draw(FEATURES, len(classes)), "head.bias": draw(len(classes))}
+    parameters |= {"joint.bias": draw(len(classes)), "joint.share": np.array(0.6, np.float32)}
     prior = [0.1, 0.6, 0.2, 0.1][: len(classes)]
     good = {"classes": classes, "prior": prior, "dropout": 0.2, "passes": PASSES}
     return Artifact(spec=spec, parameters=parameters, model=good | model)
@@ -466,9 +468,8 @@ def test_missing_or_misshapen_heads_are_refused(spec: str) -> None:
             if changed is not None:
                 parameters[name] = changed
             bad = replace(good, parameters=parameters)
-            if spec == "robust" and (
-                name.startswith("head.") or "projection" in name or "dropout" in name
-            ):
+            unread = ("head.", "projection", "dropout") if spec == "robust" else ("joint.",)
+            if any(part in name for part in unread):
                 got = Predictor(bad, NUMPY).predict(table)
                 assert_close(got, predictor.predict(table), rounds=0)
                 continue

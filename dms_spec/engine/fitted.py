@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
@@ -122,6 +123,11 @@ class FittedHeads:
             )
         if self.artifact.spec.fusion == "feature":
             self._check_head()
+        # All of it or nothing: one that lost a part would be silent without a word.
+        if self.artifact.spec.fusion == "evidence" and any(
+            k.startswith("joint.") for k in self.heads
+        ):
+            self._check_joint()
 
     def _no_rows(self, name: str) -> NDArray[np.float32]:
         shape = np.shape(self.heads.get(f"heads.{name}.scale.zero", ()))
@@ -129,10 +135,20 @@ class FittedHeads:
 
     def _check_head(self) -> None:
         width = self.heads[f"heads.{self.artifact.spec.modalities[0]}.projection.bias"]
-        expected = {
-            "head.weight": (int(width.shape[0]), len(self.classes)),
-            "head.bias": (len(self.classes),),
-        }
+        classes = len(self.classes)
+        self._check_shapes({"head.weight": (int(width.shape[0]), classes), "head.bias": (classes,)})
+
+    def _check_joint(self) -> None:
+        classes = len(self.classes)
+        weights = {f"joint.{name}.weight": (width, classes) for name, width in self.widths.items()}
+        self._check_shapes({"joint.share": (), "joint.bias": (classes,), **weights})
+        share = float(self.heads["joint.share"])
+        if not 0 <= share <= 1:
+            raise SpecError(
+                "joint.share is not a share", expected="a number in [0, 1]", got=str(share)
+            )
+
+    def _check_shapes(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         for name, shape in expected.items():
             got = tuple(self.heads[name].shape) if name in self.heads else "none"
             if got != shape:
