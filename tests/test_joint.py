@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from math import exp
+from pathlib import Path
 from typing import Any
 
 import array_api_compat.numpy as numpy_xp
@@ -15,9 +18,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dms_numpy import primitives
+from dms_spec.artifact import Artifact, save_artifact
+from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.table import Table
 from dms_spec.equations.joint import joint_logits, with_joint
 from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import ArtifactError
+from dms_spec.plugins import get_backend
+from dms_spec.spec import SchedulerSpec
 
+Run = Callable[..., Any]
 Arrays = dict[str, NDArray[Any]]
 
 NAMES = ("image", "text", "audio", "touch", "depth")
@@ -269,3 +279,116 @@ def test_nothing_absent_reaches_a_gradient(share: float) -> None:
     assert silent.any() and not silent.all()
     for name, b in product(own.names, silent.nonzero()[0]):
         assert (seen[-1][name][b] == 0).all()
+
+
+# --- in an artifact ------------------------------------------------------------------------------
+
+
+def artifact_of(own: Rows) -> Artifact:
+    """Heads at random, with the joint expert of some rows, as ``dms fit`` would leave them."""
+    random, classes = np.random.Generator(np.random.Philox(4)), own.probabilities.shape[1]
+    parameters = own.parameters | {"joint.share": own.share}
+    for name in own.names:
+        width = len(parameters[f"heads.{name}.scale.zero"])
+        parameters |= {
+            f"heads.{name}.classifier.weight": random.normal(size=(width, classes)),
+            f"heads.{name}.classifier.bias": random.normal(size=classes),
+            f"heads.{name}.temperature": np.asarray(1.5),
+        }
+    prior = np.arange(1.0, classes + 1) / sum(range(1, classes + 1))
+    priors = np.tile(prior, (len(own.names), 1))
+    # The first modality has never seen the first class, if there is another.
+    priors[0, 0] *= classes == 1
+    parameters |= {
+        "fusion.prior": prior,
+        "fusion.priors": priors / priors.sum(axis=1, keepdims=True),
+        "fusion.redundancy": np.asarray(-1.0),
+    }
+    return Artifact(
+        spec=SchedulerSpec.preset("robust", own.names),
+        parameters={key: array.astype(own.share.dtype) for key, array in parameters.items()},
+        model={
+            "classes": list(range(classes)),
+            "prior": prior.tolist(),
+            "dropout": 0.0,
+            "passes": 0,
+        },
+    )
+
+
+def table_of(own: Rows, rows: slice = slice(None)) -> Table:
+    embeddings = {name: x[rows] for name, x in own.embeddings.items()}
+    return Table(embeddings=embeddings, present=own.present[rows])
+
+
+def with_parameters(artifact: Artifact, **changes: Any) -> Artifact:
+    """The artifact with other parameters; those that are None left out."""
+    changed = {**artifact.parameters, **changes}
+    return replace(artifact, parameters={k: v for k, v in changed.items() if v is not None})
+
+
+@given(sizes=rows())
+@settings(deadline=None, max_examples=30)
+def test_a_predictor_mixes_it_with_the_evidence(sizes: dict[str, Any]) -> None:
+    own = Rows(**sizes)
+    artifact, backend = artifact_of(own), get_backend("numpy")
+    silent = dict.fromkeys(key for key in artifact.parameters if key.startswith("joint."))
+    plain = Predictor(with_parameters(artifact, **silent), backend).predict(table_of(own))
+    predictor = Predictor(artifact, backend)
+    got = predictor.predict(table_of(own))
+    assert got.keys() == plain.keys()
+    for key in got.keys() - {"probabilities", "predicted"}:
+        np.testing.assert_array_equal(got[key], plain[key])
+    own.probabilities, own.soundness = plain["probabilities"], plain["soundness"]
+    np.testing.assert_allclose(got["probabilities"], own.loops()[2], rtol=0, atol=1e-12)
+    nothing = ~got["active"].any(axis=1)
+    assert (got["probabilities"][nothing] == artifact.model["prior"]).all()
+    for b in range(len(own.present)):
+        alone = predictor.predict(table_of(own, slice(b, b + 1)))["probabilities"][0]
+        np.testing.assert_allclose(alone, got["probabilities"][b], rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_an_export_says_what_every_backend_says(dms: Run, tmp_path: Path, dtype: str) -> None:
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("ndonnx")
+    from dms_onnxruntime import Session
+
+    own = Rows(5, batch=40, filler=np.nan, dtype="float32")
+    own.embeddings["text"][3], own.present[3] = np.inf, True
+    own.embeddings = {name: x.astype(dtype) for name, x in own.embeddings.items()}
+    artifact, table = artifact_of(own), table_of(own)
+    save_artifact(tmp_path / "fitted", artifact)
+    args = (tmp_path / "fitted", "-o", tmp_path / "out", "--dtype", dtype)
+    dms("export", "onnx", *args).succeeded()
+    model = tmp_path / "out" / "onnx" / "model.onnx"
+    dms("verify", model).succeeded()
+    found = Session(model.read_bytes()).run({**table.embeddings, "present": table.present})
+    wanted = Predictor(artifact, get_backend("numpy")).predict(table)
+    unit = 64 * np.finfo(np.float32).eps
+    np.testing.assert_allclose(found["probabilities"], wanted["probabilities"], rtol=0, atol=unit)
+    assert found["predicted"].tolist() == wanted["predicted"].tolist()
+    for name in ("torch", "onnxruntime"):
+        got = Predictor(artifact, get_backend(name)).predict(table)["probabilities"]
+        np.testing.assert_allclose(got, wanted["probabilities"], rtol=0, atol=unit)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("joint.bias", np.zeros(2), "joint.bias does not fit: expected (3,), got (2,)"),
+        ("joint.bias", None, "joint.bias does not fit: expected (3,), got none"),
+        ("joint.text.weight", np.zeros((7, 4)), "joint.text.weight does not fit: expected (7, 3)"),
+        ("joint.text.weight", np.zeros((4, 3)), "expected (7, 3), got (4, 3)"),
+        ("joint.audio.weight", None, "joint.audio.weight does not fit"),
+        ("joint.share", None, "joint.share does not fit: expected (), got none"),
+        ("joint.share", np.zeros(1), "joint.share does not fit: expected (), got (1,)"),
+        ("joint.share", np.asarray(1.5), "joint.share is not a share: expected a number in [0, 1]"),
+        ("joint.share", np.asarray(-0.1), "got -0.1"),
+    ],
+)
+def test_a_damaged_one_is_refused(key: str, value: Any, words: str) -> None:
+    damaged = with_parameters(artifact_of(Rows(6)), **{key: value})
+    with pytest.raises(ArtifactError) as caught:
+        Predictor(damaged, get_backend("numpy"))
+    assert words in str(caught.value)
