@@ -158,6 +158,7 @@ def rows(draw: st.DrawFn) -> dict[str, Any]:
     }
 
 
+@pytest.mark.clause("DMS-D-007")
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
 @given(sizes=rows())
@@ -178,6 +179,7 @@ def test_every_library_does_what_the_loops_do(name: str, dtype: str, sizes: dict
     assert (np.abs(mixed.sum(axis=1) - 1) <= 8 * (sizes["classes"] + 5) * eps).all()
 
 
+@pytest.mark.clause("DMS-D-008")
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
 @given(sizes=rows())
 @settings(deadline=None, max_examples=40)
@@ -189,6 +191,7 @@ def test_where_something_is_missing_it_is_silent(name: str, sizes: dict[str, Any
     np.testing.assert_array_equal(mixed[silent], own.probabilities[silent])
 
 
+@pytest.mark.clause("DMS-D-008")
 @given(sizes=rows(), bad=st.sampled_from([np.nan, np.inf]))
 @settings(deadline=None, max_examples=20)
 def test_logits_without_a_finite_maximum_say_nothing(sizes: dict[str, Any], bad: float) -> None:
@@ -202,6 +205,7 @@ def test_logits_without_a_finite_maximum_say_nothing(sizes: dict[str, Any], bad:
     np.testing.assert_array_equal(got[1:], mixed[1:])
 
 
+@pytest.mark.clause("DMS-D-008")
 @pytest.mark.parametrize("name", ["numpy", "strict", "torch"])
 def test_an_overflow_is_no_answer(name: str) -> None:
     """Large and finite, so that heads with smaller weights may well have an answer."""
@@ -261,6 +265,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     assert torch.autograd.gradcheck(run, tuple(given.values()))
 
 
+@pytest.mark.clause("DMS-D-009")
 @pytest.mark.parametrize("share", [0.0, 0.6, 1.0])
 def test_nothing_absent_reaches_a_gradient(share: float) -> None:
     torch = pytest.importorskip("torch")
@@ -327,6 +332,7 @@ def with_parameters(artifact: Artifact, **changes: Any) -> Artifact:
     return replace(artifact, parameters={k: v for k, v in changed.items() if v is not None})
 
 
+@pytest.mark.clause("DMS-D-007")
 @given(sizes=rows())
 @settings(deadline=None, max_examples=30)
 def test_a_predictor_mixes_it_with_the_evidence(sizes: dict[str, Any]) -> None:
@@ -348,6 +354,7 @@ def test_a_predictor_mixes_it_with_the_evidence(sizes: dict[str, Any]) -> None:
         np.testing.assert_allclose(alone, got["probabilities"][b], rtol=0, atol=1e-13)
 
 
+@pytest.mark.clause("DMS-D-007", "DMS-X-007", "DMS-X-008")
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_an_export_says_what_every_backend_says(dms: Run, tmp_path: Path, dtype: str) -> None:
     pytest.importorskip("onnxruntime")
@@ -373,6 +380,7 @@ def test_an_export_says_what_every_backend_says(dms: Run, tmp_path: Path, dtype:
         np.testing.assert_allclose(got, wanted["probabilities"], rtol=0, atol=unit)
 
 
+@pytest.mark.clause("DMS-D-010")
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
