@@ -253,7 +253,7 @@ def test_a_backend_of_schedulers_alone_says_so() -> None:
 def test_a_modality_named_like_an_output_is_refused_by_a_graph_alone(name: str) -> None:
     pytest.importorskip("onnxruntime")
     good = make_artifact(SPECS["robust"])
-    parameters = {k.replace("heads.a.", f"heads.{name}."): v for k, v in good.parameters.items()}
+    parameters = {k.replace(".a.", f".{name}."): v for k, v in good.parameters.items()}
     spec = good.spec.replace(modalities=(name, "b", "c"))
     artifact = replace(good, spec=spec, parameters=parameters)
     Predictor(artifact, NUMPY)
