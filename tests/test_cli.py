@@ -401,6 +401,29 @@ def test_explain_names_what_a_table_lacks(dms: Run, fitted: Path, tmp_path: Path
     assert "text" in dms("explain", tmp_path / "half.npz", "--spec", fitted).refused(2)
 
 
+def test_explain_says_how_far_evidence_was_believed(dms: Run, four: Path) -> None:
+    """What was said, trust before and soundness after; an absent modality says nothing."""
+    names = ",".join(NAMES)
+    args = ("explain", four, "--spec", "robust", "--modalities", names, "--sample", 0, 1, 2, 3)
+    text = dms(*args).succeeded()
+    assert "prior  fused" in text
+    assert max(map(len, text.splitlines())) <= 80
+    samples = json.loads(dms(*args, "--json").succeeded())["samples"]
+    for sample in samples:
+        for entry in sample["modalities"]:
+            active = entry["state"] == "active"
+            assert active == ("soundness" in entry) == ("says" in entry)
+            if active:
+                assert entry["trust"] == pytest.approx(0.9)
+                assert entry["times_prior"] == pytest.approx(3 * entry["probability"], rel=1e-5)
+        shares = [row["fused"] for row in sample["classes"]]
+        assert shares == sorted(shares, reverse=True)
+    words = [line for line in text.splitlines() if line.startswith("- audio")]
+    assert "believed to" in words[0]
+    assert "NaN or Inf" in words[1]
+    assert "absent" in words[2] and "absent" in words[3]
+
+
 def test_explain_where_nothing_tells_modalities_apart(dms: Run, four: Path) -> None:
     text = dms("explain", four, "--spec", "static").succeeded()
     assert text.count("equal share") == 3

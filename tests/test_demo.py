@@ -223,7 +223,8 @@ def test_the_files_feed_the_other_verbs(
     artifact = load_artifact(tmp_path / "robust")
     assert artifact.spec == study.SPECS["robust"]
     assert artifact.spec.modalities == data.NAMES
-    assert {name.rpartition(".")[0] for name in artifact.parameters} == {"signals.typicality"}
+    owners = {name.rpartition(".")[0] for name in artifact.parameters}
+    assert owners == {"signals.typicality", "policy", "fusion"}
 
     commands = [
         line.split()[1:]

@@ -72,7 +72,9 @@ def _fitted() -> Artifact:
             values = random.uniform(0.5, 1.5, size=shape).astype(np.float32)
             parameters[f"heads.{name}.{short}"] = values
     model = {"classes": ["no", "yes"], "prior": [0.5, 0.5], "dropout": 0.1, "passes": 3}
-    spec = SchedulerSpec.preset("robust", NAMES)
+    signals = {"confidence": {}, "uncertainty": {"reduction": "sum"}}
+    weighed = dict.fromkeys(signals, 0.5)
+    spec = SchedulerSpec(modalities=NAMES, signals=signals, coefficients=weighed, fusion="logit")
     return Artifact(spec=spec, parameters=parameters, model=model)
 
 
@@ -760,7 +762,7 @@ def test_the_bound_on_memory_is_lifted_again(dms: Run, work: Path) -> None:
 
 
 def test_a_verification_that_fails_says_so_in_python_too(work: Path) -> None:
-    path = changed("plain", _meta("spec", _spec(coefficients={"confidence": 2.0})))
+    path = changed("plain", _meta("spec", _spec(fusion="probability")))
     with pytest.raises(VerificationError):
         get_exporter("onnx").verify(path)
     Session.load(path)  # it runs: what it computes is the caller's to check

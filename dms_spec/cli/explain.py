@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file
+from dms_spec.cli.explain_evidence import hear
+from dms_spec.cli.explain_evidence import text as heard_text
 from dms_spec.cli.explain_plot import draw
 from dms_spec.embeddings.predictor import Predictor
-from dms_spec.embeddings.table import read_table
+from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import FileError, ShapeError
 from dms_spec.files import read_arrays
 from dms_spec.markup import text_table
@@ -59,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
         report = {"policy": policy, "notes": notes, "samples": explained}
         print(json.dumps(report, indent=2))
         return 0
-    print("\n\n".join(_text(sample) for sample in explained))
+    texts = (heard_text(s) if "classes" in s else _text(s) for s in explained)
+    print("\n\n".join(texts))
     for note in notes:
         print(f"dms: note: {note}", file=sys.stderr)
     if args.plot is not None:
@@ -75,6 +78,18 @@ def _of_batch(args: argparse.Namespace) -> _Explained:
     spec = artifact.spec
     _check_samples(args.sample, batch.shape[0])
     explained = [explain(row, spec.modalities, batch.present, result) for row in args.sample]
+    if spec.fusion == "evidence":
+        classes = range(result.fused.shape[-1])
+        explained = [
+            hear(
+                sample,
+                batch.logits[sample["sample"]],
+                {"fused": result.fused[sample["sample"]]},
+                artifact.scheduler_parameters,
+                classes,
+            )
+            for sample in explained
+        ]
     return spec.policy, explained, list(result.notes)
 
 
@@ -89,10 +104,31 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     rows = embeddings.rows(np.array(args.sample))
     result = predictor.schedule(rows)
     explained = [
-        explain(row, spec.modalities, rows.present, result) | {"sample": sample}
-        for row, sample in enumerate(args.sample)
+        explain(row, spec.modalities, rows.present, result) for row in range(len(args.sample))
+    ]
+    if spec.fusion == "evidence":
+        explained = _of_evidence(predictor, rows, result, explained)
+    explained = [
+        one | {"sample": sample} for one, sample in zip(explained, args.sample, strict=True)
     ]
     return spec.policy, explained, [*rows.notes(), *result.notes]
+
+
+def _of_evidence(
+    predictor: Predictor, rows: Table, result: Schedule, explained: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Adds what the heads said; the joint expert, where there is one, is the last to speak."""
+    with np.errstate(divide="ignore"):
+        logits = np.log(predictor.unimodal(rows).astype(np.float64))
+    answers = predictor.predict(rows)["probabilities"]
+    own = predictor.artifact.scheduler_parameters
+    heard = []
+    for row, sample in enumerate(explained):
+        outcomes = {"fused": result.fused[row]}
+        if "joint.share" in predictor.artifact.parameters:
+            outcomes["with joint"] = answers[row]
+        heard.append(hear(sample, logits[row], outcomes, own, list(predictor.classes)))
+    return heard
 
 
 def _with_heads(args: argparse.Namespace) -> Artifact | None:
@@ -149,6 +185,11 @@ def explain(
                     for k, v in result.terms.items()
                 },
             }
+            if result.soundness is not None:
+                entry |= {
+                    "trust": exp(float(result.scores[sample, m])),
+                    "soundness": float(result.soundness[sample, m]),
+                }
         modalities.append(entry)
     return {
         "sample": sample,

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import MinMaxScaler
 
-from dms_spec.demo.trust import Arrays, Known, fit_typicality
+from dms_spec.demo.trust import Arrays, Known, fit_typicality, without_learning
 from dms_spec.demo.views import VIEWS, FloatArray
 from dms_spec.embeddings.calibration import fit_temperature
 
@@ -94,7 +94,7 @@ class Split:
         labels: Digits of the test part, [N].
         views: By name, in the order of the M axis.
         drawn: True for the views that a degrading condition degrades, [N, M].
-        parameters: Of the signal typicality, by full name.
+        parameters: Of the preset `robust`, by full name.
     """
 
     train: int
@@ -150,7 +150,8 @@ def make_split(seed: SeedSequence) -> Split:
         drawn=Generator(Philox(draw_seed)).permuted(some, axis=1),
         parameters=fit_typicality(
             known, digits.target[train], digits.target[validation], _width(views)
-        ),
+        )
+        | without_learning(digits.target[train], len(views)),
     )
 
 

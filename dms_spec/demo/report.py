@@ -109,9 +109,9 @@ def as_text(study: Study, backend: str) -> str:
     scans = study.train + study.validation + study.test
     legend = {
         "single": f"{best_view(study)} alone; where it is missing it has no answer, and is wrong",
-        "static": "the preset with equal weights; all fuse probabilities",
+        "static": "the preset with equal weights; it and paper fuse probabilities",
         "paper": "the preset, on features that can be compared: the class scores",
-        "robust": "the preset's rule; typicality learned from uniform noise, exchanged inputs",
+        "robust": "the preset; typicality learned from uniform noise and exchanged inputs",
         ORACLE: "equal weights for the views that were not degraded, which no real method knows",
         "gain": "robust less static, with its standard error over the splits",
         "share": f"weight of the degraded views under robust; {drawn / views:.2f} if all equal",

@@ -35,12 +35,12 @@ from dms_spec.types import ModalityBatch
 #: Splits of the scans, each with classifiers, masks, noise and drawn views of its own.
 REPEATS = 5
 
-#: All fused as probabilities, so that they differ in nothing but the weights. What the policy of
-#: `robust` could learn beside its rule needs torch, and ``dms fit``: here it is the rule.
+#: Static and paper fuse probabilities, so that they differ in nothing but the weights; robust fuses
+#: evidence. How far to trust could be learned with torch, by ``dms fit``: here it is not.
 SPECS: dict[str, SchedulerSpec] = {
     "static": SchedulerSpec.preset("static", NAMES).replace(fusion="probability"),
     "paper": SchedulerSpec.preset("paper", NAMES).replace(fusion="probability"),
-    "robust": SchedulerSpec.preset("robust", NAMES).replace(policy="linear", fusion="probability"),
+    "robust": SchedulerSpec.preset("robust", NAMES),
 }
 
 #: The static mean over the views that were not degraded, which no real method knows.

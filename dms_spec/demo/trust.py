@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from dms_spec.demo.views import FloatArray
 from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
+from dms_spec.equations.evidence import DOUBT, REDUNDANCY
+from dms_spec.equations.learned import softplus_inverse
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.typicality import log_distance
 
@@ -64,6 +66,23 @@ def fit_typicality(
     return {
         f"signals.typicality.{name}": array
         for name, array in (stacked(places, width) | trust).items()
+    }
+
+
+def without_learning(labels: NDArray[np.intp], modalities: int) -> Arrays:
+    """What fusion of evidence reads beside typicality: class frequencies, and trust as it starts.
+
+    Args:
+        labels: Of the scans that the classifiers have learned from, 0 to C - 1, [N].
+        modalities: M.
+    """
+    prior = np.bincount(labels) / len(labels)
+    return {
+        "fusion.prior": prior,
+        "fusion.priors": np.tile(prior, (modalities, 1)),
+        "fusion.redundancy": softplus_inverse(np.asarray(REDUNDANCY)),
+        "policy.doubt": np.asarray(np.log(DOUBT / (1 - DOUBT))),
+        "policy.exponent": softplus_inverse(np.ones(modalities)),
     }
 
 
