@@ -257,7 +257,7 @@ def test_a_modality_named_like_an_output_is_refused_by_a_graph_alone(name: str) 
     spec = good.spec.replace(modalities=(name, "b", "c"))
     artifact = replace(good, spec=spec, parameters=parameters)
     Predictor(artifact, NUMPY)
-    with pytest.raises(SpecError, match=f"called '{name}'"):
+    with pytest.raises(SpecError, match=f"would have the name '{name}'"):
         Predictor(artifact, get_backend("onnxruntime"))
 
 
@@ -385,7 +385,7 @@ def test_the_verb_measures_where_there_are_labels(dms: Run, folder: Path) -> Non
     assert report["accuracy"] == pytest.approx(0.8)
     assert report["samples"] == 50
     assert [row["name"] for row in report["modalities"]] == list(NAMES)
-    assert_each_once(report["notes"], UNFITTED, "nothing active", "no class")
+    assert_each_once(report["notes"], UNFITTED, "nothing active", "not a class")
 
 
 def test_safetensors_takes_integers_and_no_strings(dms: Run, folder: Path) -> None:
