@@ -114,7 +114,7 @@ def _sentence(entry: dict[str, Any]) -> str:
     lost = exp(entry["signals"].get("typicality", 0.0))
     trust = f"trust {entry['trust']:.2f}"
     if lost < 0.95:
-        trust += " (unlike what its head has learned from)"
+        trust += " (atypical)"
     odds = _log_odds(entry["soundness"]) - _log_odds(entry["trust"])
     if odds > log(_MOVED):
         why = "borne out"
