@@ -107,13 +107,16 @@ def _exported(name: str, folder: Path) -> Graph:
 
 
 def _spec(name: str) -> SchedulerSpec:
-    """A preset, or the rule of `robust` with nothing in it that would have to be fitted."""
+    """A preset, or a rule with nothing in it that would have to be fitted."""
     if name != "rule":
         return SchedulerSpec.preset(name, NAMES)
-    spec = SchedulerSpec.preset("robust", NAMES)
-    kept = {signal: options for signal, options in spec.signals.items() if signal != "typicality"}
-    coefficients = {signal: spec.coefficients[signal] for signal in kept}
-    return spec.replace(policy="linear", signals=kept, coefficients=coefficients)
+    signals = {"confidence": {}, "uncertainty": {"reduction": "sum"}, "corroboration": {}}
+    return SchedulerSpec(
+        modalities=NAMES,
+        signals=signals,
+        coefficients=dict.fromkeys(signals, 0.5),
+        fusion="logit",
+    )
 
 
 def _fitted(folder: Path) -> Artifact:
