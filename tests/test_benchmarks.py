@@ -65,12 +65,14 @@ def test_the_robustness_study_writes_every_table(tmp_path: Path) -> None:
     np.savez(tmp_path / "digits.npz", **views, labels=y[:100])
     np.savez(tmp_path / "pictures.npz", image=np.zeros((5, 2, 2, 3), np.uint8), y=np.arange(5))
     script = str(BENCHMARKS / "robustness" / "study.py")
-    command = [sys.executable, script, str(tmp_path), "-o", str(tmp_path / "out"), "--quick"]
+    command = [sys.executable, script, str(tmp_path), "-o", str(tmp_path / "out"), "--seeds", "1"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and "pictures is left out" in done.stderr, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md",
+        "differences.png",
         "environment.json",
+        "pairs.csv",
         "robustness.csv",
         "robustness.png",
     }

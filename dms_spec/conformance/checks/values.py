@@ -171,7 +171,9 @@ def check_fused_is_a_mean(ctx: Context) -> None:
     @ctx.given(ctx.cases(nonfinite=False))
     def property_(case: strategies.Case) -> None:
         spec, arrays = case.spec.replace(fusion="feature"), case.arrays
-        result = ctx.schedule(spec, arrays, case.parameters)
+        # Those of fusion of evidence belong to no other level.
+        parameters = {k: v for k, v in case.parameters.items() if not k.startswith("fusion.")}
+        result = ctx.schedule(spec, arrays, parameters)
         some = result.active.any(axis=1)
         active = result.active[some][..., None]
         h = arrays["features"].astype(np.float64)[some]
@@ -181,7 +183,7 @@ def check_fused_is_a_mean(ctx: Context) -> None:
         high = np.where(active, h, -np.inf).max(axis=1) + slack
         inside = (fused >= low) & (fused <= high)
         ctx.expect("DMS-F-004", inside, "fused features are outside the modalities' range")
-        mixed = ctx.schedule(spec.replace(fusion="probability"), arrays, case.parameters)
+        mixed = ctx.schedule(spec.replace(fusion="probability"), arrays, parameters)
         total = mixed.fused[mixed.active.any(axis=1)].astype(np.float64).sum(axis=1)
         allowed = 64 * ctx.unit
         ctx.expect("DMS-F-003", np.abs(total - 1) <= allowed, "fused probabilities do not sum to 1")
