@@ -200,7 +200,7 @@ BAD: dict[str, tuple[Any, type[DMSError], str]] = {
     "dates": (np.zeros((2, 3), "M8[D]"), DTypeError, "dates into numbers"),
     "spans": (np.zeros((2, 3), "m8[s]"), DTypeError, "times into numbers"),
     "nothing": (None, DMSError, "no modality"),
-    "a mapping": ({"a": 1}, DTypeError, "'image'.*dict: NumPy knows no"),
+    "a mapping": ({"a": 1}, DTypeError, "'image'.*dict: NumPy does not know"),
     "a number": (3.0, ShapeError, "wrong shape"),
 }
 if np.dtype(np.longdouble).itemsize > 8:
