@@ -86,7 +86,8 @@ def test_what_is_not_claimed_is_refused_and_what_is_claimed_is_tested(
     dms_with: Run, tmp_path: Path
 ) -> None:
     """A claim more is a line more; a library that halves in silence is found."""
-    (line,) = _block("python", "capabilities =").splitlines()
+    block = _block("python", "capabilities =").splitlines()
+    (line,) = ("    " + x for x in block if x.startswith("capabilities ="))
     claim = next(x for x in _fixed().splitlines() if x.strip().startswith("capabilities ="))
     report = tmp_path / "report.json"
     dms = dms_with(_fixed().replace(claim, line))
