@@ -59,6 +59,23 @@ def check_evidence_matches_the_oracle(ctx: Context) -> None:
         ctx.expect_close("DMS-F-007", "weights", result.weights, exact.weights, scale["weights"])
 
 
+@check("DMS-F-005", needs=_NEEDS)
+def check_some_doubt_is_always_left(ctx: Context) -> None:
+    """However small the doubt that was learned, one modality against two does not settle it."""
+    logits = [[[50.0, -50.0], [0.0, 3.0], [0.0, 3.0]]]
+    case = strategies.Case(
+        spec=SchedulerSpec(modalities=strategies.names(3), policy="soundness", fusion="evidence"),
+        arrays={"logits": np.asarray(logits, dtype=ctx.dtype)},
+        parameters={
+            "policy.doubt": np.asarray(-40.0, dtype=ctx.computing),
+            "policy.exponent": np.zeros(3, dtype=ctx.computing),
+        },
+    )
+    exact, scale = _scales(ctx, case)
+    fused = ctx.schedule(case.spec, case.arrays, case.parameters).fused
+    ctx.expect_close("DMS-F-005", "fused", fused, exact.fused, scale["fused"])
+
+
 @check("DMS-F-005", "DMS-F-006", "DMS-L-010", needs=_NEEDS)
 def check_evidence_is_of_probabilities(ctx: Context) -> None:
     """Trust and soundness lie in [0, 1], classes sum to one, and no other level has soundness."""
