@@ -78,6 +78,9 @@ def test_the_robustness_study_writes_every_table(tmp_path: Path) -> None:
         "robustness.png",
     }
     text = (tmp_path / "out" / "README.md").read_text()
+    assert "nan" not in text
+    # Every condition is judged, by each of the bars that apply to two modalities.
+    assert re.search(r"\| digits \| 2 \| \d+ of 23 \| \d of 3 \| \d of 1 \|", text)
     for heading in ("The sets, and what was looked at", "Other runtimes", "Time of a fit"):
         assert f"## {heading}" in text
     assert re.search(r"\| digits \| 100 % \| \S+ \| 100 % \|", text)
