@@ -134,7 +134,7 @@ def _head(
 ) -> dict[str, Array]:
     """Computes one modality: [B, D] features, [B, C] logits, [T, B, C] passes, [B] variance."""
     xp = ns.xp
-    s = (x - own["scale.zero"]) / own["scale.unit"]
+    s = scaled(x, own["scale.zero"], own["scale.unit"])
     results = {}
     if "projection.weight" in own:
         results["features"] = xp.matmul(s, own["projection.weight"]) + own["projection.bias"]
@@ -157,6 +157,11 @@ def _head(
             ns, s, own["classifier.weight"], results["logits"], dropout, own["temperature"]
         )
     return results
+
+
+def scaled(x: Array, zero: Array, unit: Array) -> Array:
+    """Scales inputs: s = (x - zero) / unit, ``[B, D_m]`` with ``[D_m]``; in E19 and E26."""
+    return (x - zero) / unit
 
 
 def class_scores(ns: Namespace, fused: Array, parameters: Mapping[str, Array]) -> Array:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from dms_spec.equations.heads import scaled
 from dms_spec.equations.namespace import Namespace
 from dms_spec.types import Array
 
@@ -46,7 +47,7 @@ def joint_logits(
     for m, name in enumerate(modalities):
         # Before any arithmetic: 0 * NaN is NaN.
         x = ns.select(present[:, m], xp.astype(embeddings[name], dtype, copy=False))
-        s = (x - own[f"heads.{name}.scale.zero"]) / own[f"heads.{name}.scale.unit"]
+        s = scaled(x, own[f"heads.{name}.scale.zero"], own[f"heads.{name}.scale.unit"])
         said = xp.matmul(s, own[f"joint.{name}.weight"])
         total = total + ns.select(present[:, m], said)
     return total

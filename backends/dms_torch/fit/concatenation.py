@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.metrics import measured
 from dms_spec.embeddings.table import Table
+from dms_spec.equations.heads import scaled
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.folds import Rows
 
@@ -38,6 +39,6 @@ def _inputs(found: Arrays, rows: Rows, table: Table) -> NDArray[np.float64]:
     for m, (name, scale) in enumerate(rows.scale.items()):
         x = table.embeddings[name].astype(np.float64)
         with np.errstate(over="ignore", invalid="ignore"):
-            s = (x - scale.zero) / scale.unit
+            s = scaled(x, scale.zero, scale.unit)
         parts.append(np.where(table.present[:, m, None], s, means[m]))
     return np.concatenate(parts, axis=1)

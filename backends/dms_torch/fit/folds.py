@@ -14,6 +14,7 @@ from torch import Tensor
 from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.scaling import MOST_GLITCHES, Scale, fit_scale
 from dms_spec.embeddings.table import Table
+from dms_spec.equations.heads import scaled
 from dms_spec.errors import MissingInput
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
@@ -223,7 +224,7 @@ def _part(
         present[:, m] &= ~broken
         x = np.where(far, wide.clip(scale.low, scale.high), x) if far.any() else x
         with np.errstate(over="ignore"):
-            standard = ((x - scale.zero) / scale.unit).astype(np.float32)
+            standard = scaled(x, scale.zero, scale.unit).astype(np.float32)
         # Too far out for float32: absent, as it is for the scheduler.
         present[:, m] &= np.isfinite(standard).all(axis=1)
         standard[~present[:, m]] = 0
