@@ -914,18 +914,18 @@ def test_a_changed_file_is_refused_with_the_reason(
 
 
 def test_a_file_that_says_nothing_of_itself_is_not_ours(
-    dms: Run, tmp_path: Path, robust: bytes
+    dms: Run, tmp_path: Path, rule: bytes
 ) -> None:
-    model = onnx.load_from_string(robust)
+    model = onnx.load_from_string(rule)
     del model.metadata_props[:]
     (tmp_path / "bare.onnx").write_bytes(model.SerializeToString())
     message = dms("verify", tmp_path / "bare.onnx").refused(2)
     assert "not exported by dms-spec" in message and "no metadata" in message
 
 
-def test_the_files_that_are_changed_above_are_good_before(dms: Run, robust: bytes) -> None:
+def test_the_files_that_are_changed_above_are_good_before(dms: Run, rule: bytes) -> None:
     """Else refusing them would prove nothing."""
-    verify(onnx.load_from_string(robust))
+    verify(onnx.load_from_string(rule))
     verify(model_of(fitted()))
 
 
@@ -1154,12 +1154,12 @@ def test_without_onnx_runtime_it_says_that_one_runtime_was_asked(
     assert any("not installed" in note for note in report["notes"])
 
 
-def test_the_graph_runs_in_the_reference_evaluator_alone(robust: bytes) -> None:
+def test_the_graph_runs_in_the_reference_evaluator_alone(rule: bytes) -> None:
     """What ONNX itself says that the operators mean, is what the runtime computes."""
     arrays = batch_of(("logits", "mc_logits", "present"))
-    evaluator = ReferenceEvaluator(onnx.load_from_string(robust))
+    evaluator = ReferenceEvaluator(onnx.load_from_string(rule))
     found = dict(zip(evaluator.output_names, evaluator.run(None, arrays), strict=True))
-    for name, array in Session(robust).run(arrays).items():
+    for name, array in Session(rule).run(arrays).items():
         np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
