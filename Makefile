@@ -5,11 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: help demo test test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
+.PHONY: help demo test test-slow test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
+	@echo "make test-slow  what takes minutes: when benchmarks or the learning of heads have changed"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
@@ -75,6 +76,10 @@ demo: $(VENV)/demo
 
 test: $(VENV)/test
 	$(BIN)/python -m pytest --numprocesses auto
+
+# Before a release, and when benchmarks or the learning of heads have changed.
+test-slow: $(VENV)/test
+	$(BIN)/python -m pytest -m slow --numprocesses auto
 
 # With MEASURED=docs/reference/runtimes.csv it writes the table of that page.
 test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules

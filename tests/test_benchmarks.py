@@ -55,6 +55,7 @@ def test_the_onnx_benchmark_checks_every_contender(monkeypatch: pytest.MonkeyPat
     assert 0 < bench.optimised_nodes(ours) <= report["nodes"]
 
 
+@pytest.mark.slow
 def test_the_robustness_study_writes_every_table(tmp_path: Path) -> None:
     """Two views of digits, beside a file that is no table."""
     for name in ("onnxruntime", "sklearn", "torch"):

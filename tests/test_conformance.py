@@ -7,9 +7,11 @@ import pytest
 from dms_spec.conformance.runner import Planned, plan, run_one
 from dms_spec.plugins import available, get_backend
 
-# A graph is traced for every new spec, and JAX compiles every new shape: fewer cases in each run of
-# the tests than where equations are simply called. `dms check` tries a hundred everywhere.
-EXAMPLES = {"onnxruntime": 10, "jax": 10}
+# Enough to see that nothing broke, in the time that a whole run of the tests may take: `make reports`
+# and `dms check` try a hundred everywhere. A graph is traced for every new spec, and JAX compiles
+# every new shape: fewer cases for these.
+EXAMPLES = {"numpy": 30, "onnxruntime": 4, "jax": 10}
+OTHERS = 12
 
 
 def _cases() -> list[object]:
@@ -27,7 +29,7 @@ def _cases() -> list[object]:
 
 @pytest.mark.parametrize(("backend", "planned"), _cases())
 def test_check(backend: str, planned: Planned) -> None:
-    result = run_one(get_backend(backend), planned, examples=EXAMPLES.get(backend, 100))
+    result = run_one(get_backend(backend), planned, examples=EXAMPLES.get(backend, OTHERS))
     # What is not claimed is not counted as passed; that it is not claimed is no failure of ours.
     good = ("passed", "refusal_ok", "not_claimed")
     assert result.status in good, f"{result.status}: {result.message}\n{result.reproduce}"

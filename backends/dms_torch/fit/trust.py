@@ -38,7 +38,7 @@ _SHARE = "joint/share"
 _FEW = 100
 _SHARE_START = 1.0
 # The penalty weighs as much as so many rows, however many there are.
-_PULL_ROWS = 100.0
+_PULL_ROWS = 30.0
 
 
 @dataclass(frozen=True)
