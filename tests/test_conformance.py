@@ -7,7 +7,7 @@ import pytest
 from dms_spec.conformance.runner import Planned, plan, run_one
 from dms_spec.plugins import available, get_backend
 
-# Enough to see that nothing broke, in the time that a whole run of the tests may take: `make reports`
+# Enough to see that nothing broke, in the time that all tests together may take. `make reports`
 # and `dms check` try a hundred everywhere. A graph is traced for every new spec, and JAX compiles
 # every new shape: fewer cases for these.
 EXAMPLES = {"numpy": 30, "onnxruntime": 4, "jax": 10}

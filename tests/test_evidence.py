@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from dms_spec.conformance import oracle, strategies
 from dms_spec.equations.evidence import discount, log_prior, log_ratios, posterior
 from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import SpecError
+from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 
 NS = Namespace.of(xp, np.ndarray)
@@ -162,3 +164,21 @@ def test_parameters_have_the_gradients_of_the_oracle() -> None:
         for where in np.ndindex(own[name].shape):
             slope = (value(name, where, 1e-5) - value(name, where, -1e-5)) / 2e-5
             assert float(tensor.grad[where]) == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("prior", [0.5, -0.5, 1.0]), ("prior", [0.0, 0.0, 0.0]), ("priors", [[1, 0, 0], [-1, 1, 1]])],
+)
+def test_what_is_no_class_frequency_is_refused(name: str, wrong: Any) -> None:
+    spec = SchedulerSpec(modalities=("a", "b"), policy="soundness", fusion="evidence")
+    right = {
+        "policy.doubt": np.array(-2.0),
+        "policy.exponent": np.zeros(2),
+        "fusion.prior": np.full(3, 1 / 3),
+        "fusion.priors": np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]),
+        "fusion.redundancy": np.array(0.0),
+    }
+    get_backend("numpy").scheduler(spec, right)
+    with pytest.raises(SpecError, match=rf"'fusion\.{name}' holds no class frequencies"):
+        get_backend("numpy").scheduler(spec, right | {f"fusion.{name}": np.array(wrong, float)})

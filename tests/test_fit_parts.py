@@ -211,6 +211,22 @@ def test_rows_full_of_glitches_count_as_absent(value: float) -> None:
     assert np.array_equal(rows.scale["image"].unit, clean.scale["image"].unit)
 
 
+@pytest.mark.parametrize(("size", "offset"), [(1e-42, 0.0), (1.0, 3e7)])
+def test_inputs_that_float32_cannot_tell_apart_count_as_constant(
+    size: float, offset: float
+) -> None:
+    table = make_table(400)
+    plain = table.embeddings["image"]
+    few = (offset + size * plain[:, :2]).astype(np.float32)
+    table.embeddings["image"] = np.concatenate([few, plain[:, 2:]], axis=1)
+    rows = rows_of(table, "cpu", stream(0, "split"), crossed=True)
+    (note,) = rows.notes
+    assert f"2 of {plain.shape[1]} inputs of 'image' vary by less than float32 tells apart" in note
+    assert rows.scale["image"].faint.tolist() == [True, True] + [False] * (plain.shape[1] - 2)
+    there = rows.learn.present[:, 0]
+    assert rows.learn.embeddings["image"][there, :2].abs().max() < 1e-3 * max(1.0, offset)
+
+
 # ------------------------------------------------------------------------------ where heads are
 
 

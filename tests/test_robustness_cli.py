@@ -75,7 +75,7 @@ def test_from_a_fitted_artifact_to_a_report(dms: Run, folder: Path) -> None:
     # The rows measured are the test rows, and the fusion is what dms fit measured there.
     artifact = load_artifact(folder / "model")
     fitted = artifact.model["metrics"]["test"]
-    for metric in ("accuracy", "ece"):
+    for metric in ("accuracy", "balanced_accuracy", "nll", "ece"):
         wanted = fitted["fused"][metric]
         assert result.mean(metric, "fusion", "clean") == pytest.approx(wanted, abs=1e-6)
     # Static is the mean of probabilities, at whatever level the artifact fuses.

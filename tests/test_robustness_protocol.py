@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dms_spec.embeddings.metrics import measured
 from dms_spec.errors import (
     ArtifactError,
     DMSError,
@@ -116,7 +117,8 @@ def test_everything_beside_a_fusion_is_what_it_says() -> None:
             wanted[i] = unimodal[i, use].mean(axis=0) if use else samples.prior
         scores = got.scores[name]
         assert scores["accuracy"] == pytest.approx((wanted.argmax(axis=1) == labels).mean())
-        assert scores["ece"] == pytest.approx(metrics.calibration_error(wanted, labels))
+        for metric in ("balanced_accuracy", "nll", "ece"):  # as dms fit measures them
+            assert scores[metric] == pytest.approx(measured(wanted, labels)[metric])
         assert scores["aurc"] == pytest.approx(metrics.area_under_risk_coverage(wanted, labels))
     for m, name in enumerate(NAMES):  # as dms fit measures it: where it is present
         there, own = corrupted.present[:, m], got.scores[f"{name} alone"]
@@ -157,7 +159,7 @@ def test_a_method_without_modalities_has_no_company() -> None:
     got = measure({"plain": plain}, make_samples(), CASES)
     assert got.names == ("plain",)
     assert set(got.cases[0].scores["plain"]) == {
-        "accuracy", "ece", "aurc", "degradation", "retention",
+        "accuracy", "balanced_accuracy", "nll", "ece", "aurc", "degradation", "retention",
     }  # fmt: skip
     assert got.gain("plain", "static", ("clean", 0.0, "every")) is None
     assert all("static" not in text for text in findings(got))

@@ -30,12 +30,15 @@ class Scale:
         unit: The range of those values, above 0, float32 ``[D]``; 1 where they do not vary.
         low: The least value of each input that is no glitch, float64 ``[D]``.
         high: The greatest, ``[D]``.
+        faint: Which inputs vary, but by less than float32 tells apart, bool ``[D]``. They count as
+            constant.
     """
 
     zero: NDArray[np.float32]
     unit: NDArray[np.float32]
     low: Floats
     high: Floats
+    faint: NDArray[np.bool_]
 
     def glitches(self, x: NDArray[Any]) -> NDArray[np.bool_]:
         """Finds the values that are glitches, ``[N, D]``."""
@@ -66,6 +69,7 @@ def fit_scale(x: NDArray[Any], name: str) -> Scale:
         unit = high - low
         # A column that does not vary says nothing; its round-off is not to be blown up.
         varies = unit > np.maximum(1e-6 * np.abs(low), np.finfo(np.float32).tiny)
+        faint = (unit > 0) & ~varies
         unit[~varies] = 1.0
         zero, unit = low.astype(np.float32), unit.astype(np.float32)
     if not (np.isfinite(zero).all() and np.isfinite(unit).all()):
@@ -75,7 +79,7 @@ def fit_scale(x: NDArray[Any], name: str) -> Scale:
             got=f"up to {np.abs(wide).max():.3g}",
             fix="Scale the embeddings down.",
         )
-    return Scale(zero=zero, unit=unit, low=low, high=high)
+    return Scale(zero=zero, unit=unit, low=low, high=high, faint=faint)
 
 
 def _ends(values: Floats) -> tuple[float, float]:

@@ -104,9 +104,9 @@ def fit_place(
         "prototypes": prototypes,
         "outside": np.array(outside),
     }
-    # Of features so small that one over their variance is no number, what is outside counts less.
+    # Features may vary so little that one over their variance is no number of float32.
     most = float(np.finfo(np.float32).max)
-    return {name: np.minimum(array, most).astype(np.float32) for name, array in place.items()}
+    return {name: array.clip(-most, most).astype(np.float32) for name, array in place.items()}
 
 
 def _shrunk(variance: Any, level: float) -> Any:

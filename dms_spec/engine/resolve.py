@@ -156,6 +156,8 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
     sizes = {"M": len(spec.modalities), "K": len(spec.coefficients)}
     for name, array in given.items():
         _check_shape(name, shapes[name], tuple(array.shape), sizes)
+    for name in {"fusion.prior", "fusion.priors"} & set(given):
+        _check_frequencies(name, given[name])
     return Resolved(spec=spec, policy=policy, signals=signals, parameters=given, sizes=sizes)
 
 
@@ -206,6 +208,18 @@ def _check_shape(name: str, axes: str, shape: tuple[int, ...], sizes: dict[str, 
         got=str(list(shape)),
         fix="The parameter belongs to another spec, or to encoders of another width.",
     )
+
+
+def _check_frequencies(name: str, array: Array) -> None:
+    """Refuses what cannot be the frequencies of classes. A modality may have seen no class."""
+    negative = bool((array < 0).any())
+    if negative or not (name == "fusion.priors" or bool((array > 0).any())):
+        raise SpecError(
+            f"parameter {name!r} holds no class frequencies",
+            expected="numbers of 0 or more, and one that is more",
+            got="a negative number" if negative else "zeros alone",
+            fix="Count how often each class occurs in the training rows.",
+        )
 
 
 def _check_options(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> None:

@@ -189,6 +189,8 @@ LEGEND = {
     "alone": "the modality that does best alone on clean samples; where it is missing it answers "
     "with the commonest class, while dms fit measures it where it is present",
     "retention": "accuracy / clean accuracy; degradation is the same in percent, less 100",
+    "balanced accuracy": "the mean over the classes of the share that is found, as dms fit says it",
+    "log-loss": "the mean negative log-likelihood of the labels, in nats, as dms fit says it",
     "ECE": "expected calibration error, 15 bins",
     "AURC": "area under risk-coverage: the mean share of errors among the most confident samples",
     "covariance": "of a modality's weight and its own loss, summed over the modalities: below 0 "
@@ -221,6 +223,8 @@ def detail_table(result: Result, method: str) -> tuple[list[str], list[list[str]
     columns: dict[str, tuple[str, Callable[[float | None], str]]] = {
         "retention": ("retention", percent),
         "degradation": ("degradation", lambda v: "-" if v is None else f"{v:+.1f} %"),
+        "balanced accuracy": ("balanced_accuracy", percent),
+        "log-loss": ("nll", _digits),
         "ECE": ("ece", _digits),
         "AURC": ("aurc", _digits),
         "covariance": ("weight_loss_covariance", _digits),

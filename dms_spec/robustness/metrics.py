@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.errors import ShapeError, SpecError
 from dms_spec.robustness.samples import FloatArray
 
@@ -24,12 +23,6 @@ def correct(probabilities: ArrayLike, labels: ArrayLike) -> NDArray[np.bool_]:
     """
     hits: NDArray[np.bool_] = np.asarray(probabilities).argmax(axis=1) == np.asarray(labels)
     return hits
-
-
-def accuracy(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Computes the share of samples whose likeliest class is the label. None without samples."""
-    right = correct(probabilities, labels)
-    return float(right.mean()) if len(right) else None
 
 
 def paired_difference(
@@ -95,12 +88,6 @@ def retention(clean: float | None, noisy: float | None) -> float | None:
     if clean is None or noisy is None or clean == 0:
         return None
     return noisy / clean
-
-
-def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float | None:
-    """Computes `expected_calibration_error` over the samples whose label is a class."""
-    p, y = _known(probabilities, labels)
-    return expected_calibration_error(p, y) if len(y) else None
 
 
 def reliability(

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec._version import PACKAGE
+from dms_spec.embeddings.metrics import measured
 from dms_spec.errors import ShapeError, SpecError
 from dms_spec.robustness import metrics
 from dms_spec.robustness.corruptions.corruption import Scene
@@ -279,9 +280,9 @@ class _Run:
                 expected=f"labels from 0 to {p.shape[1] - 1}",
                 got=f"up to {y.max()}",
             )
+        found = measured(np.asarray(p), y)
         return {
-            "accuracy": metrics.accuracy(p, y),
-            "ece": metrics.calibration_error(p, y),
+            **{name: found[name] for name in ("accuracy", "balanced_accuracy", "nll", "ece")},
             "aurc": metrics.area_under_risk_coverage(p, y),
         }
 

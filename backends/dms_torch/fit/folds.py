@@ -126,6 +126,7 @@ def rows_of(
     kept = np.full(len(rows), fill_value=True) if crossed else fold != 0
     weight = _weights(table, rows, labels, balanced=balanced)
     scale = _scales(table, rows[kept])
+    notes += [_faint_note(name, own) for name, own in scale.items() if own.faint.any()]
     learn, more = _part(table, rows[kept], fold[kept], classes, scale, device)
     notes += more
     learn = replace(learn, weight=_moved(weight[kept].astype(np.float32), device))
@@ -234,6 +235,14 @@ def _part(
     ones = np.ones(len(rows), np.float32)
     part = Part(embeddings, *(_moved(a, device) for a in (present, labels, fold, ones)))
     return part, notes
+
+
+def _faint_note(name: str, scale: Scale) -> str:
+    return (
+        f"{int(scale.faint.sum())} of {len(scale.faint)} inputs of {name!r} vary by less than "
+        "float32 tells apart, beside their size or at all; they count as constant: subtract what "
+        "is constant, or scale them up"
+    )
 
 
 def _glitch_notes(
