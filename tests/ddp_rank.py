@@ -1,6 +1,7 @@
-"""One rank of a run under plain DDP; on rank 1, two modalities are absent throughout.
+"""One rank of two that train in every way PyTorch has; on rank 1, two modalities are absent.
 
-``python ddp_rank.py RANK FOLDER`` writes the parameters after three steps to ``FOLDER/RANK.npy``.
+``python ddp_rank.py RANK FOLDER MODE...`` writes the parameters after three steps to
+``FOLDER/MODE-RANK.npy``. A mode is plain, static, unused or fsdp, by name or not.
 """
 
 from __future__ import annotations
@@ -11,36 +12,53 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from dms_spec import SchedulerSpec
-from dms_torch import Fusion
+from dms_torch import Fusion, FusionOutput
 
 NAMES = ("image", "text", "audio")
 
 
 class Model(nn.Module):
-    def __init__(self) -> None:
+    """Returns a `FusionOutput` and nothing else, as DDP must find the tensors in it."""
+
+    def __init__(self, by_name: bool) -> None:
         super().__init__()
+        self.by_name = by_name
         self.encoders = nn.ModuleList(nn.Linear(3, 4) for _ in NAMES)
         self.heads = nn.ModuleList(nn.Linear(4, 5) for _ in NAMES)
-        self.fusion = Fusion(SchedulerSpec.preset("paper", NAMES).replace(policy="monotone"))
-        self.head = nn.Linear(4, 5)
+        spec = SchedulerSpec.preset("paper", NAMES).replace(policy="monotone", fusion="logit")
+        self.fusion = Fusion(spec)
 
-    def forward(self, x: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, present: Tensor) -> FusionOutput:
         # What is absent is replaced before the encoder, not skipped: every parameter stays in
         # the graph on every rank, and gets a gradient of zero from what is not there.
         clean = torch.where(present[..., None], x, 0.0)
-        h = torch.stack([encode(clean[:, m]) for m, encode in enumerate(self.encoders)], 1)
-        logits = torch.stack([head(h[:, m]) for m, head in enumerate(self.heads)], 1)
-        output = self.fusion(features=h, logits=logits, present=present)
-        return self.head(output.fused), (logits * present[..., None]).square().mean()
+        features = [encode(clean[:, m]) for m, encode in enumerate(self.encoders)]
+        logits = [head(h) for head, h in zip(self.heads, features, strict=True)]
+        if self.by_name:
+            masks = dict(zip(NAMES, present.unbind(1), strict=True))
+            given = [dict(zip(NAMES, part, strict=True)) for part in (features, logits)]
+            return self.fusion(*given, present=masks)
+        return self.fusion(torch.stack(features, 1), torch.stack(logits, 1), present=present)
 
 
-def main(rank: int, folder: str) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def wrapped(mode: str) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    model = DistributedDataParallel(Model())
+    model = Model(by_name=mode.endswith("by name"))
+    if mode.startswith("fsdp"):
+        mesh = init_device_mesh("cpu", (2,))
+        fully_shard(model.fusion, mesh=mesh)
+        return model, fully_shard(model, mesh=mesh)
+    how = {"static": {"static_graph": True}, "unused": {"find_unused_parameters": True}}
+    return model, DistributedDataParallel(model, **how.get(mode.split()[0], {}))
+
+
+def trained(mode: str, rank: int) -> np.ndarray:
+    model, run = wrapped(mode)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     random = torch.Generator().manual_seed(rank)
     for _ in range(3):
@@ -51,13 +69,19 @@ def main(rank: int, folder: str) -> None:
             x[:, 1:] = torch.nan
         labels = torch.randint(0, 5, (8,), generator=random)
         optimizer.zero_grad()
-        predictions, penalty = model(x, present)
-        (nn.functional.cross_entropy(predictions, labels) + 0.1 * penalty).backward()
+        nn.functional.cross_entropy(run(x, present).fused, labels).backward()
         optimizer.step()
-    flat = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    np.save(f"{folder}/{rank}.npy", flat.numpy())
+    whole = [p.full_tensor() if mode.startswith("fsdp") else p for p in model.parameters()]
+    return torch.cat([parameter.detach().flatten() for parameter in whole]).numpy()
+
+
+def main(rank: int, folder: str, modes: list[str]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for mode in modes:
+        np.save(f"{folder}/{mode}-{rank}.npy", trained(mode, rank))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3:])

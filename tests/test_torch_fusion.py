@@ -375,25 +375,3 @@ def test_weight_entropy_by_hand() -> None:
     torch.testing.assert_close(weight_entropy(weights).detach().item(), np.log(2.0) / 2)
     each.sum().backward()
     assert weights.grad.isfinite().all()
-
-
-# ------------------------------------------------------------------------------- two processes
-
-
-def test_two_ranks_of_plain_ddp_with_modalities_absent_on_one(tmp_path: Path) -> None:
-    """No find_unused_parameters, NaN where nothing is, and the ranks stay together."""
-    script = Path(__file__).with_name("ddp_rank.py")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        _, said = process.communicate(timeout=180)
-        assert process.returncode == 0, said
-    one, other = (np.load(tmp_path / f"{rank}.npy") for rank in range(2))
-    assert np.isfinite(one).all()
-    np.testing.assert_array_equal(one, other)

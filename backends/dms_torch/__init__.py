@@ -10,7 +10,7 @@ from importlib import import_module
 # plugin.py lies in this package and must be importable without torch.
 _HOME = {
     "Fusion": "fusion",
-    "FusionOutput": "fusion",
+    "FusionOutput": "output",
     "TorchBackend": "backend",
     "consistency_loss": "losses",
     "fusion_loss": "losses",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,49 +14,23 @@ from dms_spec.artifact import Artifact
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.engine.scheduler import check_batch, checked, compute_in_blocks
-from dms_spec.errors import DMSWarning, MissingInput, ShapeError, SpecError, closest
+from dms_spec.errors import (
+    DMSWarning,
+    MissingInput,
+    ShapeError,
+    SpecError,
+    UnsupportedCapability,
+    closest,
+)
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 from dms_torch.backend import TorchBackend, torch_namespace
+from dms_torch.looking import in_reentrant_checkpoint, values_are_hidden
+from dms_torch.output import FusionOutput, InCheckpoint
 
 #: One tensor for all modalities, or one for each by name; None or no entry where it is missing.
 Named = Tensor | Mapping[str, Tensor | None]
-
-
-@dataclass(frozen=True)
-class FusionOutput:
-    """Holds what `Fusion` returns: by attribute, by key, or unpacked like a tuple.
-
-    Attributes:
-        fused: ``[B, D]``, or ``[B, C]`` for fusion of logits, probabilities or evidence.
-        weights: ``[B, M]``.
-        scores: ``[B, M]``; -inf where a modality is not active.
-        active: bool ``[B, M]``.
-        signals: Each signal by name, ``[B, M]``.
-        terms: What each term added to the scores, ``[B, M]``.
-        soundness: How far each modality was believed, ``[B, M]``; None but for fusion of evidence.
-        notes: Everything that was weaker than asked for, in words.
-    """
-
-    fused: Tensor
-    weights: Tensor
-    scores: Tensor
-    active: Tensor
-    signals: dict[str, Tensor]
-    terms: dict[str, Tensor]
-    soundness: Tensor | None
-    notes: tuple[str, ...]
-
-    def __getitem__(self, key: str | int) -> Any:
-        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.to_tuple())
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """Lists the values, in the order of the attributes."""
-        return tuple(getattr(self, f.name) for f in fields(self))
 
 
 class Fusion(nn.Module):
@@ -90,7 +64,8 @@ class Fusion(nn.Module):
         for name, key in self._names.items():
             tensor = given[name].detach().clone()
             if name.startswith("policy.") or name == "fusion.redundancy":
-                self.register_parameter(key, nn.Parameter(tensor))
+                # A scalar has one entry here: FSDP shards an axis.
+                self.register_parameter(key, nn.Parameter(tensor.reshape(tensor.shape or (1,))))
             else:
                 self.register_buffer(key, tensor)
         self._resolved = resolve(spec, given)
@@ -100,8 +75,16 @@ class Fusion(nn.Module):
 
     def _live(self) -> Resolved:
         """Resolves the spec with the parameters as they are now."""
-        live = {name: getattr(self, key) for name, key in self._names.items()}
+        live = {
+            name: getattr(self, self._names[name]).reshape(tensor.shape)
+            for name, tensor in self._resolved.parameters.items()
+        }
         return replace(self._resolved, parameters=live)
+
+    def learned(self) -> dict[str, Tensor]:
+        """Gives the parameters that learn, by the module's names, in the shapes of an artifact."""
+        live, own = self._live().parameters, dict(self.named_parameters())
+        return {key: live[name] for name, key in self._names.items() if key in own}
 
     def forward(
         self,
@@ -122,29 +105,31 @@ class Fusion(nn.Module):
         Raises:
             ShapeError, MissingInput, DTypeError, UnsupportedCapability: The batch does not fit.
             NonFiniteInput, NothingPresent: As the spec asks, and in eager mode only: a compiled
-                graph cannot look at values, and refuses such a spec instead.
+                graph and vmap cannot look at values, and refuse such a spec instead.
         """
-        there = self._there(present, features, logits, mc_logits)
+        nan, mask = float("nan"), self._stacked("present", present, True, axis=-1)
         batch = ModalityBatch(
-            features=self._stacked("features", features),
-            logits=self._stacked("logits", logits),
-            mc_logits=self._stacked("mc_logits", mc_logits),
-            present=there,
+            features=self._stacked("features", features, nan),
+            logits=self._stacked("logits", logits, nan),
+            mc_logits=self._stacked("mc_logits", mc_logits, nan),
+            present=self._there(mask, features, logits, mc_logits),
         )
         anything = batch.features if batch.features is not None else batch.logits
         ns, resolved = torch_namespace(anything.device.type), self._live()
         check_batch(ns, resolved, self._capabilities, batch)
-        if not torch.compiler.is_compiling():
+        if not values_are_hidden():
             result = checked(ns, resolved, batch.present, compute_in_blocks(ns, resolved, batch))
         elif self.spec.strict or self.spec.nonfinite == "raise":
             # A builtin error, because the compiler cannot trace the making of one of ours.
             raise NotImplementedError(
-                'strict=True and nonfinite="raise" look at values, which a compiled graph cannot'
+                'strict=True and nonfinite="raise" look at values, which a compiled graph and '
+                "vmap cannot"
             )
         else:
             with ns.guard():
                 result = compute(ns, resolved, batch)
-        return FusionOutput(
+        kind = InCheckpoint if self.training and in_reentrant_checkpoint() else FusionOutput
+        return kind(
             fused=result.fused,
             weights=result.weights,
             scores=result.scores,
@@ -155,39 +140,36 @@ class Fusion(nn.Module):
             notes=result.notes,
         )
 
-    def _stacked(self, role: str, given: Named | None) -> Tensor | None:
-        """Stacks one tensor with an axis M in the spec's order, with NaN where a modality is
-        missing.
+    def _stacked(
+        self, role: str, given: Named | None, filler: float, axis: int = -2
+    ) -> Tensor | None:
+        """Stacks named tensors along an axis M in the spec's order, with a filler where there is
+        none.
         """
         if not isinstance(given, Mapping):
             return given
         self._check_names(role, given)
-        some = [tensor for tensor in given.values() if tensor is not None]
+        some = {name: tensor for name, tensor in given.items() if tensor is not None}
         if not some:
             raise MissingInput(f"{role} has no tensor for any modality")
-        if len({tensor.shape for tensor in some}) > 1:
+        first = next(iter(some.values()))
+        # Compared, not hashed: a hash freezes a size that a tracer keeps symbolic.
+        if any(tensor.shape != first.shape for tensor in some.values()):
             raise ShapeError(
                 f"{role} of the modalities differ in shape",
                 expected="one shape for all",
-                got=", ".join(f"{n} {list(t.shape)}" for n, t in given.items() if t is not None),
+                got=", ".join(f"{name} {list(tensor.shape)}" for name, tensor in some.items()),
                 fix="Project the modalities to a common width first (DMS heads do).",
             )
-        filler = torch.full_like(some[0], float("nan"))
-        rows = [given.get(name) for name in self.spec.modalities]
-        return torch.stack([filler if row is None else row for row in rows], dim=-2)
+        empty = torch.full_like(first, filler)
+        return torch.stack([some.get(name, empty) for name in self.spec.modalities], dim=axis)
 
-    def _there(self, present: Named | None, *given: Named | None) -> Tensor | None:
+    def _there(self, present: Tensor | None, *given: Named | None) -> Tensor | None:
         """Takes out of the presence mask the modalities that named inputs do not have at all."""
-        if isinstance(present, Mapping):
-            self._check_names("present", present)
-            some = next(mask for mask in present.values() if mask is not None)
-            everywhere = torch.ones_like(some)
-            masks = [present.get(name) for name in self.spec.modalities]
-            present = torch.stack([everywhere if m is None else m for m in masks], dim=-1)
         named = [part for part in given if isinstance(part, Mapping)]
         whole = [all(p.get(name) is not None for p in named) for name in self.spec.modalities]
-        if all(whole):
-            return present
+        if all(whole) or (present is not None and present.dtype != torch.bool):
+            return present  # of another dtype, it is refused
         some = next(t for p in named for t in p.values() if t is not None)
         here = torch.tensor(whole, device=some.device).expand(some.shape[-2], -1)
         return here if present is None else present & here
@@ -200,10 +182,17 @@ class Fusion(nn.Module):
                     fix=closest(name, self.spec.modalities),
                 )
 
+    def _replicate_for_data_parallel(self) -> Fusion:
+        raise UnsupportedCapability(
+            "Fusion does not run in torch.nn.DataParallel, which cannot gather notes",
+            capability="DataParallel",
+            fix="Use torch.nn.parallel.DistributedDataParallel, as PyTorch recommends.",
+        )
+
     def artifact(self) -> Artifact:
         """Gives the spec and the parameters as they are now, for `dms_spec.save_artifact`."""
         backend = TorchBackend()
-        arrays = {n: backend.to_numpy(getattr(self, key)) for n, key in self._names.items()}
+        arrays = {n: backend.to_numpy(array) for n, array in self._live().parameters.items()}
         return Artifact(spec=self.spec, parameters=arrays)
 
 

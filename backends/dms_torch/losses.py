@@ -9,7 +9,7 @@ from torch.nn import functional
 from dms_spec.equations import losses as equations
 from dms_spec.equations.losses import Reduction
 from dms_torch.backend import torch_namespace
-from dms_torch.fusion import FusionOutput
+from dms_torch.output import FusionOutput
 
 
 def consistency_loss(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from dms_spec.equations import primitives
+from dms_torch.looking import values_are_hidden
 
 # Entries of mc_logits at a time; measured: the best of 2^17 to 2^21.
 _BLOCK = 1 << 19
@@ -19,7 +20,7 @@ def select(mask: Tensor, values: Tensor) -> Tensor:
 
     Only eager code on the CPU may look: a graph cannot, and a GPU would have to wait.
     """
-    if not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all()):
+    if mask.device.type == "cpu" and not values_are_hidden() and bool(mask.all()):
         return values
     return torch.where(mask[..., None] if values.ndim > mask.ndim else mask, values, 0.0)
 
@@ -51,7 +52,7 @@ def variance_over_passes(mc_logits: Tensor) -> Tensor:
     The plain form, a few samples at a time where nothing is traced: the probabilities stay in
     the cache, which on a CPU is worth a factor of six at a thousand classes.
     """
-    if torch.compiler.is_compiling() or mc_logits.device.type != "cpu":
+    if values_are_hidden() or mc_logits.device.type != "cpu":
         return _variance(mc_logits)
     passes, _, modalities, classes = mc_logits.shape
     step = max(1, _BLOCK // (passes * modalities * classes))

@@ -70,7 +70,7 @@ class PolicyStage:
             for place in places
         ]
         self._outputs = head_outputs(self.fusion._resolved, heads.settings.passes)
-        self.start = to_host(dict(self.fusion.named_parameters())) | head
+        self.start = to_host(self.fusion.learned()) | head
         self._anchor = on_device(self.start, device)
 
     def stage(self) -> Stage:

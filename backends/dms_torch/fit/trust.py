@@ -96,7 +96,7 @@ class _Trust:
         self._fusions = [at_the_rule(heads.spec, heads.settings, p).to(device) for p in places]
         self._copies = copies
         self._resolved = self._fusions[-1]._resolved
-        rule = to_host({n: p for n, p in self._fusions[-1].named_parameters() if "policy" in n})
+        rule = to_host({n: p for n, p in self._fusions[-1].learned().items() if "policy" in n})
         self._start = rule | {"fusion/redundancy": softplus_inverse(np.asarray(REDUNDANCY))}
 
     # ------------------------------------------------------------------------------- learning

@@ -1,0 +1,99 @@
+"""Holds `FusionOutput`: what `Fusion` returns, in a form that PyTorch's own tools take apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from dms_spec.errors import UnsupportedCapability
+
+
+@dataclass(frozen=True)
+class FusionOutput:
+    """Holds what `Fusion` returns: by attribute, by key, or unpacked like a tuple.
+
+    It is a pytree of its tensors. ``DistributedDataParallel``, FSDP, ``torch.export`` and
+    ``torch.func`` find the tensors in it, and put it together again.
+
+    Attributes:
+        fused: ``[B, D]``, or ``[B, C]`` for fusion of logits, probabilities or evidence.
+        weights: ``[B, M]``.
+        scores: ``[B, M]``; -inf where a modality is not active.
+        active: bool ``[B, M]``.
+        signals: Each signal by name, ``[B, M]``.
+        terms: What each term added to the scores, ``[B, M]``.
+        soundness: How far each modality was believed, ``[B, M]``; None but for fusion of evidence.
+        notes: Everything that was weaker than asked for, in words.
+    """
+
+    fused: Tensor
+    weights: Tensor
+    scores: Tensor
+    active: Tensor
+    signals: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    soundness: Tensor | None
+    notes: tuple[str, ...]
+
+    def __getitem__(self, key: str | int) -> Any:
+        return getattr(self, key) if isinstance(key, str) else self.to_tuple()[key]
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.to_tuple())
+
+    def to_tuple(self) -> tuple[Any, ...]:
+        """Lists the values, in the order of the attributes."""
+        return tuple(getattr(self, f.name) for f in fields(self))
+
+
+class InCheckpoint(FusionOutput):
+    """Holds tensors that have no gradients outside the reentrant checkpoint they were made in.
+
+    Inside, where gradients are off, it is a `FusionOutput`. Outside, reading it is refused.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        if torch.is_grad_enabled() and name in FusionOutput.__dataclass_fields__:
+            raise UnsupportedCapability(
+                "a FusionOutput that leaves a checkpoint with use_reentrant=True has lost its "
+                "gradients",
+                capability="checkpoint:reentrant",
+                fix="Use use_reentrant=False, or return tensors from what is checkpointed.",
+            )
+        return super().__getattribute__(name)
+
+
+# What holds no tensor goes into the context, as lists: an exported program stores it as JSON.
+_Context = tuple[list[str], list[str]]
+
+
+def _flatten(output: FusionOutput) -> tuple[list[Any], _Context]:
+    held = {f.name: getattr(output, f.name) for f in fields(output) if f.name != "notes"}
+    held = {name: value for name, value in held.items() if value is not None}
+    return list(held.values()), (list(held), list(output.notes))
+
+
+def _flatten_with_keys(output: FusionOutput) -> tuple[list[tuple[Any, Any]], _Context]:
+    values, context = _flatten(output)
+    keys = map(pytree.GetAttrKey, context[0])
+    return list(zip(keys, values, strict=True)), context
+
+
+def _unflatten(values: Iterable[Any], context: _Context) -> FusionOutput:
+    names, notes = context
+    held: dict[str, Any] = {"soundness": None} | dict(zip(names, values, strict=True))
+    return FusionOutput(**held, notes=tuple(notes))
+
+
+pytree.register_pytree_node(
+    FusionOutput,
+    _flatten,
+    _unflatten,
+    serialized_type_name="dms_torch.FusionOutput",
+    flatten_with_keys_fn=_flatten_with_keys,
+)
