@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.artifact import Artifact as Artifact
     from dms_spec.artifact import load_artifact as load_artifact
     from dms_spec.artifact import save_artifact as save_artifact
+    from dms_spec.embeddings.predictor import Predictions as Predictions
     from dms_spec.embeddings.predictor import Predictor as Predictor
     from dms_spec.embeddings.table import Table as Table
     from dms_spec.embeddings.table import read_table as read_table
@@ -47,6 +48,7 @@ _HOME = {
     "Artifact": "artifact",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
+    "Predictions": "embeddings.predictor",
     "Predictor": "embeddings.predictor",
     "Table": "embeddings.table",
     "read_table": "embeddings.table",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_onnx.lock import tracing
 from dms_onnx.session import Session, cuda_works, why_no_cuda
 from dms_onnx.trace import (
     TERMS,
@@ -23,7 +23,7 @@ from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.resolve import resolve
 from dms_spec.engine.scheduler import check_batch, check_dtype, checked, in_blocks, row_blocks
-from dms_spec.errors import DMSWarning
+from dms_spec.engine.warning import warn
 from dms_spec.interface.backend import Backend, Predictive, RowPredictor, Scheduler
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
@@ -95,8 +95,7 @@ class OnnxRuntimeScheduler(Scheduler):
     def __init__(self, artifact: Artifact, capabilities: Capabilities, device: str) -> None:
         self._artifact, self._capabilities, self._device = artifact, capabilities, device
         self._graphs: dict[tuple[Any, ...], tuple[Session, tuple[str, ...]]] = {}
-        for note in resolve(artifact.spec, artifact.parameters).notes():
-            warnings.warn(note, DMSWarning, stacklevel=4)
+        warn(resolve(artifact.spec, artifact.parameters).notes(), stacklevel=4)
 
     @property
     def spec(self) -> SchedulerSpec:
@@ -122,10 +121,13 @@ class OnnxRuntimeScheduler(Scheduler):
     ) -> tuple[Session, tuple[str, ...]]:
         dtypes = {name: str(array.dtype).rpartition(".")[2] for name, array in arrays.items()}
         key = (*dtypes.items(), one_pass)
-        if key not in self._graphs:
-            model, notes = trace_scheduler(self._artifact, dtypes, one_pass=one_pass, terms=True)
-            self._graphs[key] = Session(model.SerializeToString(), self._device), notes
-        return self._graphs[key]
+        with tracing():
+            if key not in self._graphs:
+                model, notes = trace_scheduler(
+                    self._artifact, dtypes, one_pass=one_pass, terms=True
+                )
+                self._graphs[key] = Session(model.SerializeToString(), self._device), notes
+            return self._graphs[key]
 
 
 @final
@@ -190,15 +192,16 @@ class OnnxRuntimeRowPredictor(RowPredictor):
             check_dtype(ns, self._capabilities, name, array)
         dtypes = {name: array.dtype.name for name, array in embeddings.items()}
         key = (kind, *dtypes.items())
-        if key not in self._graphs:
-            artifact = self._fitted.artifact
-            model, notes = (
-                trace_predictor(artifact, dtypes, whole=True)
-                if kind == "whole"
-                else (trace_unimodal(artifact, dtypes), ())
-            )
-            self._graphs[key] = Session(model.SerializeToString(), self._device), notes
-        return self._graphs[key]
+        with tracing():
+            if key not in self._graphs:
+                artifact = self._fitted.artifact
+                model, notes = (
+                    trace_predictor(artifact, dtypes, whole=True)
+                    if kind == "whole"
+                    else (trace_unimodal(artifact, dtypes), ())
+                )
+                self._graphs[key] = Session(model.SerializeToString(), self._device), notes
+            return self._graphs[key]
 
 
 def _schedule(found: dict[str, Array], notes: tuple[str, ...]) -> Schedule:

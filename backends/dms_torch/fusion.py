@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -14,8 +13,8 @@ from dms_spec.artifact import Artifact
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.engine.scheduler import check_batch, checked, compute_in_blocks
+from dms_spec.engine.warning import warn
 from dms_spec.errors import (
-    DMSWarning,
     MissingInput,
     ShapeError,
     SpecError,
@@ -70,8 +69,7 @@ class Fusion(nn.Module):
                 self.register_buffer(key, tensor)
         self._resolved = resolve(spec, given)
         self._capabilities = TorchBackend().capabilities
-        for note in self._resolved.notes():
-            warnings.warn(note, DMSWarning, stacklevel=2)
+        warn(self._resolved.notes(), stacklevel=2)
 
     def _live(self) -> Resolved:
         """Resolves the spec with the parameters as they are now."""

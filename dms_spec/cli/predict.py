@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
         "modalities": modality_summary(spec.modalities, active, results["weights"]),
         # All rows, because a prediction does not depend on how the table was split.
-        "notes": [*table.rows(slice(None)).notes(), *predictor.notes],
+        "notes": [*table.rows(slice(None)).notes(), *results.notes],
     }
     accuracy, notes = _accuracy(table, predictor, results)
     if accuracy is not None:

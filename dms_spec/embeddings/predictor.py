@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,14 +17,24 @@ from dms_spec.errors import DMSError, MissingInput, ShapeError, UnsupportedCapab
 from dms_spec.interface.backend import Backend, Predictive
 from dms_spec.types import Schedule
 
-Arrays = dict[str, NDArray[Any]]
-
 #: Rows at a time: enough for wide products, little enough to stay small with many passes.
 BATCH_SIZE = 1024
 
 
+class Predictions(dict[str, NDArray[Any]]):
+    """Holds what a predictor says of a table: arrays by name, and notes.
+
+    Attributes:
+        notes: Everything that was weaker than asked for, in words.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], notes: tuple[str, ...] = ()) -> None:
+        super().__init__(arrays)
+        self.notes = notes
+
+
 class Predictor:
-    """A fitted artifact bound to a backend.
+    """A fitted artifact bound to a backend. Threads may share it.
 
     Args:
         artifact: With heads and a model, as ``dms fit`` writes it.
@@ -50,20 +60,18 @@ class Predictor:
         #: What the artifact's model says, checked.
         self.model = FittedHeads(artifact)
         self._rows = backend.row_predictor(artifact, backend.check_device(device))
-        #: Everything that was weaker than asked for, in words; known after `predict`.
-        self.notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> NDArray[Any]:
         """The labels' own values ``[C]``, in the order of the probabilities."""
         return self.model.classes
 
-    def predict(self, table: Table, batch_size: int = BATCH_SIZE) -> Arrays:
+    def predict(self, table: Table, batch_size: int = BATCH_SIZE) -> Predictions:
         """Scores every row of a table, some rows at a time.
 
         A row in which nothing is active gets the class frequencies of the training rows, which
         is all that is known about it, and the likeliest class; its ``active`` is all False and
-        its weights are 0. `notes` says how many there were.
+        its weights are 0. A note says how many there were.
 
         Returns:
             ``probabilities`` [N, C], ``predicted`` [N] in the labels' own values, ``weights`` and
@@ -77,7 +85,6 @@ class Predictor:
         if batch_size < 1:
             raise ShapeError("there is no batch", expected="1 row or more", got=str(batch_size))
         self._check_table(table)
-        self.notes = ()
         parts = []
         for rows in _slices(len(table), batch_size):
             try:
@@ -87,6 +94,7 @@ class Predictor:
                     error.args = (f"from row {rows.start} on: {error}",)
                 raise
         results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        notes = list(dict.fromkeys(note for part in parts for note in part.notes))
         for name, array in results.items():
             if len(array) != len(table):
                 raise ShapeError(
@@ -98,8 +106,8 @@ class Predictor:
         if nothing:
             note = "{} rows have nothing active: their probabilities are the class frequencies "
             note += "in training, their class {!r}"
-            self.notes += (note.format(nothing, self.model.usual),)
-        return results
+            notes.append(note.format(nothing, self.model.usual))
+        return Predictions(results, tuple(notes))
 
     def schedule(self, table: Table) -> Schedule:
         """Computes the whole schedule behind `predict`, with scores and terms, as NumPy arrays.
@@ -115,12 +123,11 @@ class Predictor:
         parts = (table.rows(rows) for rows in _slices(len(table), batch_size))
         return np.concatenate([self._rows.unimodal(p.embeddings, p.present) for p in parts])
 
-    def _predict(self, table: Table) -> Arrays:
+    def _predict(self, table: Table) -> Predictions:
         """Computes the results for one batch."""
         result, probabilities = self._rows.predict(table.embeddings, table.present)
-        self.notes = tuple(dict.fromkeys(self.notes + result.notes))
         own = {} if result.soundness is None else {"soundness": result.soundness}
-        return {
+        arrays = {
             "probabilities": probabilities,
             "predicted": self.model.classes[probabilities.argmax(axis=1)],
             "weights": result.weights,
@@ -128,6 +135,7 @@ class Predictor:
             **own,
             **result.signals,
         }
+        return Predictions(arrays, result.notes)
 
     def _check_table(self, table: Table) -> None:
         spec = self.artifact.spec

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any, final
 
@@ -11,9 +10,9 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.engine.warning import quietly
 from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.namespace import Namespace
-from dms_spec.errors import DMSWarning
 from dms_spec.interface.backend import Backend, RowPredictor
 from dms_spec.types import Array, ModalityBatch, Schedule
 
@@ -25,9 +24,7 @@ class EquationRowPredictor(RowPredictor):
     def __init__(self, backend: Backend, ns: Namespace, artifact: Artifact, device: str) -> None:
         self._backend, self._ns, self._device = backend, ns, device
         self._fitted = FittedHeads(artifact)
-        with warnings.catch_warnings():
-            # The same words come back as notes of the schedule.
-            warnings.simplefilter("ignore", DMSWarning)
+        with quietly():  # the same words come back as notes of the schedule
             self._scheduler = backend.scheduler(
                 artifact.spec, artifact.scheduler_parameters, device=device
             )

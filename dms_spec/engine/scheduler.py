@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from math import prod
@@ -10,9 +9,9 @@ from typing import Any, final
 
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved
+from dms_spec.engine.warning import warn
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import (
-    DMSWarning,
     DTypeError,
     MissingInput,
     NonFiniteInput,
@@ -32,8 +31,7 @@ class EquationScheduler(Scheduler):
 
     def __init__(self, ns: Namespace, resolved: Resolved, capabilities: Capabilities) -> None:
         self._ns, self._resolved, self._capabilities = ns, resolved, capabilities
-        for note in resolved.notes():
-            warnings.warn(note, DMSWarning, stacklevel=3)
+        warn(resolved.notes(), stacklevel=4)
 
     @property
     def spec(self) -> SchedulerSpec:

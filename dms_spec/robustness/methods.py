@@ -55,7 +55,7 @@ def of_predictor(predictor: Predictor) -> Method:
         table = Table(embeddings=inputs, present=present)
         results = predictor.predict(table)
         active = results["active"]
-        notes = predictor.notes
+        notes = results.notes
         if not active.any(axis=1).all():  # the last one counts the rows without anything
             notes = notes[:-1]
         return Answer(

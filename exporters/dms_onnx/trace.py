@@ -19,6 +19,7 @@ from ndonnx import Array
 from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 
+from dms_onnx.lock import tracing
 from dms_onnx.namespace import onnx_namespace
 from dms_onnx.opsets import TRACED, converted
 from dms_spec._version import PACKAGE
@@ -376,7 +377,7 @@ def _dtype(dtype: Any) -> Any:
 def _explained(spec: SchedulerSpec) -> Iterator[None]:
     """Explains what tracing raises: a plugin's function may do what no graph can hold."""
     try:
-        with warnings.catch_warnings():
+        with tracing(), warnings.catch_warnings():
             # ndonnx warns about value propagation that it skips; nothing here relies on it.
             warnings.simplefilter("ignore")
             yield

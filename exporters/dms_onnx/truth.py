@@ -8,7 +8,6 @@ graph's own precision.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,7 +21,7 @@ from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
-from dms_spec.errors import DMSWarning
+from dms_spec.engine.warning import quietly
 from dms_spec.plugins import get_backend
 from dms_spec.types import ModalityBatch
 
@@ -90,8 +89,7 @@ class Truth:
         # A graph cannot raise.
         quiet = artifact.spec.replace(strict=False, nonfinite="mask")
         self._spec = quiet
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DMSWarning)
+        with quietly():
             if heads:
                 self._predictor = Predictor(replace(artifact, spec=quiet), numpy)
             else:
