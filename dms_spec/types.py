@@ -25,6 +25,23 @@ AXES: Mapping[str, tuple[str, ...]] = {
 #: The arrays of a batch, in the order of the specification.
 INPUT_NAMES: tuple[str, ...] = tuple(AXES)
 
+#: What comes out of a schedule or a prediction, or names its rows. No modality or signal is called
+#: so.
+OUTPUT_NAMES: tuple[str, ...] = (
+    "probabilities",
+    "predicted",
+    "weights",
+    "active",
+    "soundness",
+    "scores",
+    "fused",
+    "unimodal",
+    "ids",
+)
+
+#: What the name of a term begins with, beside those of signals.
+TERMS = "terms."
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModalityBatch:

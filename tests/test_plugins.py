@@ -184,6 +184,31 @@ _FAULTY = """
         ]
     """.replace("ABI", str(PLUGIN_ABI))
 
+# Prints wherever it can, and offers signals under names that are taken.
+_LOUD = """
+    import sys
+    from dms_spec import Descriptor, hookimpl
+    from dms_spec.interface.signal import Signal
+
+    print("look at me")
+    print("\\x1b[31mand me", "x" * 10**6, file=sys.stderr)
+
+    def constant(ns, evidence):
+        return ns.xp.ones_like(evidence.features[..., 0])
+
+    def named(name):
+        def load():
+            print("loading", name)
+            return Signal(name=name, function=constant, needs=("features",), direction=1,
+                          source="here", bounds="[1, 1]")
+        return Descriptor(name=name, load=load)
+
+    @hookimpl
+    def dms_register_signals():
+        print("registering")
+        return [named("ones"), *map(named, TAKEN)]
+    """.replace("TAKEN", repr(("probabilities", "predicted", "soundness", "features", "terms.a")))
+
 _SLOPPY = """
     from dms_spec import Descriptor, hookimpl
 
@@ -200,6 +225,28 @@ STRANGERS: dict[str, Stranger] = {
     "dms-noimport": Stranger({"noimport": "import a_module_that_is_not_there"}),
     "dms-crashes": Stranger({"crashes": "shares = 1 / 0"}),
     "dms-exits": Stranger({"exits": "raise SystemExit('come back later')"}),
+    "dms-odd": Stranger(
+        {
+            "odd": """
+            class Odd(BaseException):
+                def __str__(self):
+                    raise Odd
+            raise Odd
+            """
+        }
+    ),
+    "dms-endless": Stranger(
+        {
+            "endless": """
+            from itertools import repeat
+            from dms_spec import hookimpl
+            @hookimpl
+            def dms_register_backends():
+                return repeat("words")
+            """
+        }
+    ),
+    "dms-loud": Stranger({"loud": _LOUD}),
     "dms-typo": Stranger(
         {
             "typo": """
@@ -334,6 +381,8 @@ BAD = [
     ("noimport", "noimport", "broken", ["a_module_that_is_not_there"]),
     ("crashes", "crashes", "broken", ["ZeroDivisionError"]),
     ("exits", "exits", "broken", ["SystemExit", "come back later"]),
+    ("odd", "odd", "broken", ["Odd", "cannot be printed"]),
+    ("endless", "endless", "invalid", ["more than 1000"]),
     ("typo", "typo", "invalid", ["'dms_register_backend'", "'dms_register_backends'"]),
     ("unmarked", "unmarked", "invalid", ["dms_register_backends", "@hookimpl"]),
     ("hookless", "hookless", "invalid", ["dms_register_backends", "dms_register_exporters"]),
@@ -390,15 +439,32 @@ def test_every_stranger_is_judged_here(listing: list[dict[str, str]]) -> None:
     fine = {row["name"] for row in listing if row["kind"] == "backend" and row["status"] == "ok"}
     assert fine == good | lazy
     unfit = {(row["plugin"], row["name"]) for row in listing if row["status"] != "ok"}
-    assert unfit == {(plugin, name) for plugin, name, _, _ in BAD} | {("ideas", "ideas")}
+    named = {("ideas", "ideas"), ("loud", "loud")}  # for names of signals that are taken
+    assert unfit == {(plugin, name) for plugin, name, _, _ in BAD} | named
     assert {row["distribution"].split()[0] for row in listing} == distributions
 
 
 @pytest.mark.clause("DMS-H-001", "DMS-I-004")
 def test_a_signal_cannot_take_the_name_of_an_output(listing: list[dict[str, str]]) -> None:
-    (row,) = [row for row in _find(listing, plugin="ideas") if row["status"] != "ok"]
-    assert row["kind"] == "signal"
-    assert "'weights'" in row["reason"]
+    taken = [row for row in _find(listing, kind="signal") if row["status"] != "ok"]
+    assert {row["status"] for row in taken} == {"invalid"}
+    assert [row["reason"].split("'")[1] for row in taken] == [
+        "weights", "probabilities", "predicted", "soundness", "features", "terms.a",
+    ]  # fmt: skip
+    assert len(_find(listing, name="ones", status="ok")) == 1
+
+
+def test_what_a_plugin_prints_while_it_is_loaded_is_kept(
+    in_crowd: Run, listing: list[dict[str, str]], example: Path, tmp_path: Path
+) -> None:
+    (row,) = _find(listing, name="ones")
+    assert row["said"].startswith("look at me\n") and len(row["said"]) == 500
+    assert "'look at me\\n\\x1b[31mand me" in in_crowd("plugins", "list").succeeded()
+    spec = _spec(tmp_path, policy="linear", policy_options={}, signals={"ones": {}})
+    args = ("schedule", example, "-o", tmp_path / "out.npz", "--spec", spec, "--json")
+    outcome = in_crowd(*args)
+    json.loads(outcome.succeeded())
+    assert outcome.err == ""
 
 
 @pytest.mark.clause("DMS-H-003")
@@ -455,7 +521,8 @@ def test_backends_and_doctor_survive_the_broken(in_crowd: Run) -> None:
     assert verdicts["strict", "float64"] == "ok"
     assert verdicts["mute", "-"] == verdicts["unloadable", "-"] == "failed"
     ailing = {row["name"] for row in report["plugins_with_problems"]}
-    assert ailing == {name for _, name, status, _ in BAD if status != "unavailable"} | {"ideas"}
+    bad = {name for _, name, status, _ in BAD if status != "unavailable"}
+    assert ailing == bad | {"ideas", "loud"}
 
 
 @pytest.mark.clause("DMS-H-006")

@@ -41,6 +41,7 @@ class NumpyBackend(ArrayBackend):
             guard=lambda: np.errstate(over="ignore", invalid="ignore"),
             # Measured: the best of 2^17 to 2^23 on the shapes of benchmarks/bench_schedule.py.
             entries_at_once=1 << 20,
+            lend=primitives.lend,
             select=primitives.select,
             variance_over_passes=primitives.variance_over_passes,
         )

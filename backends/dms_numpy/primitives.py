@@ -7,12 +7,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.equations.namespace import Lent, never
+
 
 def select(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
     """The values where the mask holds, 0 elsewhere; without a copy when it holds everywhere."""
     if mask.all():
         return values
     return np.where(mask[..., None] if values.ndim > mask.ndim else mask, values, 0)
+
+
+def lend(array: NDArray[Any]) -> Lent:
+    """A view that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view, never
 
 
 def variance_over_passes(mc_logits: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from dms_onnx.lock import tracing
 from dms_onnx.session import Session, cuda_works, why_no_cuda
 from dms_onnx.trace import (
-    TERMS,
     check_names,
     trace_predictor,
     trace_scheduler,
@@ -28,7 +27,7 @@ from dms_spec.interface.backend import Backend, Predictive, RowPredictor, Schedu
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
-from dms_spec.types import Array, ModalityBatch, Schedule
+from dms_spec.types import TERMS, Array, ModalityBatch, Schedule
 
 DTYPES = ("float32", "float16", "float64")
 

@@ -16,6 +16,7 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.backend import Differentiable
 from dms_spec.interface.capabilities import Capabilities
 from dms_torch import primitives
+from dms_torch.looking import values_are_hidden
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 
@@ -33,6 +34,9 @@ def torch_namespace(kind: str) -> Namespace:
         xp,
         torch.Tensor,
         guard=lambda: _no_autocast(kind),
+        copy=torch.Tensor.clone,
+        lend=primitives.lend,
+        traced=values_are_hidden,
         # Measured on the CPU, the best of 2^20 to 2^24; a GPU wants everything at once.
         entries_at_once=1 << 23 if kind == "cpu" else None,
         softmax=lambda x, axis=-1: torch.softmax(x, dim=axis),

@@ -9,10 +9,19 @@ import torch
 from torch import Tensor
 
 from dms_spec.equations import primitives
+from dms_spec.equations.namespace import Lent, never
 from dms_torch.looking import values_are_hidden
 
 # Entries of mc_logits at a time; measured: the best of 2^17 to 2^21.
 _BLOCK = 1 << 19
+
+
+def lend(tensor: Tensor) -> Lent:
+    """The tensor itself, whose writes torch counts; a copy where it does not."""
+    if tensor.is_inference():
+        return tensor.clone(), never
+    before = tensor._version
+    return tensor, lambda: tensor._version != before
 
 
 def select(mask: Tensor, values: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
 
     records = discover()
     if args.json:
-        keys = ("kind", "name", "status", "plugin", "distribution", "reason", "fix")
+        keys = ("kind", "name", "status", "plugin", "distribution", "reason", "fix", "said")
         print(json.dumps([{key: getattr(r, key) for key in keys} for r in records], indent=2))
         return 0
     rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
@@ -37,4 +37,6 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {record.fix}")
             if args.traceback and record.cause is not None:
                 print("".join(traceback.format_exception(record.cause)))
+    for plugin, said in {r.plugin: r.said for r in records if r.said}.items():
+        print(f"\n{plugin} printed while it was loaded: {said!r}")
     return 0

@@ -12,21 +12,9 @@ from dms_spec.embeddings.looks import look, look_of_mask, synonym
 from dms_spec.embeddings.presence import RESERVED, is_reserved
 from dms_spec.errors import MissingInput, SpecError, closest
 from dms_spec.plugins import available
+from dms_spec.types import OUTPUT_NAMES
 
 Arrays = Mapping[str, NDArray[Any]]
-
-#: What comes out of a prediction, or names its rows. No modality is called so, nor by the name
-#: of a signal.
-OUTPUTS = (
-    "probabilities",
-    "predicted",
-    "weights",
-    "active",
-    "soundness",
-    "scores",
-    "fused",
-    "ids",
-)
 
 
 def choose(
@@ -81,12 +69,12 @@ def _check_name(name: str, where: str) -> None:
             expected=f"a name other than {', '.join(RESERVED)}",
             fix="Rename the modality.",
         )
-    if name in OUTPUTS or name in available("signal"):
+    if name in OUTPUT_NAMES or name in available("signal"):
         meant = synonym(name)
         raise SpecError(
             f"{where} has an array {name!r}, which is the name of something else",
             expected="a modality under a name of its own; those of signals, and "
-            f"{', '.join(OUTPUTS)} are taken",
+            f"{', '.join(OUTPUT_NAMES)} are taken",
             fix=(f"Did you mean {meant!r}? " if meant else "")
             + "Rename it, leave it out, or choose others with --modalities.",
         )

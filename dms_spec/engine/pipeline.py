@@ -15,7 +15,7 @@ from dms_spec.engine.resolve import Resolved
 from dms_spec.equations.evidence import fuse_evidence
 from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabilities
 from dms_spec.equations.namespace import Namespace
-from dms_spec.errors import ShapeError
+from dms_spec.errors import DTypeError, ShapeError
 from dms_spec.interface.policy import PolicyInput
 from dms_spec.interface.signal import Evidence
 from dms_spec.types import Array, ModalityBatch, Schedule
@@ -44,10 +44,10 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
                 _with_parameters(ns, evidence, own),
                 **resolved.spec.signals[signal.name],
             )
-        value = _masked(ns, f"signal {signal.name!r}", value, active)
+        value = ns.select(active, _usable(ns, f"signal {signal.name!r}", value, evidence))
         signals[signal.name] = ns.stop_gradient(value) if resolved.spec.detach_signals else value
     policy = resolved.policy
-    terms = policy.function(
+    found = policy.function(
         ns,
         PolicyInput(
             evidence=_with_parameters(ns, evidence, resolved.parameters_of("policy")),
@@ -57,10 +57,11 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
         ),
         **resolved.spec.policy_options,
     )
-    masked = {
-        name: _masked(ns, f"term {name!r} of policy {policy.name!r}", term, active)
-        for name, term in terms.items()
+    terms = {
+        name: _usable(ns, f"term {name!r} of policy {policy.name!r}", term, evidence)
+        for name, term in found.items()
     }
+    masked = {name: ns.select(active, term) for name, term in terms.items()}
     # Not the masked terms: what is not active is selected away below, once.
     total = reduce(operator.add, terms.values()) if terms else nothing
     if resolved.spec.fusion == "evidence":
@@ -109,16 +110,35 @@ def _cast(ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]) ->
     return {k: ns.xp.astype(v, evidence.dtype, copy=False) for k, v in parameters.items()}
 
 
-def _masked(ns: Namespace, owner: str, values: Array, active: Array) -> Array:
-    """What a signal or a policy returned, with 0 where not active. Refused if it is not [B, M]."""
-    if not _alike(tuple(getattr(values, "shape", ())), tuple(active.shape)):
+def _usable(ns: Namespace, owner: str, values: Array, evidence: Evidence) -> Array:
+    """What a signal or a policy returned, in the computing dtype.
+
+    Raises:
+        ShapeError, DTypeError: It is not [B, M], or not of a real floating dtype.
+    """
+    shape = tuple(getattr(values, "shape", ()))
+    if not _alike(shape, tuple(evidence.active.shape)):
         raise ShapeError(
             f"{owner} returned an array of the wrong shape",
             expected="[B, M]",
-            got=str(list(getattr(values, "shape", ()))),
+            got=str(list(shape)),
             fix="Reduce over classes, features and passes, and keep samples and modalities.",
         )
-    return ns.select(active, values)
+    ours = isinstance(values, ns.array_type)
+    if ours and values.dtype == evidence.dtype:
+        return values
+    if not ours or not ns.xp.isdtype(values.dtype, "real floating"):
+        raise DTypeError(
+            f"{owner} returned an array of the wrong kind",
+            expected=f"{_named(ns.array_type)} of {_named(evidence.dtype)}",
+            got=f"{_named(type(values))} of {_named(getattr(values, 'dtype', None))}",
+            fix="Compute with ns.xp, and convert with ns.xp.astype(values, evidence.dtype).",
+        )
+    return ns.xp.astype(values, evidence.dtype)
+
+
+def _named(thing: object) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else str(thing)
 
 
 def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:

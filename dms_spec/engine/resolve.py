@@ -239,11 +239,18 @@ def _check_options(owner: str, function: Callable[..., Any], options: Mapping[st
             good = isinstance(value, int | float) and not isinstance(value, bool)
             expected = "a number"
         else:
-            good, expected = isinstance(value, kind), getattr(kind, "__name__", str(kind))
+            good, expected = _is(value, kind), getattr(kind, "__name__", str(kind))
         if not good:
             raise SpecError(
                 f"option {name!r} of {owner} is not usable", expected=expected, got=repr(value)
             )
+
+
+def _is(value: Any, kind: Any) -> bool:
+    try:
+        return isinstance(value, kind)
+    except TypeError:  # such as list[int], whose items are not looked at
+        return isinstance(value, get_origin(kind) or object)
 
 
 def _hint(function: Callable[..., Any], option: str) -> Any:
@@ -251,6 +258,7 @@ def _hint(function: Callable[..., Any], option: str) -> Any:
 
     The other annotations are left alone: they may name what only a type checker imports.
     """
+    function = inspect.unwrap(function)  # that of a plugin is guarded
     annotation = function.__annotations__.get(option, object)
     lone = type("Lone", (), {"__annotations__": {option: annotation}})
     try:

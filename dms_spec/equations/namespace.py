@@ -31,9 +31,17 @@ from dms_spec.equations.primitives import (
 from dms_spec.errors import unknown
 from dms_spec.types import Array
 
+#: What plugin code gets of an array to read, and whether it has changed it since.
+Lent = tuple[Array, Callable[[], bool]]
+
 
 def _no_gradient(values: Array) -> Array:
     return values
+
+
+def never() -> bool:
+    """Says no: nothing was traced, nothing has changed."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +59,10 @@ class Namespace:
             its own (autocast): the computing dtype is the specification's.
         entries_at_once: How many input entries to schedule at a time, so that temporaries stay
             in a cache; None for all of them.
+        copy: An array in memory of its own, with its gradients.
+        lend: What plugin code gets to read in place of an array, and whether it has been changed:
+            a copy, unless the library has something cheaper.
+        traced: Says whether values are hidden now, because a graph is traced.
     """
 
     xp: Any
@@ -68,6 +80,9 @@ class Namespace:
     count: Callable[[Array, int], Array]
     others: Callable[[Array], Array]
     stop_gradient: Callable[[Array], Array]
+    copy: Callable[[Array], Array]
+    lend: Callable[[Array], Lent]
+    traced: Callable[[], bool] = never
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
 
@@ -79,6 +94,9 @@ class Namespace:
         *,
         guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
         entries_at_once: int | None = None,
+        copy: Callable[[Array], Array] | None = None,
+        lend: Callable[[Array], Lent] | None = None,
+        traced: Callable[[], bool] = never,
         **primitives: Callable[..., Array],
     ) -> Namespace:
         """Makes the namespace of an array-API module.
@@ -88,6 +106,10 @@ class Namespace:
             array_type: The class of its arrays.
             guard: A context manager to enter around each schedule.
             entries_at_once: How many input entries to schedule at a time.
+            copy: How to copy an array. A library with gradients must hand it in: the default,
+                ``xp.asarray``, may drop them.
+            lend: What plugin code gets to read; a copy by default.
+            traced: Whether values are hidden now.
             primitives: Faster replacements, by name. A library with gradients must hand in
                 ``stop_gradient``; the default passes its argument on.
 
@@ -115,8 +137,12 @@ class Namespace:
         for name in primitives:
             if name not in known:
                 raise unknown("primitive", name, known)
+        own = copy or partial(xp.asarray, copy=True)
         return cls(
             xp=xp,
+            copy=own,
+            lend=lend or (lambda array: (own(array), never)),
+            traced=traced,
             array_type=array_type,
             guard=guard,
             entries_at_once=entries_at_once,

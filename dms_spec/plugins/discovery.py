@@ -12,14 +12,19 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import Distribution, EntryPoint, distributions, entry_points
+from itertools import islice
 from typing import Any
 
 import pluggy
 
 from dms_spec.errors import closest, install_hint
 from dms_spec.interface.descriptor import GROUP, HOOKS, Hooks, Kind
+from dms_spec.plugins.containment import described, patiently, unheard
 from dms_spec.plugins.judging import judge
 from dms_spec.plugins.records import PluginRecord
+
+# Of one hook of one plugin: an endless list would never be read to its end.
+_MOST = 1000
 
 
 def discover() -> tuple[PluginRecord, ...]:
@@ -73,7 +78,7 @@ def _entry_points() -> tuple[list[EntryPoint], list[PluginRecord]]:
                         distribution=f"{name} {version}",
                         status="broken",
                         name=name,
-                        reason=f"its entry points cannot be read: {type(error).__name__}: {error}",
+                        reason=f"its entry points cannot be read: {described(error)}",
                         fix=install_hint(name, option="--force-reinstall"),
                         cause=error,
                     )
@@ -110,20 +115,34 @@ def _load(
     manager: pluggy.PluginManager, entry: EntryPoint, base: PluginRecord
 ) -> list[PluginRecord]:
     """One entry point, isolated: whatever it does becomes a record."""
+    if base.bundled:
+        return _read(manager, entry, base)
+    with unheard() as kept, patiently(f"plugin {entry.name!r} of {base.distribution}"):
+        records = _read(manager, entry, base)
+    return [replace(record, said=kept.text) for record in records]
+
+
+def _read(
+    manager: pluggy.PluginManager, entry: EntryPoint, base: PluginRecord
+) -> list[PluginRecord]:
     reinstall = install_hint(_dist_name(entry), option="--upgrade")
     if not EntryPoint.pattern.match(entry.value):
         reason = f"its entry point {entry.value!r} names no module"
         return [replace(base, status="invalid", reason=reason, fix=reinstall)]
     try:
         module = entry.load()
-    except (Exception, SystemExit) as error:
-        reason = f"import failed: {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = f"import failed: {described(error)}"
         return [replace(base, status="broken", reason=reason, fix=reinstall, cause=error)]
     try:
         manager.register(module, name=entry.name)
         problem = _hook_problem(manager, module)
-    except Exception as error:  # pluggy's validation, or an attribute that raises
-        problem = " ".join(str(error).split())  # pluggy writes several lines
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # pluggy's validation, or an attribute that raises
+        problem = " ".join(described(error).split())  # pluggy writes several lines
     if problem:
         if manager.has_plugin(entry.name):
             manager.unregister(name=entry.name)
@@ -154,11 +173,16 @@ def _call(
     function: Callable[[], Any], hook: str, kind: Kind, base: PluginRecord, fix: str
 ) -> list[PluginRecord]:
     try:
-        offered = list(function())
-    except (Exception, SystemExit) as error:
-        reason = f"{hook} failed: {type(error).__name__}: {error}"
+        offered = list(islice(function(), _MOST + 1))
+        if len(offered) > _MOST:
+            reason = f"{hook} returned more than {_MOST} descriptors"
+            return [replace(base, status="invalid", kind=kind, reason=reason, fix=fix)]
+        return [judge(item, hook, kind, base, fix) for item in offered]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        reason = f"{hook} failed: {described(error)}"
         return [replace(base, status="broken", kind=kind, reason=reason, fix=fix, cause=error)]
-    return [judge(item, hook, kind, base, fix) for item in offered]
 
 
 def _without_duplicates(records: list[PluginRecord]) -> tuple[PluginRecord, ...]:

@@ -9,12 +9,13 @@ from dms_spec._version import PLUGIN_ABI, SUPPORTED_EDITIONS
 from dms_spec.errors import install_hint
 from dms_spec.interface.descriptor import Descriptor, Kind
 from dms_spec.plugins.records import PluginRecord, installed_version
+from dms_spec.types import INPUT_NAMES, OUTPUT_NAMES, TERMS
+
+# A signal of such a name would take the place of an input or an output.
+_TAKEN = {*INPUT_NAMES, *OUTPUT_NAMES}
 
 # A callable by its module and its name in it.
 _NAMED = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
-
-# Names in every output file, which a signal of the same name would overwrite.
-_OUTPUTS = ("weights", "fused", "scores", "active")
 
 
 def judge(item: object, hook: str, kind: Kind, base: PluginRecord, fix: str) -> PluginRecord:
@@ -63,8 +64,8 @@ def _descriptor_problem(item: Descriptor, kind: Kind) -> str:
             return f"{key} is {getattr(item, key)!r}, not a string"
     if not item.name:
         return "name is empty"
-    if kind == "signal" and item.name in _OUTPUTS:
-        return f"name is {item.name!r}, which is an output of every schedule"
+    if kind == "signal" and (item.name in _TAKEN or item.name.startswith(TERMS)):
+        return f"name is {item.name!r}, which stands for something else beside signals"
     if not callable(item.load) and not _NAMED.fullmatch(str(item.load)):
         return f"load is {item.load!r}, which cannot be called and names no module:name"
     if not isinstance(item.abi, int):

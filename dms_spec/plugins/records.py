@@ -23,6 +23,7 @@ class PluginRecord:
         name: The name that is asked for; the plugin's own when the whole is meant.
         reason: What is wrong.
         fix: How to fix it.
+        said: The beginning of what it printed while it was loaded.
         descriptor: The descriptor, where there is a usable one.
         cause: The exception behind the reason.
     """
@@ -34,8 +35,14 @@ class PluginRecord:
     kind: Kind | None = None
     reason: str = ""
     fix: str = ""
+    said: str = ""
     descriptor: Descriptor | None = field(default=None, repr=False)
     cause: BaseException | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def bundled(self) -> bool:
+        """Whether it came with dms-spec itself."""
+        return self.distribution.split(" ")[0] == "dms-spec"
 
 
 def installed_version(name: str) -> str:

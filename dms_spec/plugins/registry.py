@@ -9,11 +9,14 @@ from typing import Any, cast
 
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, install_hint, unknown
 from dms_spec.interface.backend import Backend
-from dms_spec.interface.descriptor import Kind
+from dms_spec.interface.capabilities import Capabilities
+from dms_spec.interface.descriptor import Descriptor, Kind
 from dms_spec.interface.exporter import Exporter
 from dms_spec.interface.policy import Policy
 from dms_spec.interface.signal import Signal
+from dms_spec.plugins.containment import described, patiently, unheard
 from dms_spec.plugins.discovery import discover
+from dms_spec.plugins.guarding import guarded
 from dms_spec.plugins.records import PluginRecord
 
 _lock = threading.RLock()
@@ -100,37 +103,58 @@ def _materialise(kind: Kind, name: str, expected: type) -> object:
         if mine:
             raise _refusal(mine[0])
         raise unknown(kind, name, available(kind))
-    descriptor = usable[0].descriptor
-    assert descriptor is not None  # noqa: S101 - narrows the type; filtered above
+    thing = _loaded_by(usable[0], kind, name, expected)
+    return thing if usable[0].bundled else guarded(thing)
+
+
+def _loaded_by(record: PluginRecord, kind: Kind, name: str, expected: type) -> object:
+    """What a plugin's own code loads, checked: whatever goes wrong there is an error here."""
+    descriptor, what = record.descriptor, f"{kind} {name!r} of {record.distribution}"
+    assert descriptor is not None  # noqa: S101 - narrows the type; filtered by the caller
     try:
-        load = descriptor.load
-        thing = (resolve_name(load) if isinstance(load, str) else load)()
-        own_name = getattr(thing, "name", name)
-        if kind == "backend":
-            getattr(thing, "capabilities", None)  # one that cannot say what it can do is unusable
-    except DMSError:
+        if record.bundled:
+            thing, own_name, good = _opened(descriptor, kind, name, expected)
+        else:
+            with unheard(), patiently(what):
+                thing, own_name, good = _opened(descriptor, kind, name, expected)
+    except (DMSError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise BackendUnavailable(
-            f"{kind} {name!r} of {usable[0].distribution} could not be loaded",
-            got=f"{type(error).__name__}: {error}",
+            f"{what} could not be loaded",
+            got=described(error),
             fix=install_hint(
-                descriptor.extra or usable[0].distribution.split()[0], option="--upgrade"
+                descriptor.extra or record.distribution.split()[0], option="--upgrade"
             ),
         ) from error
-    if not isinstance(thing, expected):
+    if not good:
         raise PluginError(
-            f"{kind} {name!r} of {usable[0].distribution} loads something else",
+            f"{what} loads something else",
             expected=f"{expected.__module__}.{expected.__qualname__}",
             got=type(thing).__qualname__,
         )
     if own_name != name:
         raise PluginError(
-            f"{kind} {name!r} of {usable[0].distribution} has another name",
+            f"{what} has another name",
             expected=f"the name of its descriptor, {name!r}",
             got=repr(own_name),
         )
     return thing
+
+
+def _opened(
+    descriptor: Descriptor, kind: Kind, name: str, expected: type
+) -> tuple[object, str, bool]:
+    """What is loaded, its own name, and whether it is of the right kind."""
+    load = descriptor.load
+    thing = (resolve_name(load) if isinstance(load, str) else load)()
+    own_name = str(getattr(thing, "name", name))
+    good = isinstance(thing, expected)
+    if good and kind == "backend":  # one that cannot say what it can do is unusable
+        claims = getattr(thing, "capabilities", None)
+        if not isinstance(claims, Capabilities):
+            raise TypeError(f"its capabilities are of type {type(claims).__name__}")
+    return thing, own_name, good
 
 
 def _refusal(record: PluginRecord) -> DMSError:

@@ -24,6 +24,7 @@ def onnx_namespace() -> Namespace:
     return Namespace.of(
         array_api,
         Array,
+        traced=lambda: True,
         softmax=softmax,
         log_softmax=log_softmax,
         entropy=graph.entropy,

@@ -30,16 +30,14 @@ from dms_spec.engine.probabilities import schedule_probabilities
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads
 from dms_spec.errors import DMSError, SpecError
+from dms_spec.plugins.containment import described
 from dms_spec.spec import SchedulerSpec
-from dms_spec.types import AXES, INPUT_NAMES, ModalityBatch
+from dms_spec.types import AXES, INPUT_NAMES, TERMS, ModalityBatch
 
 Parameters = Mapping[str, NDArray[Any]]
 
 #: What every key of ours in a model's metadata begins with.
 PREFIX = "dms_spec."
-
-#: What the name of an output that is a term begins with.
-TERMS = "terms."
 
 
 @dataclass(kw_only=True)
@@ -381,12 +379,12 @@ def _explained(spec: SchedulerSpec) -> Iterator[None]:
             # ndonnx warns about value propagation that it skips; nothing here relies on it.
             warnings.simplefilter("ignore")
             yield
-    except DMSError:
+    except (DMSError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         raise SpecError(
             f"policy {spec.policy!r} with signals {', '.join(spec.signals) or 'none'} "
             "cannot be traced into a graph",
-            got=f"{type(error).__name__}: {error}",
+            got=described(error),
             fix="A policy or signal must use the namespace it is given, and look at no value.",
         ) from error
