@@ -158,6 +158,8 @@ def run_page(name: str, make_folder: Callable[[str], Path]) -> Run:
 
 # What a page may print beside its result, such as a note on typicality without a fit.
 @pytest.mark.filterwarnings("ignore::dms_spec.errors.DMSWarning")
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, in its own code
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:onnxruntime")  # the guide says why
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_the_page_runs(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     if "torch" in PAGES[name].read_text(encoding="utf-8"):

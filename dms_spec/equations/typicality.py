@@ -78,7 +78,7 @@ def log_distance(ns: Namespace, features: Array, parameters: Mapping[str, Array]
     offset = features / peak - p["center"] / peak
     diagonal = p["whitening"].ndim == 2
     y = offset * p["whitening"] if diagonal else _each(xp, offset, p["whitening"])
-    farthest = xp.max(_largest(xp, p["prototypes"]), axis=-2)
+    farthest = xp.max(xp.abs(p["prototypes"]), axis=(-2, -1))[..., None]
     reach = xp.maximum(xp.maximum(_largest(xp, y), farthest / peak), least)
     reach = ns.stop_gradient(reach)
     # |y - nu|^2 multiplied out: nothing of size [B, M, c, r] is made.

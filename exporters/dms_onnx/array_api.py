@@ -56,7 +56,7 @@ def _axes(axis: int | tuple[int, ...]) -> spox.Var:
     return integers(*((axis,) if isinstance(axis, int) else axis))
 
 
-def max(x: Array, /, *, axis: int, keepdims: bool = False) -> Array:
+def max(x: Array, /, *, axis: int | tuple[int, ...], keepdims: bool = False) -> Array:
     return wrap(op.reduce_max(var(x), _axes(axis), keepdims=int(keepdims)))
 
 
