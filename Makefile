@@ -3,7 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+# What builds is pinned as well; the pip that a new environment begins with cannot.
+INSTALL := $(PIP) --build-constraint constraints.txt
 
 .PHONY: help demo test test-slow test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
 
@@ -28,7 +30,7 @@ help:
 
 $(VENV)/pip: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --upgrade pip
+	$(PIP) --upgrade pip
 	@touch $@
 
 $(VENV)/demo: $(VENV)/pip pyproject.toml
@@ -45,8 +47,8 @@ $(VENV)/runtimes: $(VENV)/test
 	$(INSTALL) --group runtimes
 	@touch $@
 
-tests/runtimes/node_modules: tests/runtimes/package.json
-	cd tests/runtimes && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+tests/runtimes/node_modules: tests/runtimes/package-lock.json
+	cd tests/runtimes && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
@@ -67,8 +69,8 @@ $(VENV)/try: $(VENV)/pip pyproject.toml
 	$(INSTALL) --editable ".[demo,onnxruntime,torch]"
 	@touch $@
 
-docs/try/node_modules: docs/try/package.json
-	cd docs/try && npm install --ignore-scripts --no-package-lock --no-audit --no-fund
+docs/try/node_modules: docs/try/package-lock.json
+	cd docs/try && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 demo: $(VENV)/demo

@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import site
+import tomllib
 import zipfile
 from collections.abc import Callable
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -223,3 +226,49 @@ def test_a_backend_of_ones_own_must_say_everything() -> None:
 
     with pytest.raises(TypeError, match="capabilities"):
         Half()  # type: ignore[abstract]
+
+
+# ------------------------------------------------------------------------------- what is pinned
+
+
+def _pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(pin) == 2 and re.fullmatch(r"[\w.]+", pin[1]) for pin in pins), pins
+    return {_canonical(name): version for name, version in pins}
+
+
+def _canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def test_everything_that_is_installed_for_the_project_is_pinned() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    stated = [
+        *project["project"]["dependencies"],
+        *chain.from_iterable(project["project"]["optional-dependencies"].values()),
+        *chain.from_iterable(project["dependency-groups"].values()),
+    ]
+    names = {_canonical(re.match(r"[\w.-]+", one)[0]) for one in stated if isinstance(one, str)}
+    # Ourselves; and the wheel that stands in for onnxruntime where there is a GPU.
+    assert names - {"dms-spec", "onnxruntime-gpu"} <= set(_pins())
+
+
+def test_what_builds_is_pinned_to_the_same_version() -> None:
+    files = [ROOT / "pyproject.toml", *ROOT.glob("examples/*/pyproject.toml")]
+    for file in files:
+        requires = tomllib.loads(file.read_text(encoding="utf-8"))["build-system"]["requires"]
+        assert requires == [f"hatchling=={_pins()['hatchling']}"], file
+
+
+@pytest.mark.parametrize("folder", ["tests/runtimes", "docs/try"])
+def test_npm_packages_are_exact_and_hashed(folder: str) -> None:
+    """The lock says what is in a package, and not which registry it came from."""
+    package = json.loads((ROOT / folder / "package.json").read_text(encoding="utf-8"))
+    text = (ROOT / folder / "package-lock.json").read_text(encoding="utf-8")
+    lock = json.loads(text)["packages"]
+    assert lock[""]["dependencies"] == package["dependencies"]
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+", v) for v in package["dependencies"].values())
+    for name, entry in lock.items():
+        assert name == "" or entry["integrity"].startswith("sha512-"), name
+    assert '"resolved"' not in text
