@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+import numpy as np
+
 from dms_spec.equations.evidence import FUSION_PARAMETERS
 from dms_spec.errors import ShapeError, SpecError, closest, unknown
 from dms_spec.interface.policy import Policy
@@ -157,7 +159,8 @@ def resolve(spec: SchedulerSpec, parameters: Mapping[str, Array] | None = None) 
     for name, array in given.items():
         _check_shape(name, shapes[name], tuple(array.shape), sizes)
     for name in {"fusion.prior", "fusion.priors"} & set(given):
-        _check_frequencies(name, given[name])
+        if isinstance(given[name], np.ndarray):  # an array that is traced has no values
+            _check_frequencies(name, given[name])
     return Resolved(spec=spec, policy=policy, signals=signals, parameters=given, sizes=sizes)
 
 
