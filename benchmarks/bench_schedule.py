@@ -30,7 +30,7 @@ from dms_spec.conformance import oracle
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import resolve
 from dms_spec.equations.namespace import Namespace
-from dms_spec.files import replacing
+from dms_spec.outputs import writing_file
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
@@ -111,7 +111,8 @@ def save(path: Path | None, rows: list[dict[str, object]]) -> None:
     """Writes the rows as CSV, if a path is given."""
     if path is None:
         return
-    with replacing(path) as temporary, temporary.open("w", newline="") as file:
+    header = ",".join(rows[0]).encode()
+    with writing_file(path, header) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows)

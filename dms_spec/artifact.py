@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +17,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec._version import ARTIFACT_FORMAT, PACKAGE
-from dms_spec.errors import ArtifactError
-from dms_spec.files import read_arrays, replacing_folder, write_arrays
+from dms_spec.errors import ArtifactError, DMSWarning
+from dms_spec.files import array_mark, read_arrays, save_arrays
 from dms_spec.markup import markdown_table, percent
+from dms_spec.outputs import ARTIFACT, Target
 from dms_spec.spec import SchedulerSpec
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
+
+#: What a card says of its origin.
+CARD_MARK = b"Written by dms-spec"
+
+_KIND = "model"
+_MARKS = {CONFIG: ARTIFACT[1], MODEL: array_mark(MODEL, _KIND), CARD: CARD_MARK}
 
 _DTYPES = ("float64", "float32", "float16")
 _HEADS = ("heads.", "head.", "joint.")
@@ -66,15 +74,15 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
     Args:
         path: The folder to make.
         artifact: What to write.
-        overwrite: Replace an artifact that is there, with everything in its folder.
+        overwrite: Replace an artifact that is there. Other files of its folder stay, with a
+            warning.
 
     Raises:
         ArtifactError: Something is at the path already (with ``overwrite``, something that is
             no artifact), a parameter is not finite numbers, or the model is not plain data.
         FileError: The folder cannot be written.
     """
-    path = Path(path)
-    check_target(path, overwrite=overwrite)
+    target = artifact_target(path, overwrite=overwrite)
     parameters = {name: np.asarray(array) for name, array in artifact.parameters.items()}
     for name, array in parameters.items():
         _check_parameter(name, array)
@@ -93,31 +101,27 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
         raise ArtifactError(
             "the spec or the model is not plain data", expected="JSON", got=str(error)
         ) from error
-    with replacing_folder(path) as folder:
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        write_arrays(folder / MODEL, parameters)
-        (folder / CARD).write_text(_card(artifact), encoding="utf-8")
+    with target.writing() as new:
+        new[CONFIG].write_text(text + "\n", encoding="utf-8")
+        save_arrays(new[MODEL], parameters, _KIND)
+        new[CARD].write_text(_card(artifact), encoding="utf-8")
+    if others := target.others():
+        warnings.warn(
+            f"{path} holds more than the artifact, which was left alone: {', '.join(others)}. "
+            "An export of an earlier artifact is out of date.",
+            DMSWarning,
+            stacklevel=2,
+        )
 
 
-def check_target(path: Path, *, overwrite: bool = False) -> None:
-    """Refuses a path that `save_artifact` would refuse, before the work is done.
+def artifact_target(path: Path | str, *, overwrite: bool = False) -> Target:
+    """Gives the target of `save_artifact`, checked before the work is done.
 
     Raises:
         ArtifactError: Something is there; with ``overwrite``, something that is not an artifact.
+        FileError: The folder cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise ArtifactError(
-            f"{path} exists already",
-            expected="a new folder",
-            fix="Choose another path, or replace it: overwrite=True, or --overwrite.",
-        )
-    if path.exists() and not _replaceable(path):
-        raise ArtifactError(
-            f"{path} is not replaced",
-            expected="an artifact, or an empty folder",
-            got="something else, which would be lost",
-            fix="Choose another path, or remove it yourself.",
-        )
+    return Target.of_folder(path, _MARKS, overwrite=overwrite, alone=True, error=ArtifactError)
 
 
 def load_artifact(path: Path | str) -> Artifact:
@@ -168,10 +172,6 @@ def load_artifact(path: Path | str) -> Artifact:
             got=type(model).__name__,
         )
     return Artifact(spec=spec, parameters=parameters, model=model)
-
-
-def _replaceable(path: Path) -> bool:
-    return (path / CONFIG).is_file() or (path.is_dir() and not any(path.iterdir()))
 
 
 def _table(parameters: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

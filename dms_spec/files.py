@@ -1,16 +1,10 @@
-"""Reads and writes files of arrays: ``.npz`` and ``.safetensors``, never a pickle.
-
-Everything is written under a temporary name in the same folder and then moved, so that a run
-that fails, or is killed, leaves what was there before.
-"""
+"""Reads and writes files of arrays: ``.npz`` and ``.safetensors``, never a pickle."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+import zipfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import FileError
+from dms_spec.outputs import Target
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -123,30 +118,85 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str = "arrays") -> None:
     """Writes arrays by name: all of them, or nothing.
 
+    Args:
+        path: Where. An earlier file of the same kind is replaced.
+        arrays: By name.
+        kind: What they are, in a word. The file keeps it.
+
     Raises:
-        FileError: The suffix is unknown, or the folder cannot be written to.
+        FileError: The suffix is unknown, something else is there, or the folder cannot be written
+            to.
+    """
+    with array_target(path, kind).writing() as new:
+        save_arrays(new[next(iter(new))], arrays, kind)
+
+
+def array_target(path: Path, kind: str) -> Target:
+    """Gives the target of `write_arrays`, checked before the work is done.
+
+    Raises:
+        FileError: As in `write_arrays`.
     """
     check_suffix(path)
+    return Target.of_file(path, array_mark(path, kind))
+
+
+def array_mark(path: Path | str, kind: str) -> bytes:
+    """What `save_arrays` writes into a file so that one knows its kind."""
+    text = f"dms-spec {kind}"
+    return text.encode() if str(path).endswith(".npz") else f'"written_by":"{text}"'.encode()
+
+
+def save_arrays(
+    path: Path,
+    arrays: Mapping[str, NDArray[Any]],
+    kind: str,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes arrays to a temporary path of a `Target`.
+
+    Args:
+        path: Where.
+        arrays: By name.
+        kind: As in `write_arrays`.
+        metadata: Texts beside the arrays, for ``.safetensors``.
+
+    Raises:
+        FileError: The format cannot hold an array.
+        OSError: The file cannot be written.
+    """
+    if path.suffix == ".npz":
+        _save_npz(path, arrays, kind)
+        return
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    texts = {"written_by": f"dms-spec {kind}", **(metadata or {})}
+    try:
+        # Not ascontiguousarray, which gives a scalar an axis.
+        save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, path, metadata=texts)
+    except SafetensorError as error:  # such as a full disk
+        raise OSError(str(error)) from error
+
+
+def _save_npz(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str) -> None:
+    """Does what `numpy.savez` does, for arrays of any name, and keeps the kind as a comment."""
     for name, array in arrays.items():
-        if path.suffix == ".npz" and array.dtype.name == "bfloat16":
+        if array.dtype.name == "bfloat16":
             raise FileError(
                 f"an .npz file cannot hold {name!r}",
                 expected="a dtype of NumPy's own",
                 got="bfloat16",
                 fix="Give the output the suffix .safetensors.",
             )
-    with replacing(path) as temporary:
-        if path.suffix == ".npz":
-            with temporary.open("wb") as file:
-                np.savez(file, allow_pickle=False, **dict(arrays))
-        else:
-            from safetensors.numpy import save_file
-
-            # Not ascontiguousarray, which gives a scalar an axis.
-            save_file({k: np.asarray(v, order="C") for k, v in arrays.items()}, temporary)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.comment = array_mark(path, kind)
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def check_suffix(path: Path) -> None:
@@ -162,67 +212,3 @@ def check_suffix(path: Path) -> None:
             got=path.suffix or "no suffix",
             fix="Give the file one of these suffixes.",
         )
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path. It is moved onto ``path`` when the block succeeds, and removed
-    otherwise.
-
-    Raises:
-        FileError: The folder does not exist or cannot be written to.
-    """
-    temporary = None
-    try:
-        handle, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # last: safetensors makes the file anew, and private
-        temporary.replace(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def replacing_folder(path: Path) -> Iterator[Path]:
-    """Does the same for a folder. An old folder is removed only when the new one stands."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        temporary.chmod(0o777 & ~_umask())
-        new, old = temporary / "new", temporary / "old"
-        new.mkdir()
-        yield new
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if temporary is not None:
-            if (temporary / "old").exists() and not path.exists():
-                (temporary / "old").rename(path)
-            shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _unwritable(path: Path, error: OSError) -> FileError:
-    return FileError(
-        f"cannot write {path}",
-        expected="a folder that exists and can be written to",
-        got=f"{type(error).__name__}: {error.strerror or error}",
-        fix="Nothing was written. Check the folder, its permissions and the free space.",
-    )
-
-
-def _umask() -> int:
-    """The process's umask. Temporary files are private; finished ones follow the user's rule."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -9,6 +9,9 @@ from typing import Any
 
 from dms_spec.colours import DARK, LIGHT
 
+#: What every page says of its origin.
+GENERATOR = '<meta name="generator" content="dms-spec">'
+
 
 def percent(share: float | None) -> str:
     """Writes a share in percent with one digit, or a dash where there is none."""
@@ -98,6 +101,7 @@ def html_page(title: str, body: str, style: str = "") -> str:
     """
     return _PAGE.format(
         title=escape(title),
+        generator=GENERATOR,
         body=body,
         style=style,
         light=_properties(LIGHT),
@@ -117,6 +121,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width">
+{generator}
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; {light} }}

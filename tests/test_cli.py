@@ -225,7 +225,11 @@ def test_what_is_weaker_than_asked_for_is_said_once(
 
 def test_an_old_output_is_replaced(dms: Run, example: Path) -> None:
     output = example.parent / "out.npz"
-    output.write_bytes(b"old")
+    output.write_bytes(b"a thesis")
+    assert "not replaced" in dms("schedule", example, "-o", output).refused()
+    assert output.read_bytes() == b"a thesis"
+    output.unlink()
+    write_arrays(output, {"old": np.ones(1)}, "schedule")
     dms("schedule", example, "-o", output).succeeded()
     assert "weights" in read_arrays(output)
     assert set(example.parent.iterdir()) == {example, output}
@@ -636,7 +640,7 @@ def test_a_defect_shows_its_traceback_and_is_no_verdict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An error that nobody foresaw: exit 70, not 1, which says "not conformant"."""
-    monkeypatch.setattr("dms_spec.cli.schedule.write_arrays", lambda *_: 1 / 0)
+    monkeypatch.setattr("dms_spec.cli.schedule.save_arrays", lambda *_: 1 / 0)
     assert main(["schedule", str(example), "-o", str(tmp_path / "out.npz")]) == 70
     said = capsys.readouterr().err
     assert "Traceback" in said and "ZeroDivisionError" in said and "report it" in said

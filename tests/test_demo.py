@@ -269,7 +269,9 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     assert main(["demo", "-o", str(tmp_path / where)]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err.startswith("dms: cannot write into")
+    assert printed.err.startswith(
+        f"dms: {tmp_path / where} exists" if where == "file" else "dms: cannot write"
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 from dms_spec.cli import main
 from dms_spec.conformance import worked_example
-from dms_spec.files import read_arrays
+from dms_spec.files import read_arrays, write_arrays
 from dms_spec.spec import SchedulerSpec
 
 Arrays = dict[str, np.ndarray]
@@ -80,6 +80,16 @@ def _flipped(content: bytes, marker: bytes) -> bytes:
     at = content.index(marker)
     return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
 
+
+def _old() -> bytes:
+    """What an earlier `dms schedule` has written: it may be replaced, and must not be lost."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "old.npz")
+        write_arrays(path, {"weights": np.ones((1, 1))}, "schedule")
+        return path.read_bytes()
+
+
+OLD = _old()
 
 _THREE = np.arange(18.0).reshape(3, 3, 2)
 _PICKLED = pickle.dumps({"features": [1.0]})
@@ -184,7 +194,7 @@ def test_a_hostile_file_is_refused(dms: Run, work: Path, verb: str, name: str) -
     """Exit 2, one message with the words that help, the old output untouched, nothing new."""
     content, words = HOSTILE[name]
     Path(name).write_bytes(content)
-    Path("out.npz").write_bytes(b"precious")
+    Path("out.npz").write_bytes(OLD)
     before = contents(work)
     message = dms(verb, name, *(("-o", "out.npz") if verb == "schedule" else ())).refused(2)
     for word in words:
@@ -227,7 +237,7 @@ def test_a_path_that_is_no_file_is_refused(
     elif what == "below a file":
         Path("file").touch()
         path = Path("file") / path
-    Path("out.npz").write_bytes(b"precious")
+    Path("out.npz").write_bytes(OLD)
     before = contents(work)
     args = ("-o", "out.npz") if verb == "schedule" else ()
     assert str(path) in dms(verb, path, *args).refused(2)
@@ -386,7 +396,7 @@ def test_a_picture_that_cannot_be_is_refused(dms: Run, work: Path, picture: str,
 
 @pytest.mark.clause("DMS-I-002", "DMS-X-006")
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
-@pytest.mark.parametrize("old", [b"precious", None], ids=["over an old file", "new"])
+@pytest.mark.parametrize("old", [True, False], ids=["over an old file", "new"])
 @pytest.mark.parametrize(
     ("error", "code"),
     [(OSError(errno.ENOSPC, "No space left on device"), 2), (KeyboardInterrupt(), 130)],
@@ -397,27 +407,27 @@ def test_a_failure_while_writing_leaves_what_was_there(
     work: Path,
     monkeypatch: pytest.MonkeyPatch,
     suffix: str,
-    old: bytes | None,
+    old: bool,
     error: BaseException,
     code: int,
 ) -> None:
     """The disk fills, or the user stops it, when half the output is written."""
     Path("in.npz").write_bytes(npz())
     output = Path(f"out{suffix}")
-    if old is not None:
-        output.write_bytes(old)
+    if old:
+        write_arrays(output, GOOD, "schedule")
     halves = []
 
-    def half_npz(file: Any, **_: Any) -> None:
+    def half_npz(file: Any, *_: Any, **__: Any) -> None:
         halves.append(file.write(b"half"))
         raise error
 
-    def half_safetensors(_: Any, path: Path) -> None:
+    def half_safetensors(_: Any, path: Path, **__: Any) -> None:
         halves.append(path.write_bytes(b"half"))
         raise error
 
     before = contents(work)
-    monkeypatch.setattr(np, "savez", half_npz)
+    monkeypatch.setattr(np.lib.format, "write_array", half_npz)
     monkeypatch.setattr(safetensors.numpy, "save_file", half_safetensors)
     message = dms("schedule", "in.npz", "-o", output).refused(code)
     assert halves == [4]

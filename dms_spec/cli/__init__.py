@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from importlib import import_module
+from pathlib import Path
 
 from dms_spec._version import EDITION, PACKAGE
 from dms_spec.cli.codes import BAD_INPUT, DEFECT, GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
@@ -42,15 +46,60 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 good, 1 not conformant, 2 bad usage or input, 3 a result outside tolerance,
-        4 backend unavailable, 70 a defect in the program or in a plugin, with its traceback.
+        4 backend unavailable, 70 a defect in the program or in a plugin, with its traceback;
+        128 and the number of the signal that stopped it.
     """
+    if sys.stderr is None:  # closed, and messages would go to stdout; open until the end
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        return _fail("standard output is closed. Send it to a file, or to /dev/null", BAD_INPUT)
+    # Our warnings inform the user; they do not show a line of source to a developer.
+    warnings.showwarning = _show_warning
+    try:
+        with _stopped_by_signals():
+            code = _run(list(sys.argv[1:] if argv is None else argv))
+            sys.stdout.flush()  # a reader that went away is noticed here, not at exit
+            return code
+    except (BackendUnavailable, PluginError) as error:
+        return _fail(error, UNAVAILABLE)
+    except VerificationError as error:
+        return _fail(error, OUT_OF_TOLERANCE)
+    except DMSError as error:
+        return _fail(error, BAD_INPUT)
+    except KeyboardInterrupt as stop:
+        return _fail("stopped", 128 + (stop.args[0] if stop.args else signal.SIGINT))
+    except BrokenPipeError:
+        # The reader of our output went away, as in `dms backends | head -1`.
+        _drop_stdout()
+        return GOOD
+    except OSError as error:
+        _drop_stdout()
+        where = error.filename or "standard output"
+        return _fail(f"cannot use {where}: {error.strerror or error}", BAD_INPUT)
+    except MemoryError as error:
+        return _fail(f"there is not enough memory{_detail(error)}. {_MEMORY_ADVICE}", BAD_INPUT)
+    except Exception as error:
+        if _out_of_memory(error):
+            return _fail(f"there is not enough memory{_detail(error)}. {_MEMORY_ADVICE}", BAD_INPUT)
+        traceback.print_exc()
+        return _fail(
+            "this is a defect of the program, not a mistake of yours: please report it", DEFECT
+        )
+
+
+_MEMORY_ADVICE = (
+    "Give fewer rows at a time (--batch-size, or a file in parts), float32 in place of float64, "
+    "or run it where there is more."
+)
+
+
+def _run(given: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="dms", description="Decide per sample how far each modality deserves trust."
     )
     version = f"dms-spec {PACKAGE}, specification {EDITION}"
     parser.add_argument("--version", action="version", version=version)
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    given = list(sys.argv[1:] if argv is None else argv)
     called = next((word for word in given if not word.startswith("-")), None)
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
@@ -58,37 +107,55 @@ def main(argv: Sequence[str] | None = None) -> int:
             module = import_module(f"dms_spec.cli.{name}")
             module.add_arguments(verb)
             verb.set_defaults(run=module.run)
-    args = parser.parse_args(given)
-    # Our warnings inform the user; they do not show a line of source to a developer.
-    warnings.showwarning = _show_warning
     try:
-        code = int(args.run(args))
-        sys.stdout.flush()  # a reader that went away is noticed here, not at exit
-        return code
-    except (BackendUnavailable, PluginError) as error:
-        return _fail(error, UNAVAILABLE)
-    except VerificationError as error:
-        return _fail(error, OUT_OF_TOLERANCE)
-    except DMSError as error:
-        return _fail(error, BAD_INPUT)
-    except KeyboardInterrupt:
-        print("dms: stopped", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output went away, as in `dms backends | head -1`.
+        args = parser.parse_args(given)
+    except SystemExit:  # --help has printed
+        sys.stdout.flush()
+        raise
+    return int(args.run(args))
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[None]:
+    """Lets the first SIGTERM or SIGHUP stop the run as Ctrl-C does, so that it cleans up."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        raise KeyboardInterrupt(number)
+
+    old = {}
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            old[number] = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """Says whether a library ran out of memory and says so in its own way, as torch does."""
+    return type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+
+
+def _detail(error: BaseException) -> str:
+    text = next(iter(str(error).splitlines()), "")
+    return f": {text}" if text else ""
+
+
+def _drop_stdout() -> None:
+    """Sends what is left of the output nowhere: Python would fail on it once more at its end."""
+    with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return GOOD
-    except Exception:
-        traceback.print_exc()
-        print(
-            "dms: this is a defect of the program, not a mistake of yours: please report it",
-            file=sys.stderr,
-        )
-        return DEFECT
 
 
-def _fail(error: DMSError, code: int) -> int:
-    print(f"dms: {error}", file=sys.stderr)
+def _fail(message: object, code: int) -> int:
+    print(f"dms: {message}", file=sys.stderr)
     return code
 
 

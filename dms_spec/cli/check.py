@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
 from dms_spec.conformance.expected import read_expected
-from dms_spec.conformance.render import badge, html, markdown
-from dms_spec.conformance.report import Report, write_report
+from dms_spec.conformance.render import DRAWN, badge, html, markdown
+from dms_spec.conformance.report import REPORT_MARK, Report, write_report
 from dms_spec.errors import BackendUnavailable, DMSError, FileError, SpecError, install_hint
-from dms_spec.files import replacing
 from dms_spec.markup import text_table
+from dms_spec.outputs import Target, writing_file
+
+_DRAWN = DRAWN.encode()
 
 if TYPE_CHECKING:
     from dms_spec.conformance.context import Context
@@ -76,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.report is not None:
         _check_format(args.report)
+        Target.of_file(args.report, REPORT_MARK if args.report.suffix == ".json" else _DRAWN)
     backend = find_backend(args.backend)
     some = bool(args.check or args.level or args.clause)
     selected = checks(args.check, args.level, args.clause) if some else None
@@ -118,7 +121,7 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
     """Writes the smallest case of each check that fails."""
     from dms_spec.conformance.vectors import freeze, write_vector
 
-    folder.mkdir(parents=True, exist_ok=True)
+    Target.of_folder(folder / "any.json", {}, overwrite=False).make_folder()
 
     def write(planned: Planned, context: Context) -> None:
         if context.last is None:
@@ -161,7 +164,7 @@ def _write(path: Path, report: Report) -> None:
         return
     draw = {".md": markdown, ".html": html}.get(path.suffix)
     text = draw([report]) if draw else badge(report)
-    with replacing(path) as temporary:
+    with writing_file(path, _DRAWN) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
-from dms_spec.files import check_suffix, read_arrays
+from dms_spec.files import array_target, check_suffix, read_arrays
 from dms_spec.markup import text_table
+from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
 from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
@@ -95,21 +96,16 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
     return artifact, batch, result.converted(backend.to_numpy)
 
 
-def check_output(output: Path, source: Path) -> None:
-    """Refuses an output of unknown format, or that is the input, before any work is done.
+def output_target(output: Path, source: Path, kind: str) -> Target:
+    """Gives the target of an output file, checked before any work is done.
 
     Raises:
-        FileError: It is one of the two.
+        FileError: Its format is unknown, it is the input, something else is there, or its folder
+            cannot be written to.
     """
     check_suffix(output)
-    try:
-        same = output.samefile(source)
-    except OSError:  # one of them does not exist, or cannot; opening it will say so
-        return
-    if same:
-        raise FileError(
-            "the output is the input", got=str(output), fix="Choose another output file."
-        )
+    check_not_input(output, source)
+    return array_target(output, kind)
 
 
 def modality_summary(

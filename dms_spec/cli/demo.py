@@ -5,14 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dms_spec.artifact import Artifact, check_target, save_artifact
-from dms_spec.errors import BackendUnavailable, FileError, install_hint
-from dms_spec.files import replacing, write_arrays
+from dms_spec.artifact import Artifact, artifact_target, save_artifact
+from dms_spec.errors import BackendUnavailable, install_hint
+from dms_spec.files import array_mark, save_arrays
+from dms_spec.outputs import Target
 from dms_spec.plugins import get_backend
 
 if TYPE_CHECKING:
@@ -26,6 +25,14 @@ _FILES = {
 _ARTIFACT = "robust"
 _WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust' with what it learned, as an artifact"}
 _SAMPLE = 3
+
+_ARRAYS = "samples"
+# What one knows a file of a demonstration by.
+_MARKS = {
+    "results.json": b'"corruption_learned_from"',
+    "weights.png": b"dms demo",
+    "digits.npz": array_mark("digits.npz", _ARRAYS),
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,17 +75,17 @@ def run(args: argparse.Namespace) -> int:
         ) from error
 
     backend = get_backend(args.backend)
-    _make_folder(args.output)  # before the work, not after it
-    check_target(args.output / _ARTIFACT, overwrite=True)
+    # Before the work, not after it.
+    target = Target.of_folder(args.output, _MARKS, overwrite=True)
+    artifact_target(args.output / _ARTIFACT, overwrite=True)
     result = study.run_study(backend, args.seed, study.REPEATS)
     data = report.as_data(result, args.backend, args.seed)
-    with ExitStack() as stack:  # all files or none
-        new = {name: stack.enter_context(replacing(args.output / name)) for name in _FILES}
+    with target.writing() as new:
         new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        write_arrays(new["digits.npz"], result.example)
+        save_arrays(new["digits.npz"], result.example, _ARRAYS)
         picture.draw(new["weights.png"], result)
-        learned = Artifact(spec=study.SPECS["robust"], parameters=result.parameters)
-        save_artifact(args.output / _ARTIFACT, learned, overwrite=True)
+    learned = Artifact(spec=study.SPECS["robust"], parameters=result.parameters)
+    save_artifact(target.folder / _ARTIFACT, learned, overwrite=True)
     if args.json:
         files = {name: str(args.output / name) for name in _WRITTEN}
         print(json.dumps(data | {"files": files}, indent=2))
@@ -86,24 +93,6 @@ def run(args: argparse.Namespace) -> int:
     print(report.as_text(result, args.backend))
     print(_next_steps(args.output, result))
     return 0
-
-
-def _make_folder(folder: Path) -> None:
-    """Makes the folder, and tries to write to it.
-
-    Raises:
-        FileError: It cannot.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise FileError(
-            f"cannot write into {folder}",
-            expected="a folder, or a place where one can be made",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-            fix="Name another folder with --output.",
-        ) from error
 
 
 def _next_steps(folder: Path, result: Study) -> str:

@@ -17,10 +17,10 @@ from dms_spec.artifact import Artifact
 from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file
 from dms_spec.cli.explain_evidence import hear
 from dms_spec.cli.explain_evidence import text as heard_text
-from dms_spec.cli.explain_plot import draw
+from dms_spec.cli.explain_plot import check_plot, draw
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table, read_table
-from dms_spec.errors import FileError, ShapeError
+from dms_spec.errors import ShapeError
 from dms_spec.files import read_arrays
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend
@@ -47,12 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.plot is not None and args.plot.suffix not in (".png", ".svg", ".pdf"):
-        raise FileError(
-            f"the format of {args.plot} is unknown",
-            expected=".png, .svg or .pdf",
-            got=args.plot.suffix or "no suffix",
-        )
+    if args.plot is not None:
+        check_plot(args.plot)
     artifact = _with_heads(args)
     policy, explained, notes = _of_batch(args) if artifact is None else _of_table(args, artifact)
     if args.plot is not None:

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.colours import BLUE, CARD, GREEN, GREY, MAGENTA, OLIVE, RED, TEAL, VIOLET
-from dms_spec.errors import BackendUnavailable, install_hint
-from dms_spec.files import replacing
+from dms_spec.errors import BackendUnavailable, FileError, install_hint
+from dms_spec.outputs import Target, writing_file
+
+# What one knows a picture by.
+_MARK = b"dms explain"
 
 _COLOURS = (BLUE, RED, GREEN, MAGENTA, OLIVE, TEAL, VIOLET)
 
@@ -68,8 +71,25 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         figure.axes[0].plot([], [], "D", color="black", markersize=5, label="score (their sum)")[0]
     )
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor=CARD)
+    origin = {"Software" if path.suffix == ".png" else "Creator": _MARK.decode()}
+    with writing_file(path, _MARK) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor=CARD, metadata=origin)
+
+
+def check_plot(path: Path) -> None:
+    """Refuses a picture that `draw` could not write, before the work is done.
+
+    Raises:
+        FileError: Its format is unknown, something else is there, or the folder cannot be
+            written to.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise FileError(
+            f"the format of {path} is unknown",
+            expected=".png, .svg or .pdf",
+            got=path.suffix or "no suffix",
+        )
+    Target.of_file(path, _MARK)
 
 
 def _bars(axes: Any, row: int, entry: dict[str, Any], colours: dict[str, str]) -> None:

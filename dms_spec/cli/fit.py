@@ -10,11 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dms_spec.artifact import check_target, save_artifact
+from dms_spec.artifact import artifact_target, save_artifact
 from dms_spec.cli.common import add_modalities, names_of
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
 from dms_spec.markup import text_table
+from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
 
@@ -105,7 +106,8 @@ def run(args: argparse.Namespace) -> int:
         raise BackendUnavailable(
             "learning needs torch and tqdm", got=str(error), fix=install_hint("dms-spec[torch]")
         ) from error
-    check_target(args.output, overwrite=args.overwrite)  # before the work, not after it
+    # Before the work, not after it.
+    target = artifact_target(args.output, overwrite=args.overwrite)
     settings = training.FitSettings(
         epochs=args.epochs,
         patience=args.patience,
@@ -130,7 +132,8 @@ def run(args: argparse.Namespace) -> int:
         need_labels=True,
     )
     spec = _spec(args, given, table.modalities)
-    checkpoint = checkpoint_of(args.output)
+    target.make_folder()  # where the checkpoint lies
+    checkpoint = checkpoint_of(target.folder)
     with _Bars() as bars:
         result = training.fit(
             table,
@@ -142,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
             report=bars,
         )
     save_artifact(args.output, result.artifact, overwrite=args.overwrite)
-    checkpoint.unlink(missing_ok=True)
+    remove(checkpoint, import_module("dms_torch.fit.checkpoint").MARK)
     if result.resumed:
         print(f"dms: note: went on from a checkpoint at {result.resumed}", file=sys.stderr)
     if args.json:

@@ -11,17 +11,19 @@ from typing import Any
 from dms_spec.artifact import load_artifact
 from dms_spec.cli.common import (
     add_modalities,
-    check_output,
     modality_summary,
     modality_table,
     names_of,
+    output_target,
 )
 from dms_spec.embeddings.labels import class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import FileError
-from dms_spec.files import write_arrays
+from dms_spec.files import save_arrays
 from dms_spec.plugins import get_backend
+
+_KIND = "predictions"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
-    check_output(args.output, args.input)
+    target = output_target(args.output, args.input, _KIND)
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
@@ -74,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
             expected="an .npz output",
             got=str(args.output),
         )
-    write_arrays(args.output, results)
+    with target.writing() as new:
+        save_arrays(next(iter(new.values())), results, _KIND)
 
     active = results["active"]
     summary: dict[str, Any] = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dms_spec.conformance.render import badge, html, markdown
+from dms_spec.conformance.render import DRAWN, badge, html, markdown
 from dms_spec.conformance.report import read_reports
 from dms_spec.errors import FileError
-from dms_spec.files import replacing
+from dms_spec.outputs import Target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
+    target = Target.of_file(args.output, DRAWN.encode())
     reports = read_reports(args.reports)
     draw = {".md": markdown, ".html": html}.get(args.output.suffix)
     if draw is not None:
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             f"{args.output} cannot be drawn from {len(reports)} reports",
             expected=".md or .html; .svg of one report",
         )
-    with replacing(args.output) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with target.writing() as new:
+        next(iter(new.values())).write_text(text, encoding="utf-8")
     print(f"wrote {args.output}")
     return 0

@@ -25,6 +25,7 @@ from dms_spec.errors import (
     unknown,
 )
 from dms_spec.markup import text_table
+from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend
 from dms_spec.robustness import (
     Case,
@@ -43,6 +44,7 @@ from dms_spec.robustness import (
     sweep,
 )
 from dms_spec.robustness.corruptions.features import FEATURES
+from dms_spec.robustness.store import STORE_MARK
 
 _QUICK = ("gaussian", "zeroed", "absent", "conflict")
 _PROTOCOLS = ("quick", "full", "sensor")
@@ -107,6 +109,7 @@ def run(args: argparse.Namespace) -> int:
             fix=install_hint("dms-spec[robustness]"),
         ) from error
 
+    target = report.report_target(args.output, overwrite=args.overwrite)
     backend = get_backend(args.backend)
     fitted = load_artifact(args.artifact)
     # A row with nothing left is measured too: its answer is the class frequencies.
@@ -119,8 +122,8 @@ def run(args: argparse.Namespace) -> int:
         note = "the spec refuses rows that are not finite or have nothing present; here they count"
         samples = replace(samples, notes=(*samples.notes, note))
     cases = _cases(args, spec.modalities)
-    report.check_folder(args.output, overwrite=args.overwrite)
-    store = store_of(args.output)
+    target.make_folder()
+    store = store_of(target.folder)
     with _bar() as progress:
         result = measure(
             {"fusion": of_predictor(predictor)},
@@ -134,7 +137,7 @@ def run(args: argparse.Namespace) -> int:
     report.write_report(result, args.output, title=title, overwrite=args.overwrite)
     if args.card:
         report.put_in_card(args.artifact / CARD, report.section(result))
-    store.unlink(missing_ok=True)
+    remove(store, STORE_MARK)
     if result.resumed:
         print(f"dms: note: went on after {result.resumed} finished cases", file=sys.stderr)
     files = {name: str(args.output / name) for name in report.FILES}

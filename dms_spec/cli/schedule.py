@@ -9,12 +9,14 @@ from pathlib import Path
 
 from dms_spec.cli.common import (
     add_input_arguments,
-    check_output,
     modality_summary,
     modality_table,
+    output_target,
     schedule_file,
 )
-from dms_spec.files import write_arrays
+from dms_spec.files import save_arrays
+
+_KIND = "schedule"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,9 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
-    check_output(args.output, args.input)
+    target = output_target(args.output, args.input, _KIND)
     artifact, batch, result = schedule_file(args)
-    write_arrays(args.output, result.arrays())
+    with target.writing() as new:
+        save_arrays(next(iter(new.values())), result.arrays(), _KIND)
 
     samples, _ = batch.shape
     there = True if batch.present is None else batch.present

@@ -39,6 +39,10 @@ _COLOURS = {
 }
 
 
+#: What one knows a drawing by, whatever its format.
+DRAWN = "Drawn by dms report"
+
+
 def markdown(reports: Sequence[Report]) -> str:
     """Writes a verdict for each report, the matrix of clauses, and the worst errors."""
     parts = ["# Conformance results", "", _about(reports), ""]
@@ -111,7 +115,7 @@ def _about(reports: Sequence[Report]) -> str:
     return (
         f"Edition {editions}, suite {suites}, {cases} cases for each property"
         f"{'' if same else ', clauses of different texts'}. "
-        "Drawn by dms report from the reports of dms check."
+        f"{DRAWN} from the reports of dms check."
     )
 
 
@@ -205,7 +209,8 @@ thead th { position: sticky; top: 0; background: var(--paper); }
 .gap { color: var(--gap); }
 pre { white-space: pre-wrap; }"""
 
-_BADGE = """<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" \
+_BADGE = """<!-- Drawn by dms report. -->
+<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" \
 aria-label="{label}: {message}">
 <rect width="{width}" height="20" rx="3" fill="{colour}"/>
 <rect width="{left}" height="20" rx="3" fill="#444"/>

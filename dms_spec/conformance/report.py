@@ -11,7 +11,10 @@ from typing import Any, Literal, Self, get_args
 
 from dms_spec.conformance.registry import LEVELS
 from dms_spec.errors import FileError
-from dms_spec.files import replacing
+from dms_spec.outputs import writing_file
+
+#: What one knows the JSON of a report by.
+REPORT_MARK = b'"clauses_sha256"'
 
 #: Version of the JSON; ``report.schema.json`` describes it.
 REPORT_VERSION = 1
@@ -204,7 +207,7 @@ class Report:
 
 def write_report(path: Path, report: Report) -> None:
     """Writes a report as JSON."""
-    with replacing(path) as temporary:
+    with writing_file(path, REPORT_MARK) as temporary:
         temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 

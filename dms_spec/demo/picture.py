@@ -38,7 +38,7 @@ def draw(path: Path, study: Study) -> None:
             f"noise on {SWEPT}: {_SIGMA}, where the range of an input is 1", fontsize=10
         )
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, format="png", facecolor=CARD)
+    figure.savefig(path, format="png", facecolor=CARD, metadata={"Software": "dms demo"})
 
 
 def _draw_scans(figure: Any, study: Study) -> None:

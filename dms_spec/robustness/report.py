@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from html import escape
 from pathlib import Path
 
 from dms_spec.errors import FileError
-from dms_spec.files import replacing
-from dms_spec.markup import html_list, html_page, html_picture, html_table, markdown_table
+from dms_spec.markup import (
+    GENERATOR,
+    html_list,
+    html_page,
+    html_picture,
+    html_table,
+    markdown_table,
+)
+from dms_spec.outputs import Target, writing_file
 from dms_spec.robustness.findings import (
     CLEAR,
     LEGEND,
@@ -34,6 +40,15 @@ FILES = {
 }
 
 _BEGIN, _END = "<!-- dms robustness: begin -->", "<!-- dms robustness: end -->"
+_FIELDS = ("corruption", "severity", "seed", "pattern", "method", "metric", "value")
+
+# What one knows a file of a report by.
+_MARKS = {
+    "robustness.html": GENERATOR.encode(),
+    "robustness.json": b'"format": "dms-spec robustness',
+    "robustness.csv": ",".join(_FIELDS).encode(),
+    "robustness.md": _BEGIN.encode(),
+}
 
 
 def write_report(
@@ -48,11 +63,11 @@ def write_report(
         overwrite: Replace the files of a report that is there.
 
     Raises:
-        FileError: A file is there already, or the folder cannot be written.
+        FileError: A file is there already (with ``overwrite``, one of somebody else), or the
+            folder cannot be written.
         BackendUnavailable: matplotlib is not installed.
     """
-    folder = Path(folder)
-    check_folder(folder, overwrite=overwrite)
+    target = report_target(folder, overwrite=overwrite)
     pictures = plots(result)
     data = result.to_dict() | {
         "title": title,
@@ -60,40 +75,24 @@ def write_report(
         "sensor_failure": result.sensor_failure(),
         "findings": findings(result),
     }
-    with ExitStack() as stack:
-        new = {name: stack.enter_context(replacing(folder / name)) for name in FILES}
+    with target.writing() as new:
         text = json.dumps(data, indent=1, allow_nan=False)
         new["robustness.json"].write_text(text + "\n", encoding="utf-8")
         new["robustness.html"].write_text(html(result, title, pictures), encoding="utf-8")
         new["robustness.md"].write_text(section(result), encoding="utf-8")
         with new["robustness.csv"].open("w", encoding="utf-8", newline="") as file:
-            fields = ["corruption", "severity", "seed", "pattern", "method", "metric", "value"]
-            writer = csv.DictWriter(file, fields)
+            writer = csv.DictWriter(file, _FIELDS)
             writer.writeheader()
             writer.writerows(result.rows())
 
 
-def check_folder(folder: Path, *, overwrite: bool = False) -> None:
-    """Makes the folder, and refuses what `write_report` would refuse, before the work is done.
+def report_target(folder: Path | str, *, overwrite: bool = False) -> Target:
+    """Gives the target of `write_report`, checked before the work is done.
 
     Raises:
-        FileError: A file of a report is there already, or the folder cannot be made.
+        FileError: As in `write_report`.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FileError(
-            f"cannot write into {folder}",
-            expected="a folder, or a place where one can be made",
-            got=f"{type(error).__name__}: {error.strerror or error}",
-        ) from error
-    there = [name for name in FILES if (folder / name).exists()]
-    if there and not overwrite:
-        raise FileError(
-            f"{folder / there[0]} exists already",
-            expected="a new folder",
-            fix="Choose another, or replace the report: overwrite=True, or --overwrite.",
-        )
+    return Target.of_folder(folder, _MARKS, overwrite=overwrite)
 
 
 # ------------------------------------------------------------------------------------- markdown
@@ -124,7 +123,7 @@ def put_in_card(card: Path, text: str) -> None:
         FileError: The card cannot be read or written.
     """
     try:
-        old = card.read_text(encoding="utf-8")
+        old = card.read_bytes().decode()  # with line ends as they are
     except (OSError, UnicodeDecodeError) as error:
         raise FileError(f"cannot read {card}", got=str(error)) from error
     before, begin, rest = old.partition(_BEGIN)
@@ -136,8 +135,9 @@ def put_in_card(card: Path, text: str) -> None:
             fix="Remove what is left of the section.",
         )
     new = before + text.rstrip("\n") + after if begin else f"{old.rstrip()}\n\n{text}"
-    with replacing(card) as temporary:
-        temporary.write_text(new, encoding="utf-8")
+    # Any card will do, since all that it says besides is kept.
+    with writing_file(card, b"", inside=True) as temporary:
+        temporary.write_text(new, encoding="utf-8", newline="")
 
 
 # ----------------------------------------------------------------------------------------- html

@@ -10,6 +10,9 @@ from dms_spec.errors import ArtifactError, FileError
 
 _FORMAT = "dms-spec robustness cases 1"
 
+#: What one knows a store by.
+STORE_MARK = f'{{"format": "{_FORMAT}"'.encode()
+
 
 class Store:
     """Holds finished cases by key, on disk as they come.

@@ -11,9 +11,12 @@ from dms_onnx.opsets import TRACED, check_opset
 from dms_onnx.trace import check_names, input_axes, trace_predictor, trace_scheduler
 from dms_onnx.verify import verify
 from dms_spec.artifact import Artifact
-from dms_spec.errors import FileError, SpecError, UnsupportedCapability
-from dms_spec.files import replacing_folder
+from dms_spec.errors import SpecError, UnsupportedCapability
 from dms_spec.interface.exporter import Exporter
+from dms_spec.outputs import Target
+
+#: The files of an export, and what one knows them by.
+MARKS = {"model.onnx": b"dms-spec", "verification.json": b'"inputs_sha256"'}
 
 #: The dtypes that inputs may have.
 DTYPES = ("float32", "float16")
@@ -35,12 +38,7 @@ class OnnxExporter(Exporter):
     ) -> Path:
         dtype, opset = _checked(**options)
         folder = Path(folder) / self.name
-        if folder.exists() and not overwrite:
-            raise FileError(
-                f"{folder} exists already",
-                expected="a new folder",
-                fix="Choose another, or replace it: overwrite=True, or --overwrite.",
-            )
+        target = Target.of_folder(folder, MARKS, overwrite=overwrite, alone=True, inside=True)
         check_names(artifact)
         if artifact.has_heads:
             dtypes = dict.fromkeys(artifact.spec.modalities, dtype)
@@ -52,10 +50,10 @@ class OnnxExporter(Exporter):
         check_model(model, "the exported graph")
         report = verify(model)
         report["notes"] = [*notes, *report["notes"]]
-        with replacing_folder(folder) as new:
-            (new / "model.onnx").write_bytes(model.SerializeToString())
+        with target.writing() as new:
+            new["model.onnx"].write_bytes(model.SerializeToString())
             text = json.dumps(report, indent=2)
-            (new / "verification.json").write_text(text + "\n", encoding="utf-8")
+            new["verification.json"].write_text(text + "\n", encoding="utf-8")
         return folder / "model.onnx"
 
     def verify(self, path: Path) -> dict[str, Any]:

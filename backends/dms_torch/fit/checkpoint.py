@@ -13,14 +13,18 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import ArtifactError, FileError
-from dms_spec.files import read_arrays, replacing
+from dms_spec.files import array_mark, read_arrays, save_arrays
+from dms_spec.outputs import remove, writing_file
 
 _FORMAT = "dms-spec checkpoint 1"
 _KEY = "dms"
+_KIND = "checkpoint"
+
+#: What one knows a checkpoint by.
+MARK = array_mark(".safetensors", _KIND)
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -113,7 +117,7 @@ class Checkpoint:
     def discard(self) -> None:
         """Removes the file if it is of this run, which cannot be finished."""
         if self._path is not None and self._own:
-            self._path.unlink(missing_ok=True)
+            remove(self._path, MARK)
 
     def save(self, state: State) -> None:
         """Writes a state, unless the last one is recent.
@@ -123,11 +127,8 @@ class Checkpoint:
         """
         if self._path is None or time.monotonic() - self._written < self._seconds:
             return
-        from safetensors.numpy import save_file
-
         data = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "arrays"}
         data |= {"format": _FORMAT, "run": self._run}
-        arrays = {name: np.asarray(array, order="C") for name, array in state.arrays.items()}
-        with replacing(self._path) as temporary:
-            save_file(arrays, temporary, metadata={_KEY: json.dumps(data)})
+        with writing_file(self._path, MARK) as temporary:
+            save_arrays(temporary, state.arrays, _KIND, {_KEY: json.dumps(data)})
         self._written, self._own = time.monotonic(), True

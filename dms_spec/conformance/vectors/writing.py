@@ -13,9 +13,12 @@ from numpy.typing import NDArray
 
 from dms_spec._version import EDITION
 from dms_spec.conformance.vectors.vector import Vector
-from dms_spec.files import replacing
+from dms_spec.outputs import writing_file
 
 FORMAT = "dms-vectors"
+
+#: What one knows a file of vectors by.
+VECTOR_MARK = b'"format": "dms-vectors"'
 #: The layout of a file. A newer one is refused, not guessed at.
 FORMAT_VERSION = 1
 
@@ -99,5 +102,5 @@ def write_vector(path: Path, vector: Vector) -> None:
 
 def write_vectors(path: Path, vectors: Sequence[Vector]) -> None:
     """Writes a file with some vectors, and raises like `write_vector`."""
-    with replacing(path) as temporary:
+    with writing_file(path, VECTOR_MARK) as temporary:
         temporary.write_text(to_json(vectors), encoding="utf-8", newline="\n")
