@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec._version import ARTIFACT_FORMAT, PACKAGE
-from dms_spec.errors import ArtifactError, DMSWarning
+from dms_spec.errors import ArtifactError, DMSWarning, FileError, UnknownName
 from dms_spec.files import array_mark, read_arrays, save_arrays
 from dms_spec.markup import markdown_table, percent
 from dms_spec.outputs import ARTIFACT, Target
 from dms_spec.spec import SchedulerSpec
+from dms_spec.texts import read_json
+from dms_spec.typed import read_typed
 
 CONFIG, MODEL, CARD = "config.json", "model.safetensors", "README.md"
 
@@ -66,6 +68,26 @@ class Artifact:
         return {
             name: array for name, array in self.parameters.items() if not name.startswith(_HEADS)
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """Says what a parameter is, as a config lists it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Holds what ``config.json`` of an artifact says."""
+
+    format: str
+    format_version: int
+    package: str
+    spec: Mapping[str, Any]
+    parameters: Mapping[str, Described]
+    model: Mapping[str, Any] = field(default_factory=dict)
 
 
 def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = False) -> None:
@@ -135,43 +157,40 @@ def load_artifact(path: Path | str) -> Artifact:
     """
     path = Path(path)
     try:
-        config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_json(path / CONFIG)
+    except FileError as error:
         raise ArtifactError(
             f"{path} is not an artifact",
             expected=f"a folder with {CONFIG}, {MODEL} and {CARD}",
-            got=f"{type(error).__name__}: {error}",
+            got=error.got,
             fix="Check the path; an interrupted download or copy has to be repeated.",
         ) from error
-    if not isinstance(config, dict) or config.get("format") != "dms-spec":
+    if not isinstance(data, dict) or data.get("format") != "dms-spec":
         raise ArtifactError(f"{path / CONFIG} is not of dms-spec", expected='"format": "dms-spec"')
-    version = config.get("format_version")
-    if not isinstance(version, int) or not 1 <= version <= ARTIFACT_FORMAT:
+    version = data.get("format_version")
+    if type(version) is not int or not 1 <= version <= ARTIFACT_FORMAT:
         raise ArtifactError(
             f"{path} has a format that this package does not read",
             expected=f"format_version 1 to {ARTIFACT_FORMAT}",
-            got=f"{version!r}, written by dms-spec {config.get('package', '?')}",
+            got=f"{version!r}, written by dms-spec {data.get('package', '?')}",
             fix="Update dms-spec.",
         )
-    spec = SchedulerSpec.from_dict(config.get("spec", {}))
+    try:
+        config = read_typed(Config, data, str(path / CONFIG))
+    except (FileError, UnknownName) as error:
+        raise ArtifactError(error.what, expected=error.expected, got=error.got) from error
+    spec = SchedulerSpec.from_dict(config.spec)
     parameters = read_arrays(path / MODEL)
-    if _table(parameters) != config.get("parameters"):
+    if _table(parameters) != data["parameters"]:
         raise ArtifactError(
             f"{CONFIG} and {MODEL} in {path} do not belong together",
-            expected=json.dumps(config.get("parameters")),
+            expected=json.dumps(data["parameters"]),
             got=json.dumps(_table(parameters)),
             fix="Both must come from one save.",
         )
     for name, array in parameters.items():
         _check_parameter(name, array)
-    model = config.get("model", {})
-    if not isinstance(model, dict):
-        raise ArtifactError(
-            f"the model in {path / CONFIG} is of the wrong kind",
-            expected="an object",
-            got=type(model).__name__,
-        )
-    return Artifact(spec=spec, parameters=parameters, model=model)
+    return Artifact(spec=spec, parameters=parameters, model=config.model)
 
 
 def _table(parameters: Mapping[str, NDArray[Any]]) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from numpy.typing import NDArray
 
 from dms_spec.errors import FileError
 from dms_spec.outputs import Target
+from dms_spec.texts import parse_json
 
 SUFFIXES = (".npz", ".safetensors")
+
+# As much as the library of safetensors takes.
+_LARGEST_HEADER = 100_000_000
 
 # What files begin with: a zip archive, also an empty one, and a single array.
 _ZIP, _NPY = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
@@ -54,6 +59,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     from safetensors import safe_open
 
+    _check_header(path)
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
 
@@ -72,6 +78,10 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
+            if twice := _twice(archive.files):
+                raise FileError(
+                    f"cannot read {path}", expected="each array once", got=f"{twice!r} twice"
+                )
             return {name: _native(_member(path, archive, name)) for name in archive.files}
 
 
@@ -103,6 +113,7 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     # must not depend on what was imported before.
     with suppress(ImportError):
         import ml_dtypes  # noqa: F401
+    _check_header(path)
     arrays = {}
     with safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
@@ -116,6 +127,25 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
                     fix="Cast it to float32 before writing it.",
                 ) from error
     return arrays
+
+
+def _check_header(path: Path) -> None:
+    """Refuses a ``.safetensors`` file that says something twice: its reader takes the last."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size <= _LARGEST_HEADER:  # the reader refuses others
+            header = file.read(size)
+    if size <= _LARGEST_HEADER and len(header) == size:
+        try:
+            text = header.decode()
+        except UnicodeDecodeError:
+            return  # the reader says so
+        parse_json(text, f"the header of {path}")
+
+
+def _twice(names: Iterable[str]) -> str:
+    """Names the first that occurs twice; empty if none does."""
+    return next((name for name, count in Counter(names).items() if count > 1), "")
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str = "arrays") -> None:

@@ -10,7 +10,8 @@ from math import inf
 from typing import Any, Literal, Self, get_args
 
 from dms_spec._version import EDITION, SUPPORTED_EDITIONS
-from dms_spec.errors import SpecError, closest, unknown
+from dms_spec.errors import FileError, SpecError, closest, unknown
+from dms_spec.texts import parse_json
 
 Fusion = Literal["feature", "logit", "probability", "evidence"]
 NonFinite = Literal["mask", "raise"]
@@ -191,9 +192,9 @@ class SchedulerSpec:
             UnknownName: A key is not a field.
         """
         try:
-            data = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise SpecError("the spec is not JSON", got=str(error)) from error
+            data = parse_json(text, "the spec")
+        except FileError as error:
+            raise SpecError("the spec is not JSON", got=error.got) from error
         return cls.from_dict(data)
 
 

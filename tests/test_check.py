@@ -15,9 +15,10 @@ from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.expected import Expectation, read_expected
 from dms_spec.conformance.mutants import get_mutant
 from dms_spec.conformance.mutants.mutant import Mutant, MutantBackend
+from dms_spec.conformance.reading import read_reports
 from dms_spec.conformance.registry import LEVELS, checks
 from dms_spec.conformance.render import badge, badge_message, html, markdown
-from dms_spec.conformance.report import Report, Result, read_reports, write_report
+from dms_spec.conformance.report import Report, Result, write_report
 from dms_spec.conformance.runner import known_checks, plan, report, run, run_check, run_one
 from dms_spec.errors import FileError, SpecError, UnknownName, UnsupportedCapability
 from dms_spec.interface.capabilities import Capabilities
@@ -31,6 +32,12 @@ def numpy_report() -> Report:
     backend = get_backend("numpy")
     planned = plan(backend, dtypes=["float32"])
     return run(backend, planned, registered=len(planned), examples=2)
+
+
+@pytest.fixture(scope="module")
+def partial_report(numpy_report: Report) -> Report:
+    """The same, as the part of a whole run that it is."""
+    return replace(numpy_report, registered=len(plan(get_backend("numpy"))))
 
 
 # ------------------------------------------------------------------------------------ the registry
@@ -165,24 +172,50 @@ def test_certify_mode_repeats_exactly_and_explore_mode_does_not() -> None:
 
 
 def test_a_report_survives_its_file_and_a_changed_one_is_refused(
-    numpy_report: Report, tmp_path: Path
+    partial_report: Report, tmp_path: Path
 ) -> None:
     path = tmp_path / "report.json"
-    write_report(path, numpy_report)
+    write_report(path, partial_report)
     data = json.loads(path.read_text())
     assert json.loads(json.dumps(read_reports([path])[0].to_dict())) == data
-    assert data == json.loads(json.dumps(numpy_report.to_dict()))
+    assert data == json.loads(json.dumps(partial_report.to_dict()))
     for change in (
         {"verdict": "non-conformant"},
         {"counts": data["counts"] | {"passed": 1}},
         {"report_version": 2},
         {"results": data["results"][1:]},
+        {"backend": 3},
+        {"seed": 1.5},
+        {"more": 1},
+        {"results": [data["results"][0] | {"status": "good"}, *data["results"][1:]]},
     ):
         path.write_text(json.dumps(data | change))
-        with pytest.raises(FileError):
+        with pytest.raises((FileError, UnknownName)):
             read_reports([path])
     path.write_text("[]")
-    with pytest.raises(FileError, match="damaged"):
+    with pytest.raises(FileError, match="an object"):
+        read_reports([path])
+
+
+@pytest.mark.parametrize("what", ["registered", "self_test", "twice", "level", "suite"])
+def test_what_a_report_says_of_the_suite_is_not_believed(
+    partial_report: Report, tmp_path: Path, what: str
+) -> None:
+    """A selection that says that it is whole, wrong backends that it has not met, other checks."""
+    few = replace(partial_report, results=partial_report.results[:6])
+    first = few.results[0]
+    forged = {
+        "registered": replace(few, registered=6),
+        "self_test": replace(few, self_test={}),
+        "twice": replace(few, results=(*few.results, first)),
+        "level": replace(few, results=(replace(first, level="export"), *few.results[1:])),
+        "suite": replace(few, suite="0.0.1"),
+    }[what]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(few.to_dict()))
+    assert read_reports([path])[0].verdict == "partial"
+    path.write_text(json.dumps(forged.to_dict()))
+    with pytest.raises(FileError, match="another suite" if what == "suite" else "add up"):
         read_reports([path])
 
 

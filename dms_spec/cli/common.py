@@ -18,6 +18,7 @@ from dms_spec.markup import text_table
 from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
+from dms_spec.texts import read_text
 from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
 
 
@@ -162,8 +163,8 @@ def read_spec(text: str, modalities: str | None, count: int | None = None) -> Ar
         if path.is_dir():
             return load_artifact(path)
         if path.is_file():
-            return Artifact(spec=SchedulerSpec.from_json(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:  # such as a JSON text in place of its file
+            return Artifact(spec=SchedulerSpec.from_json(read_text(path)))
+    except OSError as error:  # such as a JSON text in place of its file
         raise FileError(f"cannot read {path}", got=str(error)) from error
     raise SpecError(
         f"there is no spec {text!r}",

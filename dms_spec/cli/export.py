@@ -10,6 +10,7 @@ from typing import Any
 from dms_spec.cli.common import read_spec
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_exporter
+from dms_spec.texts import read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     given = {"dtype": args.dtype, "opset": args.opset}
     options = {name: value for name, value in given.items() if value is not None}
     path = exporter.export(artifact, args.output, overwrite=args.overwrite, **options)
-    report = json.loads(path.with_name("verification.json").read_text(encoding="utf-8"))
+    report = read_json(path.with_name("verification.json"))
     if args.json:
         print(json.dumps({"output": str(path), **report}, indent=2))
         return 0

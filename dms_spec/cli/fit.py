@@ -18,6 +18,7 @@ from dms_spec.markup import text_table
 from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
+from dms_spec.texts import read_text
 
 _SPEC = "robust"
 
@@ -170,8 +171,8 @@ def _json_spec(text: str | None) -> SchedulerSpec | None:
     path = Path(text)
     try:
         if path.is_file():
-            return SchedulerSpec.from_json(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+            return SchedulerSpec.from_json(read_text(path))
+    except OSError as error:
         raise FileError(f"cannot read {path}", got=str(error)) from error
     raise SpecError(
         f"there is no spec {text!r}",

@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from dms_spec.conformance.render import DRAWN, badge, html, markdown
-from dms_spec.conformance.report import read_reports
-from dms_spec.errors import FileError
+from dms_spec.errors import BackendUnavailable, FileError, install_hint
 from dms_spec.outputs import Target
 
 
@@ -28,6 +27,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
 
     target = Target.of_file(args.output, DRAWN.encode())
+    try:
+        from dms_spec.conformance.reading import read_reports
+    except ImportError as error:
+        raise BackendUnavailable(
+            "the checks of a report are counted by the conformance suite",
+            got=str(error),
+            fix=install_hint("dms-spec[conformance]"),
+        ) from error
     reports = read_reports(args.reports)
     draw = {".md": markdown, ".html": html}.get(args.output.suffix)
     if draw is not None:

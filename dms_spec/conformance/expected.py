@@ -19,6 +19,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from dms_spec.errors import FileError, SpecError, unknown
+from dms_spec.texts import read_text
+from dms_spec.typed import read_typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +46,20 @@ def read_expected(path: Path, checks: Iterable[str]) -> list[Expectation]:
         SpecError, UnknownName: An entry lacks a reason, or names a check or key that is not there.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = tomllib.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, FileError):
+            raise
         raise FileError(f"cannot read {path}", expected="TOML", got=str(error)) from error
     known = [f.name for f in fields(Expectation)]
     names, found = set(checks), []
     for key in data:
         if key != "expect":
             raise unknown(f"table in {path}", key, ("expect",))
-    for entry in data.get("expect", []):
+    entries = data.get("expect", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise FileError(f"expect in {path} is no table", expected="[[expect]]", got=repr(entries))
+    for entry in entries:
         for key in entry:
             if key not in known:
                 raise unknown(f"key in {path}", key, known)
@@ -65,5 +72,5 @@ def read_expected(path: Path, checks: Iterable[str]) -> list[Expectation]:
             )
         if entry["check"] not in names:
             raise unknown(f"check in {path}", entry["check"], names)
-        found.append(Expectation(**{key: str(value) for key, value in entry.items()}))
+        found.append(read_typed(Expectation, entry, str(path)))
     return found

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from dms_spec.conformance.registry import LEVELS
 from dms_spec.errors import FileError
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.outputs import writing_file
+from dms_spec.typed import read_typed
 
 #: What one knows the JSON of a report by.
 REPORT_MARK = b'"clauses_sha256"'
@@ -177,30 +179,22 @@ class Report:
         Raises:
             FileError: It is of another version, damaged, or its sums do not add up.
         """
-        try:
-            if data["report_version"] != REPORT_VERSION:
-                raise FileError(
-                    "the report is of another version",
-                    expected=str(REPORT_VERSION),
-                    got=str(data["report_version"]),
-                )
-            results = tuple(Result(**r | {"clauses": tuple(r["clauses"])}) for r in data["results"])
-            names = [name for name in cls.__dataclass_fields__ if name != "results"]
-            report = cls(**{name: data[name] for name in names}, results=results)
-            written = {key: data[key] for key in ("verdict", "counts", "levels")}
-        except FileError:
-            raise
-        except Exception as error:
+        if isinstance(data, Mapping) and data.get("report_version", 1) != REPORT_VERSION:
             raise FileError(
-                "the report is damaged", got=f"{type(error).__name__}: {error}"
-            ) from error
+                "the report is of another version",
+                expected=str(REPORT_VERSION),
+                got=str(data["report_version"]),
+            )
+        file = read_typed(ReportFile, data, "the report")
+        names = [name for name in cls.__dataclass_fields__ if name != "backend"]
+        report = cls(backend=data["backend"], **{name: getattr(file, name) for name in names})
+        written = {key: data[key] for key in ("verdict", "reasons", "counts", "levels", "worst")}
         found = {key: getattr(report, key) for key in written}
-        if found != written or any(r.status not in get_args(Status) for r in results):
-            wrong = [key for key in written if found[key] != written[key]]
+        if wrong := [key for key in written if found[key] != written[key]]:
             raise FileError(
                 "the report does not add up",
                 expected="sums and verdict that follow from its results",
-                got=f"other {', '.join(wrong) or 'statuses'}",
+                got=f"other {', '.join(wrong)}",
             )
         return report
 
@@ -208,20 +202,36 @@ class Report:
 def write_report(path: Path, report: Report) -> None:
     """Writes a report as JSON."""
     with writing_file(path, REPORT_MARK) as temporary:
-        temporary.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(report.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
 
 
-def read_reports(paths: Sequence[Path]) -> list[Report]:
-    """Reads reports from files.
+@dataclass(frozen=True, kw_only=True)
+class BackendFile:
+    """Describes what a report says of its backend."""
 
-    Raises:
-        FileError: A file is missing or damaged, or its sums do not add up.
-    """
-    reports = []
-    for path in paths:
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise FileError(f"cannot read {path}", expected="a report", got=str(error)) from error
-        reports.append(Report.from_dict(data))
-    return reports
+    name: str
+    claims: Capabilities
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFile:
+    """Describes the JSON file of a report: what `Report` holds, and what follows from it."""
+
+    report_version: Literal[1]
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    counts: Mapping[str, int]
+    levels: Mapping[str, Mapping[str, int]]
+    worst: Mapping[str, Mapping[str, float]]
+    backend: BackendFile
+    edition: str
+    clauses_sha256: str
+    suite: str
+    seed: int | None
+    examples: int
+    registered: int
+    self_test: Mapping[str, bool]
+    environment: Mapping[str, Any]
+    results: tuple[Result, ...]

@@ -8,6 +8,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 
 from dms_spec._version import PACKAGE
 from dms_spec.conformance import clauses, strategies
@@ -157,7 +158,8 @@ def run_one(
         message=message.strip(),
         reproduce=f"from dms_spec.conformance import run_check\n{call}" if message else "",
         seconds=round(time.perf_counter() - start, 3),
-        worst={name: round(value, 3) for name, value in context.worst.items()},
+        # An error that is not finite is a failure, and its message says so.
+        worst={name: round(v, 3) for name, v in context.worst.items() if isfinite(v)},
     )
 
 

@@ -30,6 +30,7 @@ from dms_spec.robustness.findings import (
 from dms_spec.robustness.methods import ORACLE, STATIC
 from dms_spec.robustness.plots import plots
 from dms_spec.robustness.result import Result
+from dms_spec.texts import read_text
 
 #: The files of a report, and what is in each.
 FILES = {
@@ -122,10 +123,7 @@ def put_in_card(card: Path, text: str) -> None:
     Raises:
         FileError: The card cannot be read or written.
     """
-    try:
-        old = card.read_bytes().decode()  # with line ends as they are
-    except (OSError, UnicodeDecodeError) as error:
-        raise FileError(f"cannot read {card}", got=str(error)) from error
+    old = read_text(card)  # with line ends as they are
     before, begin, rest = old.partition(_BEGIN)
     _, end, after = rest.partition(_END)
     if begin and not end:

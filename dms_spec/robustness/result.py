@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -24,11 +23,42 @@ from dms_spec.robustness.patterns import (
     expected,
     named,
 )
+from dms_spec.texts import LARGEST_RESULT, read_json
+from dms_spec.typed import read_typed
 
 _FORMAT = "dms-spec robustness 1"
 
 #: By method, a score of each metric; None where there is nothing to measure.
 Scores = Mapping[str, dict[str, float | None]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Reliability:
+    """Describes the bars of a reliability diagram, a number for each bin."""
+
+    share: tuple[float, ...]
+    confidence: tuple[float | None, ...]
+    accuracy: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Curves:
+    """Describes what `Measured.curves` holds of a method."""
+
+    reliability: _Reliability
+    risk_at_coverage: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Corruption:
+    """Describes what `Result.corruptions` holds of a corruption."""
+
+    meaning: str
+    unit: str
+    kind: str
+    told: bool
+    clean_at: float | None
+    severities: tuple[float, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +86,7 @@ class Measured:
     seed: int
     hit: float
     scores: Scores
-    curves: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     right: Mapping[str, str] = field(default_factory=dict)
     heads: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -67,8 +97,15 @@ class Measured:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Reads what `to_dict` gave."""
-        return cls(**{**data, "notes": tuple(data["notes"])})
+        """Reads what `to_dict` gave.
+
+        Raises:
+            FileError, UnknownName: It is something else.
+        """
+        found = read_typed(cls, data, "a case")
+        for name, curves in found.curves.items():
+            read_typed(_Curves, curves, f"the curves of {name}")
+        return found
 
 
 def pack(right: NDArray[np.bool_]) -> str:
@@ -333,33 +370,74 @@ class Result:
         Raises:
             ArtifactError: It is something else.
         """
+        if not isinstance(data, Mapping):
+            raise FileError("this is not a robustness result", expected="an object")
         if data.get("format") != _FORMAT:
             got = repr(data.get("format"))
             raise ArtifactError("this is not a robustness result", expected=repr(_FORMAT), got=got)
-        return cls(
-            modalities=tuple(data["modalities"]),
-            methods=tuple(data["methods"]),
-            samples=data["samples"],
+        file = read_typed(ResultFile, data, "the result")
+        result = cls(
+            modalities=file.modalities,
+            methods=file.methods,
+            samples=file.samples,
             corruptions=data["corruptions"],
-            cases=tuple(Measured.from_dict(case) for case in data["cases"]),
-            notes=tuple(data["notes"]),
+            cases=tuple(Measured.from_dict(case) for case in file.cases),
+            notes=file.notes,
         )
+        result._check()
+        return result
+
+    def _check(self) -> None:
+        """Refuses parts that do not fit each other.
+
+        Raises:
+            FileError: A case is of a corruption that is not described, or a mask is no mask of
+                the samples.
+        """
+        size = 2 * ((self.samples + 7) // 8)
+        for case in self.cases:
+            if case.corruption not in self.corruptions:
+                raise FileError(
+                    "the result has a case of a corruption that it does not describe",
+                    expected=" or ".join(self.corruptions),
+                    got=case.corruption,
+                )
+            for mask in case.right.values():
+                if len(mask) != size or not set(mask) <= set("0123456789abcdef"):
+                    raise FileError(
+                        "a mask of the result does not fit its samples",
+                        expected=f"{size} hexadecimal digits",
+                        got=f"{mask:.20}, {len(mask)} in all",
+                    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultFile:
+    """Describes the JSON file of a result: what `Result` holds, and what follows from it."""
+
+    format: Literal["dms-spec robustness 1"]
+    package: str
+    modalities: tuple[str, ...]
+    methods: tuple[str, ...]
+    samples: int
+    corruptions: Mapping[str, _Corruption]
+    notes: tuple[str, ...]
+    cases: tuple[Mapping[str, Any], ...]
+    title: str = ""
+    summary: tuple[Mapping[str, Any], ...] = ()
+    sensor_failure: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
 
 
 def read_result(path: Path | str) -> Result:
     """Reads a result from the JSON that a report has beside it.
 
     Raises:
-        FileError: The file cannot be read.
+        FileError: The file cannot be read, or is damaged.
+        UnknownName: It has a key that no result has.
         ArtifactError: It is something else.
     """
-    try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-        return Result.from_dict(data)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise FileError(f"cannot read {path}", got=f"{type(error).__name__}: {error}") from error
+    return Result.from_dict(read_json(path, LARGEST_RESULT))
 
 
 def merge(results: Iterable[Result]) -> Result:

@@ -1,12 +1,19 @@
-"""Keeps finished cases until the report is written: a file with one line of JSON for each."""
+"""Keeps finished cases until the report is written: a file with one line for each.
+
+A line is a checksum and JSON.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from dms_spec.errors import ArtifactError, FileError
+from dms_spec.errors import ArtifactError, FileError, UnknownName
+from dms_spec.texts import LARGEST_RESULT, parse_json, read_bytes
+from dms_spec.typed import read_typed
 
 _FORMAT = "dms-spec robustness cases 1"
 
@@ -48,11 +55,11 @@ class Store:
         self._cases[json.dumps(key)] = value
         if self._path is None:
             return
-        line = json.dumps({"key": key, "value": value}, allow_nan=False) + "\n"
+        body = json.dumps({"key": key, "value": value}, allow_nan=False)
+        line = f"{_checksum(body)} {body}\n"
         try:
             if not self._whole:
-                header = json.dumps({"format": _FORMAT, "fingerprint": self._fingerprint})
-                line = f"{header}\n{line}"
+                line = self._header().decode() + line
             with self._path.open("r+b" if self._whole else "wb") as file:
                 file.seek(self._whole)
                 file.truncate()
@@ -61,25 +68,23 @@ class Store:
             raise FileError(f"cannot write {self._path}", got=str(error)) from error
 
     def _read(self, path: Path) -> None:
+        content = read_bytes(path, LARGEST_RESULT)
+        end = content.rfind(b"\n") + 1
+        start = self._header()
+        if not end and start.startswith(content):  # cut short at once, or empty
+            return
         try:
-            content = path.read_bytes()
-            end = content.rfind(b"\n") + 1
-            lines = [json.loads(line) for line in content[:end].splitlines()]
-            if not lines:
-                return
-            header, *rest = lines
-            if header["format"] != _FORMAT:
-                raise ValueError(header["format"])
-            own = header["fingerprint"]
-            self._cases = {json.dumps(entry["key"]): entry["value"] for entry in rest}
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            first, *lines = content[:end].decode().splitlines()
+            header = read_typed(_Header, parse_json(first, str(path)), str(path))
+            self._cases = dict(_parsed(line, path) for line in lines)
+        except (ValueError, UnknownName) as error:
             raise FileError(
                 f"cannot go on from {path}",
                 expected="the cases of an interrupted run",
-                got=f"{type(error).__name__}: {error}",
+                got=str(error),
                 fix="Remove the file to start anew.",
             ) from error
-        if own != self._fingerprint:
+        if header.fingerprint != self._fingerprint:
             raise ArtifactError(
                 f"{path} is of another run",
                 expected="the same samples, methods and settings",
@@ -87,3 +92,35 @@ class Store:
                 fix="Give the same arguments to go on, or remove the file to start anew.",
             )
         self._whole = end
+
+    def _header(self) -> bytes:
+        text = json.dumps({"format": _FORMAT, "fingerprint": self._fingerprint})
+        return f"{text}\n".encode()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """Describes the first line of a store."""
+
+    format: Literal["dms-spec robustness cases 1"]
+    fingerprint: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreLine:
+    """Describes what stands after the checksum in every other line of a store."""
+
+    key: tuple[Any, ...]
+    value: Any
+
+
+def _parsed(line: str, path: Path) -> tuple[str, Any]:
+    checksum, _, body = line.partition(" ")
+    if checksum != _checksum(body):
+        raise ValueError("a line that is not as it was written")
+    entry = read_typed(StoreLine, parse_json(body, str(path)), str(path))
+    return json.dumps(entry.key), entry.value
+
+
+def _checksum(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:16]

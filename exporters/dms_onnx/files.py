@@ -13,6 +13,7 @@ import onnx
 
 from dms_onnx.opsets import check_versions
 from dms_spec.errors import FileError
+from dms_spec.texts import read_bytes
 
 # Far more than any scheduler; a protobuf cannot be larger than 2 GiB in any case.
 _LARGEST = 1 << 30
@@ -29,10 +30,7 @@ def read_model(path: Path) -> onnx.ModelProto:
         VerificationError: Its opset or its IR version is not one that we write.
     """
     try:
-        size = path.stat().st_size
-        if size > _LARGEST:
-            raise FileError(f"{path} is too large", expected="1 GiB at most", got=f"{size} bytes")
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model_from_string(read_bytes(path, _LARGEST))
     except FileError:
         raise
     except Exception as error:  # protobuf has its own, and not one of them is a ValueError

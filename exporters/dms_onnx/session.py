@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_onnx.files import read_model
+from dms_onnx.metadata import read_parameters
 from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.errors import (
     BackendUnavailable,
@@ -61,8 +62,11 @@ class Session:
 
         Raises:
             FileError: The file is missing, damaged, or not one that dms-spec exports.
+            VerificationError: Its parameters are not those that were exported.
         """
-        return cls(read_model(Path(path)).SerializeToString(), device, threads=threads)
+        model = read_model(Path(path))
+        read_parameters(model)
+        return cls(model.SerializeToString(), device, threads=threads)
 
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the graph, by name, as arrays of the library that came in.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 
 from dms_onnx.lock import tracing
+from dms_onnx.metadata import PREFIX, Parameters, parameters_hash
 from dms_onnx.namespace import onnx_namespace
 from dms_onnx.opsets import TRACED, converted
 from dms_spec._version import PACKAGE
@@ -34,10 +34,6 @@ from dms_spec.plugins.containment import described
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import AXES, INPUT_NAMES, TERMS, ModalityBatch
 
-Parameters = Mapping[str, NDArray[Any]]
-
-#: What every key of ours in a model's metadata begins with.
-PREFIX = "dms_spec."
 
 
 @dataclass(kw_only=True)
@@ -264,16 +260,6 @@ def _heads(
         outputs=outputs,
     )
     return given, embeddings, present, parameters
-
-
-def parameters_hash(parameters: Parameters) -> str:
-    """Computes SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
-    digest = hashlib.sha256()
-    for name in sorted(parameters):
-        array = np.ascontiguousarray(parameters[name])
-        digest.update(f"{name} {array.dtype.name} {list(parameters[name].shape)}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _finished(

@@ -7,7 +7,6 @@ metadata, the parameters as named initializers. So the same questions can be ask
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from dms_onnx import batches
+from dms_onnx.metadata import read_metadata, read_parameters
 from dms_onnx.session import Session
-from dms_onnx.trace import PREFIX, input_axes, output_axes, parameters_hash
+from dms_onnx.trace import input_axes, output_axes
 from dms_onnx.truth import Answer, Truth
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
@@ -32,6 +32,7 @@ from dms_spec.engine.resolve import resolve
 from dms_spec.errors import DMSError, FileError, VerificationError
 from dms_spec.plugins import available, get_backend, installed_version
 from dms_spec.spec import SchedulerSpec
+from dms_spec.texts import parse_json
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -142,34 +143,17 @@ def _described(model: onnx.ModelProto) -> tuple[Artifact, bool]:
     """Reads the artifact that a model's metadata and initializers describe, and whether it has
     heads.
     """
-    data = {p.key.removeprefix(PREFIX): p.value for p in model.metadata_props}
-    if "spec" not in data:
-        raise FileError(
-            "the model was not exported by dms-spec",
-            expected=f"metadata that begins with {PREFIX!r}",
-            got=", ".join(p.key for p in model.metadata_props) or "no metadata",
-        )
+    data = read_metadata(model)
     try:
         spec = SchedulerSpec.from_json(data["spec"])
-        names, about = json.loads(data["parameters"]), json.loads(data.get("model", "{}"))
-        if not isinstance(about, dict) or not isinstance(names, list):
-            raise TypeError("parameters are a list, and model is an object")
-        if not all(isinstance(name, str) for name in names):
-            raise TypeError("the names of parameters are strings")
+        about = parse_json(data.get("model", "{}"), "the model's metadata")
+        if not isinstance(about, dict):
+            raise TypeError("model is an object")
     except DMSError:
         raise
     except Exception as error:
         raise FileError("the model's metadata is damaged", got=str(error)) from error
-    found = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    lost = [name for name in names if name not in found]
-    parameters = {name: found[name] for name in names if name in found}
-    if lost or parameters_hash(parameters) != data.get("parameters_sha256"):
-        raise VerificationError(
-            "the parameters are not those that were exported",
-            expected=f"SHA-256 {data.get('parameters_sha256')}",
-            got=f"{', '.join(lost)} lost" if lost else f"SHA-256 {parameters_hash(parameters)}",
-            fix="Export the scheduler again.",
-        )
+    parameters = read_parameters(model)
     artifact = Artifact(spec=spec, parameters=parameters, model=about)
     _check_parts(artifact)
     return artifact, bool(about)

@@ -10,14 +10,18 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.errors import ArtifactError, FileError
-from dms_spec.files import array_mark, read_arrays, save_arrays
+from dms_spec.errors import ArtifactError, FileError, UnknownName
+from dms_spec.files import array_mark, read_arrays, read_metadata, save_arrays
 from dms_spec.outputs import remove, writing_file
+from dms_spec.texts import parse_json
+from dms_spec.typed import read_typed
 
 _FORMAT = "dms-spec checkpoint 1"
 _KEY = "dms"
@@ -88,21 +92,17 @@ class Checkpoint:
         fix = f"Remove {self._path} to start anew, or choose another output."
         arrays = read_arrays(self._path)
         try:
-            from safetensors import safe_open
-
-            with safe_open(self._path, framework="numpy") as file:
-                data = json.loads((file.metadata() or {})[_KEY])
-            if data.pop("format") != _FORMAT:
-                raise ValueError("another format")
-            run = data.pop("run")
-            state = State(arrays=arrays, **data)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            texts = read_metadata(self._path)
+            about = read_typed(
+                CheckpointFile, parse_json(texts[_KEY], str(self._path)), str(self._path)
+            )
+            if texts["sha256"] != _checksum(texts[_KEY], arrays):
+                raise ValueError("content that is not as it was written")
+        except (KeyError, ValueError, UnknownName) as error:
             raise FileError(
-                f"{self._path} is not a checkpoint of this version",
-                got=f"{type(error).__name__}: {error}",
-                fix=fix,
+                f"{self._path} is not a checkpoint of this version", got=str(error), fix=fix
             ) from error
-        if run != self._run:
+        if about.run != self._run:
             if self._replace:
                 return None
             raise ArtifactError(
@@ -112,7 +112,14 @@ class Checkpoint:
                 fix=f"Repeat the command that was stopped, or replace it: --overwrite. {fix}",
             )
         self._own = True
-        return state
+        return State(
+            stage=about.stage,
+            epoch=about.epoch,
+            best_epoch=about.best_epoch,
+            best_score=about.best_score,
+            finished=about.finished,
+            arrays=arrays,
+        )
 
     def discard(self) -> None:
         """Removes the file if it is of this run, which cannot be finished."""
@@ -120,7 +127,7 @@ class Checkpoint:
             remove(self._path, MARK)
 
     def save(self, state: State) -> None:
-        """Writes a state, unless the last one is recent.
+        """Writes a state, unless the last one is recent, or a score of it is infinite.
 
         Raises:
             FileError: It cannot be written.
@@ -129,6 +136,32 @@ class Checkpoint:
             return
         data = {f.name: getattr(state, f.name) for f in fields(state) if f.name != "arrays"}
         data |= {"format": _FORMAT, "run": self._run}
+        try:
+            text = json.dumps(data, allow_nan=False)
+        except ValueError:
+            return
+        texts = {_KEY: text, "sha256": _checksum(text, state.arrays)}
         with writing_file(self._path, MARK) as temporary:
-            save_arrays(temporary, state.arrays, _KIND, {_KEY: json.dumps(data)})
+            save_arrays(temporary, state.arrays, _KIND, texts)
         self._written, self._own = time.monotonic(), True
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointFile:
+    """Describes the JSON of a checkpoint, beside its arrays."""
+
+    format: Literal["dms-spec checkpoint 1"]
+    run: str
+    stage: str
+    epoch: int
+    best_epoch: int
+    best_score: float
+    finished: Mapping[str, Any]
+
+
+def _checksum(text: str, arrays: Arrays) -> str:
+    digest = sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

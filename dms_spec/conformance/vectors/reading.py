@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -19,6 +18,7 @@ from dms_spec.conformance.vectors.vector import DTYPES, REFUSALS, Expected, Vect
 from dms_spec.conformance.vectors.writing import FORMAT, FORMAT_VERSION
 from dms_spec.errors import FileError
 from dms_spec.spec import SchedulerSpec
+from dms_spec.texts import parse_json, read_text
 from dms_spec.types import ModalityBatch
 
 _NUMBER = re.compile(r"-?(0x[01](\.[0-9a-f]+)?p[+-][0-9]+|inf)|nan")
@@ -40,7 +40,10 @@ def read_vectors(path: Path | None = None) -> list[Vector]:
         if place.is_dir():
             inside = (file for file in place.iterdir() if file.name.endswith(".json"))
             found = sorted(inside, key=lambda file: file.name)
-        texts = {str(file): file.read_text(encoding="utf-8") for file in found}
+        texts = {
+            str(file): read_text(file) if isinstance(file, Path) else file.read_text("utf-8")
+            for file in found
+        }
     except (OSError, UnicodeError) as error:
         raise _unreadable(str(place), f"{type(error).__name__}: {error}") from error
     if not texts:
@@ -60,7 +63,7 @@ def from_json(text: str, *, source: str = "the text") -> list[Vector]:
             number that its dtype does not hold, or a shape that does not fit is an error.
     """
     try:
-        data = json.loads(text)
+        data = parse_json(text, source)
         newer = isinstance(data, dict) and data.get("format") == FORMAT
         if newer and data.get("format_version") != FORMAT_VERSION:
             raise FileError(
