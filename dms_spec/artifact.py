@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from dms_spec._version import ARTIFACT_FORMAT, PACKAGE
 from dms_spec.errors import ArtifactError, DMSWarning, FileError, UnknownName
 from dms_spec.files import array_mark, read_arrays, save_arrays
-from dms_spec.markup import markdown_table, percent
+from dms_spec.markup import markdown_table, percent, plain_markdown
 from dms_spec.outputs import ARTIFACT, Target
 from dms_spec.spec import SchedulerSpec
 from dms_spec.texts import read_json
@@ -216,6 +216,7 @@ def _card(artifact: Artifact) -> str:
         (f"`{name}`", str(list(array.shape)), array.dtype.name)
         for name, array in sorted(artifact.parameters.items())
     ]
+    names = plain_markdown(", ".join(spec.modalities))
     use = "dms schedule IN.npz -o OUT.npz --spec THIS_FOLDER"
     if artifact.model:
         use = "dms predict THIS_FOLDER IN.npz -o OUT.npz"
@@ -223,7 +224,7 @@ def _card(artifact: Artifact) -> str:
         [
             "# A fusion scheduler",
             "",
-            f"Decides per sample how far to trust each of: {', '.join(spec.modalities)}.",
+            f"Decides per sample how far to trust each of: {names}.",
             f"Policy `{spec.policy}`, fusion `{spec.fusion}`, specification {spec.edition}.",
             "",
             *(_model_card(artifact.model) if artifact.model else ()),
@@ -275,7 +276,7 @@ def _model_card(model: Mapping[str, Any]) -> list[str]:
             "",
         ]
     if notes:
-        lines += ["## Notes", "", *(f"- {note}" for note in notes), ""]
+        lines += ["## Notes", "", *(f"- {plain_markdown(note)}" for note in notes), ""]
     return lines
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from dms_spec.markup import shown_lines
+
 
 class DMSError(Exception):
     """The base of all errors that dms-spec raises.
@@ -21,6 +23,8 @@ class DMSError(Exception):
     """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
+        # Names and messages come from anywhere, and a part of a million characters says nothing.
+        what, expected, got, fix = (shown_lines(part, 1_000) for part in (what, expected, got, fix))
         self.what, self.expected, self.got, self.fix = what, expected, got, fix
         middle = ", ".join(
             part for part in (expected and f"expected {expected}", got and f"got {got}") if part

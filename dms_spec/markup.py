@@ -3,14 +3,54 @@
 from __future__ import annotations
 
 import base64
+import html
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from dms_spec.colours import DARK, LIGHT
 
 #: What every page says of its origin.
 GENERATOR = '<meta name="generator" content="dms-spec">'
+
+
+# A name, a path or a message of this length can be read; a line of a table is narrower.
+_LONGEST, _LONGEST_CELL = 1_000, 300
+
+# Joins letters in some scripts, and is not printable by itself.
+_JOINERS = "\u200c\u200d"
+
+
+def shown(text: object, most: int = _LONGEST) -> str:
+    """Gives a text from outside as one line that can be printed anywhere.
+
+    Control characters, line ends and the marks that turn the direction of writing are escaped, as
+    Python writes them in a string. What is too long is cut, with its length.
+    """
+    line = str(text)
+    if len(line) > most:
+        line = f"{line[:most]}... ({len(line)} characters)"
+    if line.isprintable():
+        return line
+    return "".join(c if c.isprintable() or c in _JOINERS else _escaped(c) for c in line)
+
+
+def shown_lines(text: object, most: int = 1_000_000) -> str:
+    """Does the same for each line of a text of several lines."""
+    return "\n".join(shown(line, most) for line in str(text).split("\n"))
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def plain_markdown(text: object) -> str:
+    """Writes a text from outside so that Markdown shows it as it is."""
+    return shown_lines(text).replace("|", "\\|").replace("<", "&lt;")
+
+
+def escape(text: object) -> str:
+    """Writes a text from outside so that HTML and SVG show it as it is."""
+    return html.escape(shown_lines(text))
 
 
 def percent(share: float | None) -> str:
@@ -27,7 +67,7 @@ def text_table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
 ) -> str:
     """Pads columns of text, and aligns those whose index is in ``right`` to the right."""
-    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    lines = [[shown(cell, _LONGEST_CELL) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
     return "\n".join(
         "  ".join(
@@ -41,7 +81,7 @@ def text_table(
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Writes a table in Markdown."""
     lines = [
-        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |"
+        "| " + " | ".join(plain_markdown(shown(cell, _LONGEST_CELL)) for cell in line) + " |"
         for line in (header, ["---"] * len(header), *rows)
     ]
     return "\n".join(lines)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from dms_spec._version import EDITION, PACKAGE
 from dms_spec.cli.codes import BAD_INPUT, DEFECT, GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
+from dms_spec.cli.printing import note, tell
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, VerificationError
 
 #: The verbs, each with its help.
@@ -155,9 +156,9 @@ def _drop_stdout() -> None:
 
 
 def _fail(message: object, code: int) -> int:
-    print(f"dms: {message}", file=sys.stderr)
+    tell(message)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"dms: note: {message}", file=sys.stderr)
+    note(message)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from dms_spec.cli.printing import say, say_json
 from dms_spec.errors import DMSError
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend, plugin_records
@@ -18,10 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     rows = survey()
     if args.json:
-        print(json.dumps(rows, indent=2))
+        say_json(rows)
         return 0
     header = ("backend", "status", "devices", "dtypes", "gradients", "from")
-    print(
+    say(
         text_table(
             header,
             [
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     )
     for row in rows:
         if row["reason"]:
-            print(f"\n{row['name']}: {row['reason']}")
+            say(f"\n{row['name']}: {row['reason']}")
     return 0
 
 

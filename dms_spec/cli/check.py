@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import secrets
-import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
+from dms_spec.cli.printing import say, say_json, tell
 from dms_spec.conformance.expected import read_expected
 from dms_spec.conformance.render import DRAWN, badge, html, markdown
 from dms_spec.conformance.report import REPORT_MARK, Report, write_report
@@ -85,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     expected = read_expected(args.expected, known_checks(backend)) if args.expected else []
     seed = _seed(args.seed) if args.explore else None
     if seed is not None:
-        print(f"exploring from seed {seed}", file=sys.stderr)
+        tell(f"exploring from seed {seed}")
     found = run_suite(
         backend,
         plan(backend, selected, devices=args.device, dtypes=args.dtype),
@@ -99,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     if args.report is not None:
         _write(args.report, found)
     if args.json:
-        print(json.dumps(found.to_dict(), indent=2))
+        say_json(found.to_dict())
     else:
         _print(found)
     return _exit_code(found)
@@ -138,11 +137,11 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
                 dtype=planned.dtype,
             )
         except DMSError as error:  # what has to be refused has no answer to freeze
-            print(f"nothing to freeze for {planned.check.name}: {error}", file=sys.stderr)
+            tell(f"nothing to freeze for {planned.check.name}: {error}")
             return
         path = folder / f"{planned.id}.json"
         write_vector(path, vector)
-        print(f"froze {path}", file=sys.stderr)
+        tell(f"froze {path}")
 
     return write
 
@@ -171,34 +170,34 @@ def _write(path: Path, report: Report) -> None:
 def _print(report: Report) -> None:
     for result in report.results:
         if result.status in ("failed", "error", "xpass", "refusal_missing"):
-            print(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
-            print("\n".join(f"    {line}" for line in result.message.splitlines()))
-            print(f"  reproduce:\n{_indented(result.reproduce)}")
+            say(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
+            say("\n".join(f"    {line}" for line in result.message.splitlines()))
+            say(f"  reproduce:\n{_indented(result.reproduce)}")
             if report.seed is not None:
                 again = f"--check {result.check} --dtype {result.dtype} --explore"
-                print(
+                say(
                     "  keep the case as a vector:\n"
                     f"    dms check {report.backend['name']} {again} --seed {report.seed} "
                     f"--examples {report.examples} --freeze found"
                 )
-            print()
+            say()
     rows = [
         (level, f"{count['passed']} of {count['of']}")
         for level, count in report.levels.items()
         if count["of"]
     ]
-    print(text_table(("level", "passed"), rows, right=(1,)))
+    say(text_table(("level", "passed"), rows, right=(1,)))
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
-    print(f"\n{counts}")
+    say(f"\n{counts}")
     worst = [(dtype, max(own.values(), default=0.0)) for dtype, own in report.worst.items()]
     if worst:
         shown = ", ".join(f"{dtype} {value:.2f}" for dtype, value in worst)
-        print(f"worst error in eps of its scale, 8 allowed: {shown}")
-    print(f"{report.backend['name']} is {report.verdict} to edition {report.edition}")
+        say(f"worst error in eps of its scale, 8 allowed: {shown}")
+    say(f"{report.backend['name']} is {report.verdict} to edition {report.edition}")
     for reason in report.reasons:
-        print(f"invalid: {reason}")
+        say(f"invalid: {reason}")
     if report.verdict == "partial":
-        print("a selection certifies nothing: run all checks for a verdict")
+        say("a selection certifies nothing: run all checks for a verdict")
 
 
 def _indented(text: str) -> str:
@@ -216,8 +215,8 @@ def _list() -> int:
     from dms_spec.conformance.registry import checks
 
     rows = [(c.name, c.level, ", ".join(c.clauses), c.summary) for c in checks()]
-    print(text_table(("check", "level", "clauses", "what"), rows))
-    print()
+    say(text_table(("check", "level", "clauses", "what"), rows))
+    say()
     wrong = [(f"mutant:{m.name}", m.clause, m.summary) for m in mutants()]
-    print(text_table(("mutant", "breaks", "what is wrong"), wrong))
+    say(text_table(("mutant", "breaks", "what is wrong"), wrong))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact, load_artifact
+from dms_spec.cli.printing import note
 from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
 from dms_spec.files import array_target, check_suffix, read_arrays
 from dms_spec.markup import text_table
@@ -76,7 +76,7 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
         hint = closest(name, INPUT_NAMES)
         if hint.startswith("Did"):  # a mistyped name must not lose an input
             raise unknown(f"array in {args.input}", name, INPUT_NAMES)
-        print(f"dms: note: {args.input}: array {name!r} is not used", file=sys.stderr)
+        note(f"{args.input}: array {name!r} is not used")
         del arrays[name]
     batch = ModalityBatch(**arrays)
     for name, array in arrays.items():

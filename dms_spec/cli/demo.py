@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
+from dms_spec.cli.printing import say, say_json
 from dms_spec.errors import BackendUnavailable, install_hint
 from dms_spec.files import array_mark, save_arrays
 from dms_spec.outputs import Target
@@ -88,10 +89,10 @@ def run(args: argparse.Namespace) -> int:
     save_artifact(target.folder / _ARTIFACT, learned, overwrite=True)
     if args.json:
         files = {name: str(args.output / name) for name in _WRITTEN}
-        print(json.dumps(data | {"files": files}, indent=2))
+        say_json(data | {"files": files})
         return 0
-    print(report.as_text(result, args.backend))
-    print(_next_steps(args.output, result))
+    say(report.as_text(result, args.backend))
+    say(_next_steps(args.output, result))
     return 0
 
 

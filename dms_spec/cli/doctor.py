@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from dms_spec._version import EDITION, PACKAGE
 from dms_spec.cli.codes import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
+from dms_spec.cli.printing import say, say_json
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.closeness import finfo
 from dms_spec.errors import DMSError
@@ -53,20 +53,20 @@ def run(args: argparse.Namespace) -> int:
                 for r in ailing
             ],
         }
-        print(json.dumps(report, indent=2))
+        say_json(report)
     else:
-        print(f"dms-spec {PACKAGE}, specification {EDITION}")
-        print(f"Python {platform.python_version()} on {platform.platform()}")
-        print(", ".join(f"{name} {number}" for name, number in packages.items()))
-        print("\nThe worked example of the specification, run on each backend, device and dtype:")
+        say(f"dms-spec {PACKAGE}, specification {EDITION}")
+        say(f"Python {platform.python_version()} on {platform.platform()}")
+        say(", ".join(f"{name} {number}" for name, number in packages.items()))
+        say("\nThe worked example of the specification, run on each backend, device and dtype:")
         header = ("backend", "device", "dtype", "verdict", "worst error (eps of the dtype)")
         rows = [(r["backend"], r["device"], r["dtype"], r["verdict"], r["error"]) for r in runs]
-        print(text_table(header, rows))
+        say(text_table(header, rows))
         for name, notes in _notes().items():
             for note in notes:
-                print(f"\n{name}: {note}")
+                say(f"\n{name}: {note}")
         for r in ailing:
-            print(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n  {r.fix}")
+            say(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n  {r.fix}")
     if any(r["verdict"] == "wrong" for r in runs):
         return OUT_OF_TOLERANCE
     return UNAVAILABLE if ailing or any(r["verdict"] == "failed" for r in runs) else GOOD

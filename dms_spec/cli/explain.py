@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Sequence
 from math import exp
 from pathlib import Path
@@ -18,6 +16,7 @@ from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file
 from dms_spec.cli.explain_evidence import hear
 from dms_spec.cli.explain_evidence import text as heard_text
 from dms_spec.cli.explain_plot import check_plot, draw
+from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import ShapeError
@@ -55,14 +54,14 @@ def run(args: argparse.Namespace) -> int:
         draw(args.plot, explained)
     if args.json:
         report = {"policy": policy, "notes": notes, "samples": explained}
-        print(json.dumps(report, indent=2))
+        say_json(report)
         return 0
     texts = (heard_text(s) if "classes" in s else _text(s) for s in explained)
-    print("\n\n".join(texts))
-    for note in notes:
-        print(f"dms: note: {note}", file=sys.stderr)
+    say("\n\n".join(texts))
+    for text in notes:
+        note(text)
     if args.plot is not None:
-        print(f"\nwrote {args.plot}")
+        say(f"\nwrote {args.plot}")
     return 0
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from dms_spec.colours import BLUE, CARD, GREEN, GREY, MAGENTA, OLIVE, RED, TEAL, VIOLET
 from dms_spec.errors import BackendUnavailable, FileError, install_hint
+from dms_spec.markup import shown
 from dms_spec.outputs import Target, writing_file
 
 # What one knows a picture by.
@@ -23,11 +24,22 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
         FileError: The file cannot be written.
     """
     try:
-        from matplotlib.figure import Figure
+        import matplotlib
     except ImportError as error:
         raise BackendUnavailable(
             "a picture needs matplotlib", fix=install_hint("dms-spec[plot]")
         ) from error
+    origin = {"Software" if path.suffix == ".png" else "Creator": _MARK.decode()}
+    # A dollar sign in a name is a dollar sign.
+    with matplotlib.rc_context({"text.parse_math": False}), writing_file(path, _MARK) as temporary:
+        _figure(explained).savefig(
+            temporary, format=path.suffix[1:], dpi=150, facecolor=CARD, metadata=origin
+        )
+
+
+def _figure(explained: list[dict[str, Any]]) -> Any:
+    from matplotlib.figure import Figure
+
     terms = list(
         dict.fromkeys(t for s in explained for m in s["modalities"] for t in m.get("terms", {}))
     )
@@ -49,7 +61,7 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
                 bbox={"color": CARD, "pad": 1},
             )
         for axes in (left, right):
-            axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries])
+            axes.set_yticks(range(len(entries)), [shown(entry["name"], 40) for entry in entries])
             axes.set_ylim(len(entries) - 0.4, -0.6)
             axes.spines[["top", "right"]].set_visible(False)
         right.set_yticklabels([])
@@ -65,15 +77,13 @@ def draw(path: Path, explained: list[dict[str, Any]]) -> None:
                 share, len(entries) - 0.42, " equal share", fontsize=8, va="bottom", color="black"
             )
     handles: list[Any] = [
-        figure.axes[0].barh(0, 0, color=colours[term], label=term) for term in terms
+        figure.axes[0].barh(0, 0, color=colours[term], label=shown(term, 40)) for term in terms
     ]
     handles.append(
         figure.axes[0].plot([], [], "D", color="black", markersize=5, label="score (their sum)")[0]
     )
     figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
-    origin = {"Software" if path.suffix == ".png" else "Creator": _MARK.decode()}
-    with writing_file(path, _MARK) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150, facecolor=CARD, metadata=origin)
+    return figure
 
 
 def check_plot(path: Path) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from dms_spec.cli.common import read_spec
+from dms_spec.cli.printing import say, say_json
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_exporter
 from dms_spec.texts import read_json
@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     path = exporter.export(artifact, args.output, overwrite=args.overwrite, **options)
     report = read_json(path.with_name("verification.json"))
     if args.json:
-        print(json.dumps({"output": str(path), **report}, indent=2))
+        say_json({"output": str(path), **report})
         return 0
     print_report(report)
-    print(f"wrote {path}: {report['bytes']} bytes, opset {report['opset']}")
+    say(f"wrote {path}: {report['bytes']} bytes, opset {report['opset']}")
     return 0
 
 
@@ -53,14 +53,14 @@ def print_report(report: dict[str, Any]) -> None:
     """Prints what a verification found. `dms verify` prints the same."""
     for side in ("inputs", "outputs"):
         values = (f"{v['name']} {v['dtype']} {v['shape']}" for v in report[side])
-        print(f"{side}: {', '.join(values)}".replace("'", ""))
+        say(f"{side}: {', '.join(values)}".replace("'", ""))
     runtimes = report["errors"]
-    print(f"\n{report['batches']} batches, worst error in eps of its scale, 8 allowed:")
+    say(f"\n{report['batches']} batches, worst error in eps of its scale, 8 allowed:")
     rows = [
         (name, *(f"{errors[name]:.2f}" for errors in runtimes.values()))
         for name in next(iter(runtimes.values()))
     ]
-    print(text_table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
+    say(text_table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
     for note in report["notes"]:
-        print(f"note: {note}")
-    print()
+        say(f"note: {note}")
+    say()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from dms_spec.artifact import artifact_target, save_artifact
 from dms_spec.cli.common import add_modalities, names_of
+from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
 from dms_spec.markup import text_table
@@ -148,14 +147,14 @@ def run(args: argparse.Namespace) -> int:
     save_artifact(args.output, result.artifact, overwrite=args.overwrite)
     remove(checkpoint, import_module("dms_torch.fit.checkpoint").MARK)
     if result.resumed:
-        print(f"dms: note: went on from a checkpoint at {result.resumed}", file=sys.stderr)
+        note(f"went on from a checkpoint at {result.resumed}")
     if args.json:
-        print(json.dumps({"output": str(args.output), **result.artifact.model}, indent=2))
+        say_json({"output": str(args.output), **result.artifact.model})
         return 0
-    for note in result.notes:
-        print(f"dms: note: {note}", file=sys.stderr)
-    print(_summary(result.artifact.model, spec))
-    print(f"wrote {args.output}: use it with dms predict {args.output} IN.npz -o OUT.npz")
+    for text in result.notes:
+        note(text)
+    say(_summary(result.artifact.model, spec))
+    say(f"wrote {args.output}: use it with dms predict {args.output} IN.npz -o OUT.npz")
     return 0
 
 

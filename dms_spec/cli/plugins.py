@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 import traceback
 
+from dms_spec.cli.printing import say, say_json
 from dms_spec.markup import text_table
 from dms_spec.plugins import discover
 
@@ -27,16 +27,16 @@ def run(args: argparse.Namespace) -> int:
     records = discover()
     if args.json:
         keys = ("kind", "name", "status", "plugin", "distribution", "reason", "fix", "said")
-        print(json.dumps([{key: getattr(r, key) for key in keys} for r in records], indent=2))
+        say_json([{key: getattr(r, key) for key in keys} for r in records])
         return 0
     rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
-    print(text_table(("kind", "name", "status", "from"), rows))
+    say(text_table(("kind", "name", "status", "from"), rows))
     for record in records:
         if record.reason:
-            print(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")
-            print(f"  {record.fix}")
+            say(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")
+            say(f"  {record.fix}")
             if args.traceback and record.cause is not None:
-                print("".join(traceback.format_exception(record.cause)))
+                say("".join(traceback.format_exception(record.cause)))
     for plugin, said in {r.plugin: r.said for r in records if r.said}.items():
-        print(f"\n{plugin} printed while it was loaded: {said!r}")
+        say(f"\n{plugin} printed while it was loaded: {said!r}")
     return 0

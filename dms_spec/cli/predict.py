@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ from dms_spec.cli.common import (
     names_of,
     output_target,
 )
+from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.labels import class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table, read_table
@@ -95,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
         summary["accuracy"] = accuracy
     summary["notes"] += notes
     if args.json:
-        print(json.dumps(summary, indent=2))
+        say_json(summary)
         return 0
     _print(summary, results)
     return 0
@@ -118,11 +117,11 @@ def _accuracy(
 
 
 def _print(summary: dict[str, Any], results: dict[str, Any]) -> None:
-    print(f"{summary['samples']} rows, policy {summary['policy']}, backend {summary['backend']}")
-    print(modality_table(summary["modalities"], summary["samples"]))
+    say(f"{summary['samples']} rows, policy {summary['policy']}, backend {summary['backend']}")
+    say(modality_table(summary["modalities"], summary["samples"]))
     if "accuracy" in summary:
-        print(f"{100 * summary['accuracy']:.1f} % of the table's labels are predicted")
-    for note in summary["notes"]:
-        print(f"dms: note: {note}", file=sys.stderr)
+        say(f"{100 * summary['accuracy']:.1f} % of the table's labels are predicted")
+    for text in summary["notes"]:
+        note(text)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in results.items())
-    print(f"wrote {summary['output']}: {shapes}")
+    say(f"wrote {summary['output']}: {shapes}")

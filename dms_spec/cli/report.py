@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from dms_spec.cli.printing import say
 from dms_spec.conformance.render import DRAWN, badge, html, markdown
 from dms_spec.errors import BackendUnavailable, FileError, install_hint
 from dms_spec.outputs import Target
@@ -48,5 +49,5 @@ def run(args: argparse.Namespace) -> int:
         )
     with target.writing() as new:
         next(iter(new.values())).write_text(text, encoding="utf-8")
-    print(f"wrote {args.output}")
+    say(f"wrote {args.output}")
     return 0

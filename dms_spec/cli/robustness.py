@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import CARD, Artifact, load_artifact
+from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import (
@@ -119,8 +119,8 @@ def run(args: argparse.Namespace) -> int:
     table = read_table(args.input, axis=spec.modalities)
     samples = Samples.of_table(table, predictor.classes, prior=predictor.model.prior)
     if spec != fitted.spec:
-        note = "the spec refuses rows that are not finite or have nothing present; here they count"
-        samples = replace(samples, notes=(*samples.notes, note))
+        added = "the spec refuses rows that are not finite or have nothing present; here they count"
+        samples = replace(samples, notes=(*samples.notes, added))
     cases = _cases(args, spec.modalities)
     target.make_folder()
     store = store_of(target.folder)
@@ -139,7 +139,7 @@ def run(args: argparse.Namespace) -> int:
         report.put_in_card(args.artifact / CARD, report.section(result))
     remove(store, STORE_MARK)
     if result.resumed:
-        print(f"dms: note: went on after {result.resumed} finished cases", file=sys.stderr)
+        note(f"went on after {result.resumed} finished cases")
     files = {name: str(args.output / name) for name in report.FILES}
     if args.json:
         data = {
@@ -151,10 +151,10 @@ def run(args: argparse.Namespace) -> int:
             "findings": findings.findings(result),
             "notes": list(result.notes),
         }
-        print(json.dumps(data, indent=2))
+        say_json(data)
         return 0
-    for note in result.notes:
-        print(f"dms: note: {note}", file=sys.stderr)
+    for text in result.notes:
+        note(text)
     _print(result, args)
     return 0
 
@@ -251,13 +251,13 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
 
 def _print(result: Result, args: argparse.Namespace) -> None:
 
-    print(f"{result.samples} samples, {', '.join(result.modalities)}; backend {args.backend}\n")
+    say(f"{result.samples} samples, {', '.join(result.modalities)}; backend {args.backend}\n")
     tables = [findings.accuracy_table(result)] if len(conditions.swept(result)) > 1 else []
     tables += [found for found in [findings.sensor_table(result)] if found[1]]
     for header, rows in tables:
-        print(text_table(header, rows, right=range(1, len(header))) + "\n")
+        say(text_table(header, rows, right=range(1, len(header))) + "\n")
     for text in findings.findings(result):
-        print(text)
+        say(text)
     if args.card:
-        print(f"wrote a section into {args.artifact / 'README.md'}")
-    print(f"wrote {args.output}: open {args.output / 'robustness.html'}")
+        say(f"wrote a section into {args.artifact / 'README.md'}")
+    say(f"wrote {args.output}: open {args.output / 'robustness.html'}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 
 from dms_spec.cli.common import (
@@ -14,6 +12,7 @@ from dms_spec.cli.common import (
     output_target,
     schedule_file,
 )
+from dms_spec.cli.printing import note, say, say_json
 from dms_spec.files import save_arrays
 
 _KIND = "schedule"
@@ -54,16 +53,16 @@ def run(args: argparse.Namespace) -> int:
             "modalities": modalities,
             "notes": list(result.notes),
         }
-        print(json.dumps(summary, indent=2))
+        say_json(summary)
         return 0
-    print(f"{samples} samples, policy {artifact.spec.policy}, backend {args.backend}")
-    print(modality_table(modalities, samples))
+    say(f"{samples} samples, policy {artifact.spec.policy}, backend {args.backend}")
+    say(modality_table(modalities, samples))
     if nonfinite:
-        print(f"{nonfinite} entries are present but hold NaN or Inf; they count as absent")
+        say(f"{nonfinite} entries are present but hold NaN or Inf; they count as absent")
     if nothing:
-        print(f"{nothing} samples have nothing active: their weights and fused output are 0")
-    for note in result.notes:
-        print(f"dms: note: {note}", file=sys.stderr)
+        say(f"{nothing} samples have nothing active: their weights and fused output are 0")
+    for text in result.notes:
+        note(text)
     shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in result.arrays().items())
-    print(f"wrote {args.output}: {shapes}")
+    say(f"wrote {args.output}: {shapes}")
     return 0

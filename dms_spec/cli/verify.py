@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from dms_spec.cli.export import print_report
+from dms_spec.cli.printing import say, say_json
 from dms_spec.errors import FileError
 from dms_spec.plugins import available, get_exporter
 
@@ -36,10 +36,10 @@ def run(args: argparse.Namespace) -> int:
     with _bounded_memory(args.model):
         report = exporter.verify(args.model)
     if args.json:
-        print(json.dumps(report, indent=2))
+        say_json(report)
         return 0
     print_report(report)
-    print(f"{args.model} is what it says it is")
+    say(f"{args.model} is what it says it is")
     return 0
 
 

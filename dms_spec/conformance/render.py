@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from html import escape
 
 from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.report import Report, Result
-from dms_spec.markup import html_page, html_table, markdown_table
+from dms_spec.markup import escape, html_page, html_table, markdown_table, plain_markdown, shown
 
 _SIGNS = {
     "passed": "✓",
@@ -39,6 +38,8 @@ _COLOURS = {
 }
 
 
+_LONGEST_BADGE = 120
+
 #: What one knows a drawing by, whatever its format.
 DRAWN = "Drawn by dms report"
 
@@ -52,7 +53,12 @@ def markdown(reports: Sequence[Report]) -> str:
     parts += ["", "## Worst error", "", "In eps of its scale; 8 are allowed.", ""]
     parts.append(markdown_table(("output", *_columns(reports)), _errors(reports)))
     if reasons := _gaps(reports):
-        parts += ["", "## What did not pass", "", *(f"- {reason}" for reason in reasons)]
+        parts += [
+            "",
+            "## What did not pass",
+            "",
+            *(f"- {plain_markdown(reason)}" for reason in reasons),
+        ]
     return "\n".join(parts) + "\n"
 
 
@@ -75,8 +81,8 @@ def html(reports: Sequence[Report]) -> str:
 
 def badge(report: Report) -> str:
     """Draws one line as SVG: the edition, and for each level how much passed of what there is."""
-    label = f"dms-spec {report.edition}"
-    message = badge_message(report)
+    label = shown(f"dms-spec {report.edition}", _LONGEST_BADGE)
+    message = shown(badge_message(report), _LONGEST_BADGE)
     left, right = 7 * len(label) + 12, 7 * len(message) + 12
     return _BADGE.format(
         label=escape(label),

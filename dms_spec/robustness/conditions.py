@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dms_spec.markup import shown as printable
 from dms_spec.robustness.patterns import SENSORS
 from dms_spec.robustness.result import Result
 
@@ -13,7 +14,7 @@ def label(result: Result, condition: Condition) -> str:
     """Names a condition in a few words."""
     name, severity, pattern = condition
     text = f"{name} {severity:g}" if result.corruptions[name]["unit"] else name
-    return text if pattern in ("half", "every") else f"{text} on {pattern}"
+    return text if pattern in ("half", "every") else printable(f"{text} on {pattern}", 80)
 
 
 def swept(result: Result) -> list[Condition]:

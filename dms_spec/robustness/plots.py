@@ -56,7 +56,10 @@ def plots(result: Result) -> Pictures:
             "a report needs matplotlib", got=str(error), fix=install_hint("dms-spec[robustness]")
         ) from error
     # Equal results give equal files: ids come from the content, and there is no date.
-    with matplotlib.rc_context({"svg.hashsalt": "dms-spec", "font.size": 9.5}):
+    # A dollar sign in a name is a dollar sign.
+    with matplotlib.rc_context(
+        {"svg.hashsalt": "dms-spec", "font.size": 9.5, "text.parse_math": False}
+    ):
         pictures: Pictures = {}
         _add(pictures, "Accuracy against severity", _accuracy(result))
         for method in result.methods:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from html import escape
 from pathlib import Path
 
 from dms_spec.errors import FileError
 from dms_spec.markup import (
     GENERATOR,
+    escape,
     html_list,
     html_page,
     html_picture,
     html_table,
     markdown_table,
+    plain_markdown,
 )
 from dms_spec.outputs import Target, writing_file
 from dms_spec.robustness.findings import (
@@ -105,7 +106,7 @@ def section(result: Result) -> str:
         _BEGIN,
         "## Robustness",
         "",
-        about(result),
+        plain_markdown(about(result)),
         "",
         markdown_table(*accuracy_table(result)),
     ]
@@ -113,7 +114,7 @@ def section(result: Result) -> str:
     header, rows = sensor_table(result)
     if rows:
         lines += ["### Sensor failure", "", markdown_table(header, rows), ""]
-    lines += [f"- {text}" for text in (*findings(result), *result.notes)]
+    lines += [f"- {plain_markdown(text)}" for text in (*findings(result), *result.notes)]
     return "\n".join([*lines, "", "Measured by `dms robustness`.", _END, ""])
 
 
