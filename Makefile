@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
+.PHONY: fuzz schemas help demo test test-slow test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -26,6 +26,8 @@ help:
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
 	@echo "make mutants  run the suite on every wrong backend, and refresh that page"
+	@echo "make schemas  refresh the JSON schemas that ship with the package"
+	@echo "make fuzz     ten thousand changed files and sixty kills (about five minutes)"
 	@echo "make vectors  refresh the golden vectors that ship with the package"
 
 $(VENV)/pip: constraints.txt
@@ -130,6 +132,14 @@ reports: $(VENV)/test
 		$(BIN)/dms check $$name --report benchmarks/results/conformance/$$name.json || exit 1; \
 	done
 	$(BIN)/dms report benchmarks/results/conformance/*.json -o docs/reference/matrix.md
+
+schemas: $(VENV)/test
+	$(BIN)/python docs/spec/build_schemas.py
+
+# When a reader or a format has changed: ten thousand changed files, and sixty kills.
+fuzz: $(VENV)/test
+	$(BIN)/python tests/fuzzing.py 10000 --seed $(or $(SEED),0)
+	$(BIN)/python tests/kills.py 60 --seed $(or $(SEED),0)
 
 clauses: $(VENV)/pip
 	$(BIN)/python docs/spec/build_clauses.py

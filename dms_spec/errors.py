@@ -120,10 +120,16 @@ class DMSWarning(UserWarning):
     """Warns of something legal that is weaker than it looks, such as a signal that cancels out."""
 
 
+# Beyond this product of lengths, nobody has mistyped a name.
+_MOST_COMPARED = 10_000_000
+
+
 def closest(name: str, known: Iterable[str]) -> str:
     """Says which known name is meant, or lists them all."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1, cutoff=0.6)
+    # Comparing takes time for each character of each name.
+    few = len(name) * sum(map(len, names)) < _MOST_COMPARED
+    close = get_close_matches(name, names, n=1, cutoff=0.6) if few else []
     if close:
         return f"Did you mean {close[0]!r}?"
     return f"Known: {', '.join(names)}." if names else "There are none."

@@ -70,7 +70,8 @@ def read_expected(path: Path, checks: Iterable[str]) -> list[Expectation]:
                 got=", ".join(entry),
                 fix="Say why it fails; a link to where that is discussed helps.",
             )
-        if entry["check"] not in names:
-            raise unknown(f"check in {path}", entry["check"], names)
-        found.append(read_typed(Expectation, entry, str(path)))
+        expectation = read_typed(Expectation, entry, str(path))
+        if expectation.check not in names:
+            raise unknown(f"check in {path}", expectation.check, names)
+        found.append(expectation)
     return found

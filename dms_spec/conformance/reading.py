@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn, final
 
@@ -35,6 +36,9 @@ def read_reports(paths: Sequence[Path]) -> list[Report]:
     return [_checked(Report.from_dict(read_json(path)), path) for path in paths]
 
 
+_judged = cache(self_test)
+
+
 def _checked(report: Report, path: Path) -> Report:
     own = (PACKAGE, clauses.digest())
     if (report.suite, report.clauses_sha256) != own:
@@ -52,7 +56,7 @@ def _checked(report: Report, path: Path) -> Report:
     strange = [
         r.check for r, key in zip(report.results, ran, strict=True) if planned.get(key) != r.level
     ]
-    found = self_test()
+    found = _judged()
     if (
         strange
         or len(set(ran)) < len(ran)
