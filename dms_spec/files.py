@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dms_spec.errors import FileError
 from dms_spec.outputs import Target
+from dms_spec.streams import Writer, check_npz, like, map_member, map_tensor, npy_header
 from dms_spec.texts import parse_json
 
 SUFFIXES = (".npz", ".safetensors")
@@ -25,8 +26,20 @@ _LARGEST_HEADER = 100_000_000
 _ZIP, _NPY = (b"PK\x03\x04", b"PK\x05\x06"), b"\x93NUMPY"
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
+#: Says of an array, by its name, shape and dtype, whether it is wanted.
+Wanted = Callable[[str, tuple[int, ...], np.dtype[Any]], bool]
+
+
+def read_arrays(
+    path: Path, *, wanted: Wanted | None = None, mapped: bool = False
+) -> dict[str, NDArray[Any]]:
     """Reads all arrays of a file, by name.
+
+    Args:
+        path: The file.
+        wanted: In place of others, zeros of their shape and dtype are given, which take no memory.
+        mapped: Leave large arrays in the file, to be read as they are needed. The file must not
+            be changed then.
 
     Raises:
         FileError: The file is missing, damaged, of another kind, or holds Python objects.
@@ -40,11 +53,12 @@ def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
                 got="a folder" if path.is_dir() else "nothing there",
                 fix="Check the path.",
             )
-        return _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-    except FileError:
+        read = _read_npz if path.suffix == ".npz" else _read_safetensors
+        return read(path, wanted or (lambda *_: True), mapped)
+    except (FileError, MemoryError):
         raise
     # A hostile file can make the readers raise almost anything: zipfile, zlib, struct, numpy.
-    except (Exception, MemoryError) as error:
+    except Exception as error:
         raise FileError(
             f"cannot read {path}",
             expected=f"a {path.suffix} file with arrays of numbers",
@@ -59,12 +73,12 @@ def read_metadata(path: Path) -> dict[str, str]:
         return {}
     from safetensors import safe_open
 
-    _check_header(path)
+    _read_header(path)
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+def _read_npz(path: Path, wanted: Wanted, mapped: bool) -> dict[str, NDArray[Any]]:
     # Opened here: NumPy leaves a file open when it turns out to be damaged.
     with path.open("rb") as file:
         start = file.read(len(_NPY))
@@ -82,7 +96,23 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 raise FileError(
                     f"cannot read {path}", expected="each array once", got=f"{twice!r} twice"
                 )
-            return {name: _native(_member(path, archive, name)) for name in archive.files}
+            members = dict(zip(archive.files, archive.zip.namelist(), strict=True))
+            return {
+                name: _native(_wanted_member(path, archive, name, member, wanted, mapped))
+                for name, member in members.items()
+            }
+
+
+def _wanted_member(
+    path: Path, archive: Any, name: str, member: str, wanted: Wanted, mapped: bool
+) -> NDArray[Any]:
+    with suppress(ValueError):  # no .npy file: NumPy says so
+        shape, dtype, *_ = npy_header(archive.zip, member)
+        if not wanted(name, shape, dtype):
+            return like(shape, dtype)
+        if mapped and (found := map_member(path, archive.zip, member)) is not None:
+            return found
+    return _member(path, archive, name)
 
 
 def _member(path: Path, archive: Any, name: str) -> NDArray[Any]:
@@ -106,19 +136,29 @@ def _native(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
+def _read_safetensors(path: Path, wanted: Wanted, mapped: bool) -> dict[str, NDArray[Any]]:
     from safetensors import safe_open
 
     # Teaches NumPy bfloat16, where a backend that has it is installed; whether a file can be read
     # must not depend on what was imported before.
     with suppress(ImportError):
         import ml_dtypes  # noqa: F401
-    _check_header(path)
     arrays = {}
+    header, start = _read_header(path)
     with safe_open(path, framework="numpy") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
+            if mapped and (found := map_tensor(path, header, start, name)) is not None:
+                arrays[name] = found
+                continue
             try:
-                arrays[name] = file.get_tensor(name)
+                part = file.get_slice(name)
+                shape = tuple(part.get_shape())
+                empty = part[:0] if shape and shape[0] else file.get_tensor(name)
+                arrays[name] = (
+                    file.get_tensor(name)
+                    if wanted(name, shape, empty.dtype)
+                    else like(shape, empty.dtype)
+                )
             except (TypeError, AttributeError) as error:
                 raise FileError(
                     f"cannot read array {name!r} of {path}",
@@ -129,18 +169,20 @@ def _read_safetensors(path: Path) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-def _check_header(path: Path) -> None:
-    """Refuses a ``.safetensors`` file that says something twice: its reader takes the last."""
+def _read_header(path: Path) -> tuple[dict[str, Any], int]:
+    """Reads the header of a ``.safetensors`` file, and where its arrays begin.
+
+    What is said twice is refused, since the library takes the last. It refuses all else itself.
+    """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        if size <= _LARGEST_HEADER:  # the reader refuses others
-            header = file.read(size)
-    if size <= _LARGEST_HEADER and len(header) == size:
-        try:
-            text = header.decode()
-        except UnicodeDecodeError:
-            return  # the reader says so
-        parse_json(text, f"the header of {path}")
+        header = file.read(size) if size <= _LARGEST_HEADER else b""
+    if len(header) < size or not size:
+        return {}, 0
+    with suppress(UnicodeDecodeError):
+        data = parse_json(header.decode(), f"the header of {path}")
+        return (data if isinstance(data, dict) else {}), 8 + size
+    return {}, 0
 
 
 def _twice(names: Iterable[str]) -> str:
@@ -180,6 +222,12 @@ def array_mark(path: Path | str, kind: str) -> bytes:
     return text.encode() if str(path).endswith(".npz") else f'"written_by":"{text}"'.encode()
 
 
+def array_writer(path: Path, kind: str) -> Writer:
+    """Gives what writes arrays part by part to a temporary path of a `Target`."""
+    text = f"dms-spec {kind}"
+    return Writer(path, text)
+
+
 def save_arrays(
     path: Path,
     arrays: Mapping[str, NDArray[Any]],
@@ -215,13 +263,7 @@ def save_arrays(
 def _save_npz(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str) -> None:
     """Does what `numpy.savez` does, for arrays of any name, and keeps the kind as a comment."""
     for name, array in arrays.items():
-        if array.dtype.name == "bfloat16":
-            raise FileError(
-                f"an .npz file cannot hold {name!r}",
-                expected="a dtype of NumPy's own",
-                got="bfloat16",
-                fix="Give the output the suffix .safetensors.",
-            )
+        check_npz(name, array)
     with zipfile.ZipFile(path, "w") as archive:
         archive.comment = array_mark(path, kind)
         for name, array in arrays.items():

@@ -318,7 +318,7 @@ def _staging(parent: Path) -> Iterator[Path]:
     with ExitStack() as stack:
         while True:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=_STAGING))
-            stack.callback(shutil.rmtree, folder, ignore_errors=True)
+            stack.callback(_discard, folder)
             with suppress(FileNotFoundError):  # another run took it for a leftover
                 file = stack.enter_context((folder / _LOCK).open("xb"))
                 _lock(file.fileno())
@@ -351,7 +351,17 @@ def _clear(staging: Path, folder: Path) -> None:
         if ready.is_file():
             for name in json.loads(ready.read_text(encoding="utf-8")):
                 _finish(staging, folder, Path(name).name)
-        shutil.rmtree(staging, ignore_errors=True)
+        _discard(staging)
+
+
+def _discard(staging: Path) -> None:
+    """Removes a hidden folder, its lock last: without it, nobody knows that it is ours."""
+    with suppress(OSError):
+        for path in staging.iterdir():
+            if path.name != _LOCK:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
+        (staging / _LOCK).unlink(missing_ok=True)
+        staging.rmdir()
 
 
 def _finish(staging: Path, folder: Path, name: str) -> None:

@@ -640,7 +640,7 @@ def test_a_defect_shows_its_traceback_and_is_no_verdict(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """An error that nobody foresaw: exit 70, not 1, which says "not conformant"."""
-    monkeypatch.setattr("dms_spec.cli.schedule.save_arrays", lambda *_: 1 / 0)
+    monkeypatch.setattr("dms_spec.cli.schedule.array_writer", lambda *_: 1 / 0)
     assert main(["schedule", str(example), "-o", str(tmp_path / "out.npz")]) == 70
     said = capsys.readouterr().err
     assert "Traceback" in said and "ZeroDivisionError" in said and "report it" in said

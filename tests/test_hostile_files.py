@@ -26,6 +26,7 @@ from dms_spec.cli import main
 from dms_spec.conformance import worked_example
 from dms_spec.files import read_arrays, write_arrays
 from dms_spec.spec import SchedulerSpec
+from dms_spec.streams import Writer
 
 Arrays = dict[str, np.ndarray]
 Run = Callable[..., Any]
@@ -418,17 +419,12 @@ def test_a_failure_while_writing_leaves_what_was_there(
         write_arrays(output, GOOD, "schedule")
     halves = []
 
-    def half_npz(file: Any, *_: Any, **__: Any) -> None:
-        halves.append(file.write(b"half"))
-        raise error
-
-    def half_safetensors(_: Any, path: Path, **__: Any) -> None:
-        halves.append(path.write_bytes(b"half"))
+    def half(writer: Writer) -> None:
+        halves.append(writer._path.write_bytes(b"half"))
         raise error
 
     before = contents(work)
-    monkeypatch.setattr(np.lib.format, "write_array", half_npz)
-    monkeypatch.setattr(safetensors.numpy, "save_file", half_safetensors)
+    monkeypatch.setattr(Writer, "_write", half)
     message = dms("schedule", "in.npz", "-o", output).refused(code)
     assert halves == [4]
     assert contents(work) == before

@@ -247,7 +247,8 @@ def _killed_at(step: int, case: str) -> bool:
     if child == 0:
         for name in _STEPS:
             setattr(Path, name, counted(getattr(Path, name)))
-        os.fsync = counted(os.fsync)
+        for name in ("fsync", "unlink", "rmdir"):
+            setattr(os, name, counted(getattr(os, name)))
         _write(case)
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -261,6 +262,7 @@ def test_a_kill_at_any_step_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     """Old or new, never half; and what the killed run left goes with the next one."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # the machine stays alive
     kills = 0
     while True:
         folder = tmp_path / str(kills)
@@ -350,7 +352,7 @@ _SLOW = """if True:
         args[0].write_bytes(b"half")
         print("writing", flush=True)
         time.sleep(30)
-    schedule.save_arrays = slow
+    schedule.array_writer = slow
     sys.exit(main(["schedule", "in.npz", "-o", "out.npz"]))
 """
 
@@ -417,7 +419,7 @@ def test_a_lack_of_memory_is_an_exit_with_advice(
         def fail(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("dms_spec.cli.schedule.save_arrays", fail)
+        monkeypatch.setattr("dms_spec.cli.schedule.array_writer", fail)
         message = dms("schedule", "in.npz", "-o", "out.npz").refused(2)
         assert "not enough memory" in message and "--batch-size" in message
 

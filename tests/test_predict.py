@@ -336,7 +336,7 @@ def test_what_is_too_far_out_is_not_active() -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     save_artifact(tmp_path / "artifact", make_artifact(SPECS["robust"]))
-    np.savez(tmp_path / "in.npz", **make_arrays())
+    write_arrays(tmp_path / "in.npz", make_arrays())
     return tmp_path
 
 

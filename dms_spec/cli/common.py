@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.cli.printing import note
-from dms_spec.errors import DMSWarning, DTypeError, FileError, SpecError, closest, unknown
+from dms_spec.engine.scheduler import row_blocks
+from dms_spec.errors import DMSError, DMSWarning, DTypeError, FileError, SpecError, closest, unknown
 from dms_spec.files import array_target, check_suffix, read_arrays
 from dms_spec.markup import text_table
 from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
+from dms_spec.streams import forget
 from dms_spec.texts import read_text
 from dms_spec.types import INPUT_NAMES, ModalityBatch, Schedule
 
@@ -69,9 +72,18 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
 
     Arrays that no scheduler reads are named on stderr and left alone.
     """
+    artifact, batch, parts = schedule_parts(args)
+    found = list(parts)
+    return artifact, batch, found[0] if len(found) == 1 else _joined(found)
+
+
+def schedule_parts(
+    args: argparse.Namespace,
+) -> tuple[Artifact, ModalityBatch, Iterator[Schedule]]:
+    """Does the same for some samples at a time, in their order: at least one part."""
     backend = get_backend(args.backend)
     device = backend.check_device(args.device)
-    arrays = read_arrays(args.input)
+    arrays = read_arrays(args.input, wanted=lambda name, *_: name in INPUT_NAMES, mapped=True)
     for name in [name for name in arrays if name not in INPUT_NAMES]:
         hint = closest(name, INPUT_NAMES)
         if hint.startswith("Did"):  # a mistyped name must not lose an input
@@ -92,9 +104,45 @@ def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Sc
         # The same words come back as notes of the result.
         warnings.simplefilter("ignore", DMSWarning)
         scheduler = backend.scheduler(artifact.spec, artifact.scheduler_parameters, device=device)
-    moved = {name: backend.from_numpy(array, device) for name, array in arrays.items()}
-    result = scheduler(ModalityBatch(**moved))
-    return artifact, batch, result.converted(backend.to_numpy)
+
+    def parts() -> Iterator[Schedule]:
+        entries = sum(array.size for array in arrays.values())
+        for rows in row_blocks(batch.shape[0], entries, _ENTRIES):
+            part = {k: v[:, rows] if k == "mc_logits" else v[rows] for k, v in arrays.items()}
+            moved = {k: backend.from_numpy(np.asarray(v), device) for k, v in part.items()}
+            try:
+                result = scheduler(ModalityBatch(**moved))
+            except DMSError as error:  # its sample is counted from the first of these rows
+                if rows.start:
+                    error.args = (f"from sample {rows.start} on: {error}",)
+                raise
+            yield result.converted(backend.to_numpy)
+            forget(*arrays.values())
+
+    return artifact, batch, parts()
+
+
+# Entries of a file that are scheduled at a time.
+_ENTRIES = 1 << 23
+
+
+def _joined(parts: Sequence[Schedule]) -> Schedule:
+    """Joins the schedules of consecutive samples."""
+    first = parts[0]
+
+    def joined(array: Any, *others: Any) -> Any:
+        return np.concatenate([array, *others])
+
+    return Schedule(
+        weights=joined(*(p.weights for p in parts)),
+        fused=joined(*(p.fused for p in parts)),
+        scores=joined(*(p.scores for p in parts)),
+        active=joined(*(p.active for p in parts)),
+        signals={name: joined(*(p.signals[name] for p in parts)) for name in first.signals},
+        terms={name: joined(*(p.terms[name] for p in parts)) for name in first.terms},
+        soundness=None if first.soundness is None else joined(*(p.soundness for p in parts)),
+        notes=tuple(dict.fromkeys(note for p in parts for note in p.notes)),
+    )
 
 
 def output_target(output: Path, source: Path, kind: str) -> Target:
@@ -109,23 +157,38 @@ def output_target(output: Path, source: Path, kind: str) -> Target:
     return array_target(output, kind)
 
 
-def modality_summary(
-    names: Sequence[str], active: NDArray[Any], weights: NDArray[Any]
-) -> list[dict[str, Any]]:
+class Summary:
     """Says for each modality in how many samples it takes part, and its mean weight there.
 
     The mean leaves out the samples without it; they would dilute it.
+
+    Args:
+        names: Of the modalities.
     """
-    return [
-        {
-            "name": name,
-            "active": int(active[:, m].sum()),
-            "mean_weight_where_active": float(weights[active[:, m], m].mean())
-            if active[:, m].any()
-            else None,
-        }
-        for m, name in enumerate(names)
-    ]
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._active, self._weight = np.zeros(len(names), dtype=np.int64), np.zeros(len(names))
+        #: How many samples there were, and how many with nothing active.
+        self.samples = self.nothing = 0
+
+    def add(self, active: NDArray[Any], weights: NDArray[Any]) -> None:
+        """Counts some samples: ``[B, M]`` each."""
+        self.samples += len(active)
+        self.nothing += int((~active.any(axis=1)).sum())
+        self._active += active.sum(axis=0)
+        self._weight += np.where(active, weights, 0).sum(axis=0, dtype=np.float64)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Gives one entry for each modality."""
+        return [
+            {
+                "name": name,
+                "active": int(count),
+                "mean_weight_where_active": float(weight / count) if count else None,
+            }
+            for name, count, weight in zip(self._names, self._active, self._weight, strict=True)
+        ]
 
 
 def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:

@@ -133,7 +133,7 @@ def _with_heads(args: argparse.Namespace) -> Artifact | None:
     artifact = read_spec(args.spec, args.modalities)
     if not artifact.has_heads:
         return None
-    names = set(read_arrays(args.input))
+    names = set(read_arrays(args.input, wanted=lambda *_: False))
     batch = names & {"features", "logits"} and not names >= set(artifact.spec.modalities)
     return None if batch else artifact
 

@@ -6,10 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import NDArray
+
 from dms_spec.artifact import load_artifact
 from dms_spec.cli.common import (
+    Summary,
     add_modalities,
-    modality_summary,
     modality_table,
     names_of,
     output_target,
@@ -19,8 +21,9 @@ from dms_spec.embeddings.labels import class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import FileError
-from dms_spec.files import save_arrays
+from dms_spec.files import array_writer
 from dms_spec.plugins import get_backend
+from dms_spec.streams import forget
 
 _KIND = "predictions"
 
@@ -67,61 +70,92 @@ def run(args: argparse.Namespace) -> int:
         axis=spec.modalities,
         widths=predictor.model.widths,
         strict_labels=False,
+        mapped=True,
     )
-    results = predictor.predict(table, args.batch_size)
-    if args.output.suffix == ".safetensors" and results["predicted"].dtype.kind == "U":
+    if args.output.suffix == ".safetensors" and predictor.classes.dtype.kind == "U":
         raise FileError(
             "safetensors holds no strings, and the classes are",
             expected="an .npz output",
             got=str(args.output),
         )
-    with target.writing() as new:
-        save_arrays(next(iter(new.values())), results, _KIND)
+    counted, score, start = Summary(spec.modalities), _Accuracy(table, predictor.classes), 0
+    notes: dict[str, None] = {}
+    with target.writing() as new, array_writer(next(iter(new.values())), _KIND) as out:
+        for part in predictor.parts(table, args.batch_size):
+            out.append(part)
+            notes |= dict.fromkeys(part.notes)
+            counted.add(part["active"], part["weights"])
+            score.add(slice(start, start := start + len(part["active"])), part["predicted"])
+            forget(*table.embeddings.values())
 
-    active = results["active"]
     summary: dict[str, Any] = {
         "output": str(args.output),
         "backend": args.backend,
         "policy": spec.policy,
         "samples": len(table),
-        "samples_with_nothing_active": int((~active.any(axis=1)).sum()),
-        "modalities": modality_summary(spec.modalities, active, results["weights"]),
+        "samples_with_nothing_active": counted.nothing,
+        "modalities": counted.rows(),
         # All rows, because a prediction does not depend on how the table was split.
-        "notes": [*table.rows(slice(None)).notes(), *results.notes],
+        "notes": [
+            *table.rows(slice(None)).notes(),
+            *notes,
+            *predictor.nothing_note(counted.nothing),
+            *score.notes,
+        ],
     }
-    accuracy, notes = _accuracy(table, predictor, results)
-    if accuracy is not None:
-        summary["accuracy"] = accuracy
-    summary["notes"] += notes
+    if score.share is not None:
+        summary["accuracy"] = score.share
     if args.json:
         say_json(summary)
         return 0
-    _print(summary, results)
+    _print(summary, out.shapes())
     return 0
 
 
-def _accuracy(
-    table: Table, predictor: Predictor, results: dict[str, Any]
-) -> tuple[float | None, list[str]]:
-    """Computes the share of the labels that are predicted, None if none can be; and notes."""
-    rows = table.labelled_rows()
-    if table.labels is None or not len(rows):
-        return None, []
-    labels, classes = table.labels[rows], predictor.classes
-    if reason := unlike(classes, labels):
-        return None, [f"accuracy is not measured: {reason}"]
-    right = class_indices(classes, results["predicted"][rows]) == class_indices(classes, labels)
-    unknown = strangers(classes, labels)
-    notes = [f"labels that are not a class count as wrong: {unknown}"] if unknown else []
-    return float(right.mean()), notes
+class _Accuracy:
+    """Counts the labels that are predicted.
+
+    Args:
+        table: Whose labels they are.
+        classes: Those of the model ``[C]``.
+    """
+
+    def __init__(self, table: Table, classes: NDArray[Any]) -> None:
+        self._table, self._classes, self._right = table, classes, 0
+        self._rows = len(table.labelled_rows())
+        #: What is odd about the labels, in words.
+        self.notes: list[str] = []
+        if table.labels is None or not self._rows:
+            self._rows = 0
+            return
+        labels = table.labels[table.labelled_rows()]
+        if reason := unlike(classes, labels):
+            self._rows, self.notes = 0, [f"accuracy is not measured: {reason}"]
+        elif unknown := strangers(classes, labels):
+            self.notes = [f"labels that are not a class count as wrong: {unknown}"]
+
+    @property
+    def share(self) -> float | None:
+        """The share of the labels that are predicted; None if none can be."""
+        return self._right / self._rows if self._rows else None
+
+    def add(self, rows: slice, predicted: NDArray[Any]) -> None:
+        """Counts some rows of the table."""
+        if not self._rows or self._table.labels is None:
+            return
+        labels, known = self._table.labels[rows], self._table.labelled
+        if known is not None:
+            labels, predicted = labels[known[rows]], predicted[known[rows]]
+        right = class_indices(self._classes, predicted) == class_indices(self._classes, labels)
+        self._right += int(right.sum())
 
 
-def _print(summary: dict[str, Any], results: dict[str, Any]) -> None:
+def _print(summary: dict[str, Any], written: dict[str, list[int]]) -> None:
     say(f"{summary['samples']} rows, policy {summary['policy']}, backend {summary['backend']}")
     say(modality_table(summary["modalities"], summary["samples"]))
     if "accuracy" in summary:
         say(f"{100 * summary['accuracy']:.1f} % of the table's labels are predicted")
     for text in summary["notes"]:
         note(text)
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in results.items())
+    shapes = ", ".join(f"{name} {shape}" for name, shape in written.items())
     say(f"wrote {summary['output']}: {shapes}")

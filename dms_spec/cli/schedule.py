@@ -6,14 +6,14 @@ import argparse
 from pathlib import Path
 
 from dms_spec.cli.common import (
+    Summary,
     add_input_arguments,
-    modality_summary,
     modality_table,
     output_target,
-    schedule_file,
+    schedule_parts,
 )
 from dms_spec.cli.printing import note, say, say_json
-from dms_spec.files import save_arrays
+from dms_spec.files import array_writer
 
 _KIND = "schedule"
 
@@ -33,17 +33,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
 
     target = output_target(args.output, args.input, _KIND)
-    artifact, batch, result = schedule_file(args)
-    with target.writing() as new:
-        save_arrays(next(iter(new.values())), result.arrays(), _KIND)
-
-    samples, _ = batch.shape
-    there = True if batch.present is None else batch.present
-    nonfinite = int((there & ~result.active).sum())
-    nothing = int((~result.active.any(axis=1)).sum())
-    modalities = modality_summary(artifact.spec.modalities, result.active, result.weights)
+    artifact, batch, parts = schedule_parts(args)
+    summary, nonfinite, start = Summary(artifact.spec.modalities), 0, 0
+    notes: dict[str, None] = {}
+    with target.writing() as new, array_writer(next(iter(new.values())), _KIND) as out:
+        for part in parts:
+            out.append(part.arrays())
+            summary.add(part.active, part.weights)
+            rows = slice(start, start := start + len(part.active))
+            there = True if batch.present is None else batch.present[rows]
+            nonfinite += int((there & ~part.active).sum())
+            notes |= dict.fromkeys(part.notes)
+    samples, nothing, modalities = summary.samples, summary.nothing, summary.rows()
     if args.json:
-        summary = {
+        data = {
             "output": str(args.output),
             "backend": args.backend,
             "policy": artifact.spec.policy,
@@ -51,9 +54,9 @@ def run(args: argparse.Namespace) -> int:
             "samples_with_nothing_active": nothing,
             "present_but_not_finite": nonfinite,
             "modalities": modalities,
-            "notes": list(result.notes),
+            "notes": list(notes),
         }
-        say_json(summary)
+        say_json(data)
         return 0
     say(f"{samples} samples, policy {artifact.spec.policy}, backend {args.backend}")
     say(modality_table(modalities, samples))
@@ -61,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         say(f"{nonfinite} entries are present but hold NaN or Inf; they count as absent")
     if nothing:
         say(f"{nothing} samples have nothing active: their weights and fused output are 0")
-    for text in result.notes:
+    for text in notes:
         note(text)
-    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in result.arrays().items())
+    shapes = ", ".join(f"{name} {shape}" for name, shape in out.shapes().items())
     say(f"wrote {args.output}: {shapes}")
     return 0

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.markup import counted
+from dms_spec.streams import forget, row_parts
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,26 @@ class NonFinite:
         return f"{of} are present but hold NaN or Inf ({self}); they count as absent"
 
 
+def finite_rows(array: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """Says which rows of ``[N, D]`` are finite throughout, bool ``[N]``."""
+    found = np.ones(len(array), dtype=bool)
+    for rows in row_parts(array):
+        found[rows] = np.isfinite(array[rows]).all(axis=1)
+        forget(array)
+    return found
+
+
 def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFinite:
     """Finds what is not finite among ``[N, D]`` where bool ``[N]`` says that the rows are there."""
-    bad = ~np.isfinite(array) & claimed[:, None]
-    by_column = bad.sum(axis=0)
+    by_column, bad_rows = np.zeros(array.shape[1], dtype=np.int64), 0
+    for rows in row_parts(array):
+        bad = ~np.isfinite(array[rows]) & claimed[rows, None]
+        by_column += bad.sum(axis=0)
+        bad_rows += int(bad.any(axis=1).sum())
+        forget(array)
     count = int(claimed.sum())
     return NonFinite(
-        rows=int(bad.any(axis=1).sum()),
+        rows=bad_rows,
         cells=int(by_column.sum()),
         columns=tuple(np.flatnonzero(by_column).tolist()),
         whole=tuple(np.flatnonzero(by_column == count).tolist()) if count else (),

@@ -82,32 +82,46 @@ class Predictor:
             ShapeError: The table has other modalities or widths than the artifact.
             NonFiniteInput, NothingPresent: As the spec asks.
         """
+        parts = list(self.parts(table, batch_size))
+        arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        notes = dict.fromkeys(note for part in parts for note in part.notes)
+        nothing = int((~arrays["active"].any(axis=1)).sum())
+        return Predictions(arrays, (*notes, *self.nothing_note(nothing)))
+
+    def parts(self, table: Table, batch_size: int = BATCH_SIZE) -> Iterator[Predictions]:
+        """Gives what `predict` gives, some rows at a time and in their order: at least one part.
+
+        Raises:
+            ShapeError, NonFiniteInput, NothingPresent: As in `predict`.
+        """
         if batch_size < 1:
             raise ShapeError("there is no batch", expected="1 row or more", got=str(batch_size))
         self._check_table(table)
-        parts = []
         for rows in _slices(len(table), batch_size):
+            part = table.rows(rows)
             try:
-                parts.append(self._predict(table.rows(rows)))
+                found = self._predict(part)
             except DMSError as error:  # its sample is counted from the first of these rows
                 if len(table) > batch_size:
                     error.args = (f"from row {rows.start} on: {error}",)
                 raise
-        results = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-        notes = list(dict.fromkeys(note for part in parts for note in part.notes))
-        for name, array in results.items():
-            if len(array) != len(table):
-                raise ShapeError(
-                    f"{name} has another number of rows than the table",
-                    expected=str(len(table)),
-                    got=str(len(array)),
-                )
-        nothing = int((~results["active"].any(axis=1)).sum())
-        if nothing:
-            note = "{} rows have nothing active: their probabilities are the class frequencies "
-            note += "in training, their class {!r}"
-            notes.append(note.format(nothing, self.model.usual))
-        return Predictions(results, tuple(notes))
+            for name, array in found.items():
+                if len(array) != len(part):
+                    raise ShapeError(
+                        f"{name} has another number of rows than the table",
+                        expected=str(len(part)),
+                        got=str(len(array)),
+                    )
+            yield found
+
+    def nothing_note(self, rows: int) -> tuple[str, ...]:
+        """Says what became of the rows in which nothing is active; empty if there are none."""
+        if not rows:
+            return ()
+        return (
+            f"{rows} rows have nothing active: their probabilities are the class frequencies "
+            f"in training, their class {self.model.usual!r}",
+        )
 
     def schedule(self, table: Table) -> Schedule:
         """Computes the whole schedule behind `predict`, with scores and terms, as NumPy arrays.

@@ -17,8 +17,14 @@ from numpy.typing import NDArray
 from dms_spec.embeddings.arrays import column_names, to_array
 from dms_spec.embeddings.labels import read_labels, tally
 from dms_spec.embeddings.modalities import on_axis, read_embeddings
-from dms_spec.embeddings.nonfinite import NonFinite, absence, columns_to_leave, nonfinite
-from dms_spec.embeddings.presence import by_name, presence
+from dms_spec.embeddings.nonfinite import (
+    NonFinite,
+    absence,
+    columns_to_leave,
+    finite_rows,
+    nonfinite,
+)
+from dms_spec.embeddings.presence import by_name, is_reserved, presence
 from dms_spec.embeddings.roles import choose
 from dms_spec.embeddings.split import (
     SPLITS,
@@ -123,7 +129,7 @@ class Table:
             notes += lacking
         claimed = presence(plain, tuple(embeddings), rows, where, ordered=ordered)
         claimed &= np.isin(list(embeddings), names)
-        finite = [np.isfinite(array).all(axis=1) for array in embeddings.values()]
+        finite = [finite_rows(array) for array in embeddings.values()]
         labels = read_labels(plain.get("labels"), rows, where, strict=strict_labels)
         parts = {n: row_indices(n, plain[n], rows, where) for n in SPLITS if n in plain}
         check_disjoint(parts, where)
@@ -246,6 +252,7 @@ def read_table(
     widths: Mapping[str, int] | None = None,
     need_labels: bool = False,
     strict_labels: bool = True,
+    mapped: bool = False,
 ) -> Table:
     """Reads a table from ``.npz`` or ``.safetensors``.
 
@@ -257,6 +264,7 @@ def read_table(
         widths: D by modality.
         need_labels: Refuse a table that cannot be learned from.
         strict_labels: Refuse labels that are not classes.
+        mapped: Leave large arrays in the file, see `dms_spec.files.read_arrays`.
 
     Raises:
         FileError: The file cannot be read.
@@ -264,7 +272,14 @@ def read_table(
             the array.
     """
     path = Path(path)
-    arrays: dict[str, Any] = dict(read_arrays(path))
+
+    def wanted(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+        """What is no modality is left alone, and looked at where it could be a mask."""
+        known = modalities or axis
+        mask = axis is not None and len(shape) == 2 and shape[1] == len(axis)
+        return known is None or name in known or is_reserved(name) or mask
+
+    arrays: dict[str, Any] = dict(read_arrays(path, wanted=wanted, mapped=mapped))
     names = read_metadata(path).get("present_names")
     if names is not None:
         arrays["present_names"] = [name.strip() for name in names.split(",")]
