@@ -761,6 +761,16 @@ def test_the_bound_on_memory_is_lifted_again(dms: Run, work: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
+def test_a_session_compares_the_parameters_with_their_hash(work: Path) -> None:
+    def change(model: Model) -> None:
+        tensor = next(t for t in model.graph.initializer if t.name.endswith("anchor"))
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + 1, tensor.name))
+
+    Session.load(write(GOOD["anchored"]))
+    with pytest.raises(VerificationError, match="not those that were exported"):
+        Session.load(changed("anchored", change))
+
+
 def test_a_verification_that_fails_says_so_in_python_too(work: Path) -> None:
     path = changed("plain", _meta("spec", _spec(fusion="probability")))
     with pytest.raises(VerificationError):
