@@ -7,27 +7,23 @@ this one is killed.
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from dms_spec.errors import DMSError, FileError
+from dms_spec.staging import LOCK, STAGING, clear_leftovers, move_in, staging, sync, there
 
 #: How one knows an artifact: the file, and what it holds.
 ARTIFACT = ("config.json", b'"format": "dms-spec"')
 
 # Where a mark is looked for: this many bytes at the beginning of a file, and at its end.
 _NEAR_THE_ENDS = 1 << 16
-
-_STAGING, _LOCK, _READY = ".dms-spec-", "lock", "ready"
-_LOCKED = b"dms-spec\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,26 +105,27 @@ class Target:
             FileError: As in `of_file` and `of_folder`.
         """
         try:
-            if _there(self.folder) and not self.folder.is_dir():
+            if there(self.folder) and not self.folder.is_dir():
                 raise self._in_the_way(self.given)
             self._check_surroundings()
-            there = [name for name in self.marks if _there(self.folder / name)]
-            others = self.alone and not there and self.folder.exists() and any(self._entries())
-            for name in there:
+            old = [name for name in self.marks if there(self.folder / name)]
+            others = self.alone and not old and self.folder.exists() and any(self._entries())
+            for name in old:
                 self._check_old(name)
         except OSError as error:
             raise _unwritable(self.given, error) from error
         if others:
             raise self._in_the_way(self.given)
 
-    def make_folder(self) -> None:
-        """Makes the folder in which the output stands, and its parents.
+    def make_parent(self) -> None:
+        """Makes the folder in which the output stands, for files that are to lie beside it.
 
         Raises:
-            FileError: It cannot be made.
+            FileError: It cannot be made or written to.
         """
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self.folder.parent).close()
         except OSError as error:
             raise _unwritable(self.given, error) from error
 
@@ -144,23 +141,23 @@ class Target:
             FileError: A file cannot be written, or something else has come to its place.
         """
         try:
-            self.make_folder()
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
             whole = not self.folder.exists()
-            with _staging(self.folder.parent if whole else self.folder) as staging:
-                new = staging / "new"
+            with staging(self.folder.parent if whole else self.folder) as hidden:
+                new = hidden / "new"
                 new.mkdir()
                 paths = {name: new / name for name in self.marks}
                 yield paths
-                mode = (staging / _LOCK).stat().st_mode
+                mode = (hidden / LOCK).stat().st_mode
                 for path in paths.values():
                     path.chmod(stat.S_IMODE(mode))  # some libraries make a file private
-                    _sync(path)
+                    sync(path)
                 self.check()
                 if whole:
                     new.rename(self.folder)
-                    _sync(self.folder.parent)
+                    sync(self.folder.parent)
                 else:
-                    _move_in(staging, list(self.marks), self.folder)
+                    move_in(hidden, list(self.marks), self.folder)
         except OSError as error:
             raise _unwritable(self.given, error) from error
 
@@ -175,7 +172,7 @@ class Target:
         return self
 
     def _entries(self) -> Iterator[Path]:
-        return (path for path in self.folder.iterdir() if not path.name.startswith(_STAGING))
+        return (path for path in self.folder.iterdir() if not path.name.startswith(STAGING))
 
     def _check_surroundings(self) -> None:
         near = self.folder.parent if self.new else self.folder
@@ -188,7 +185,7 @@ class Target:
                     fix="Choose another path.",
                 )
         existing = self.folder
-        while self.new and not _there(existing):
+        while self.new and not there(existing):
             existing = existing.parent
         # On a file, this says that it is not a folder.
         tempfile.TemporaryFile(dir=existing).close()
@@ -262,147 +259,6 @@ def check_not_input(output: Path, source: Path) -> None:
             raise FileError(
                 "the output is the input", got=str(output), fix="Choose another output file."
             )
-
-
-# -------------------------------------------------------------------------------------- moving
-
-
-def _move_in(staging: Path, names: list[str], folder: Path) -> None:
-    """Moves files over those of a folder: all of them, or none."""
-    new, old = staging / "new", staging / "old"
-    old.mkdir()
-    for name in names:
-        if _there(folder / name):
-            _keep(folder / name, old / name)
-    (staging / _READY).write_text(json.dumps(names), encoding="utf-8")
-    try:
-        for name in names:
-            (new / name).replace(folder / name)
-    except BaseException:
-        (staging / _READY).unlink()
-        for name in names:
-            if (new / name).exists():  # was not moved
-                continue
-            if (old / name).exists():
-                (old / name).replace(folder / name)
-            else:
-                (folder / name).unlink()
-        raise
-    _sync(folder)
-
-
-def _keep(path: Path, copy: Path) -> None:
-    try:
-        copy.hardlink_to(path)
-    except OSError:  # a file system without links
-        shutil.copy2(path, copy)
-
-
-def _sync(path: Path) -> None:
-    """Waits until a file or the entries of a folder are on the disk."""
-    if path.is_dir() and os.name == "nt":  # Windows cannot open a folder
-        return
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-# ------------------------------------------------------------------------------------- leftovers
-
-
-@contextmanager
-def _staging(parent: Path) -> Iterator[Path]:
-    """Gives a hidden folder that is removed at the end, by this run or by the next one."""
-    with ExitStack() as stack:
-        while True:
-            folder = Path(tempfile.mkdtemp(dir=parent, prefix=_STAGING))
-            stack.callback(_discard, folder)
-            with suppress(FileNotFoundError):  # another run took it for a leftover
-                file = stack.enter_context((folder / _LOCK).open("xb"))
-                _lock(file.fileno())
-                if (folder / _LOCK).exists():
-                    file.write(_LOCKED)
-                    file.flush()
-                    break
-        yield folder
-
-
-def clear_leftovers(folder: Path) -> None:
-    """Removes what killed runs left in a folder, and finishes a move that was cut short."""
-    try:
-        found = [path for path in folder.glob(f"{_STAGING}*") if path.is_dir()]
-    except OSError:
-        return
-    for staging in found:
-        with suppress(OSError):
-            _clear(staging, folder)
-
-
-def _clear(staging: Path, folder: Path) -> None:
-    if not any(staging.iterdir()):
-        staging.rmdir()
-        return
-    with (staging / _LOCK).open("rb") as file:
-        if not _lock(file.fileno(), wait=False) or file.read() not in (_LOCKED, b""):
-            return
-        ready = staging / _READY
-        if ready.is_file():
-            for name in json.loads(ready.read_text(encoding="utf-8")):
-                _finish(staging, folder, Path(name).name)
-        _discard(staging)
-
-
-def _discard(staging: Path) -> None:
-    """Removes a hidden folder, its lock last: without it, nobody knows that it is ours."""
-    with suppress(OSError):
-        for path in staging.iterdir():
-            if path.name != _LOCK:
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
-        (staging / _LOCK).unlink(missing_ok=True)
-        staging.rmdir()
-
-
-def _finish(staging: Path, folder: Path, name: str) -> None:
-    """Moves a file that a killed run was about to move, if nobody has touched its place since."""
-    new, old, path = staging / "new" / name, staging / "old" / name, folder / name
-    same = path.samefile(old) if old.exists() and path.exists() else not _there(path)
-    if new.exists() and same:
-        new.replace(path)
-
-
-def _lock(handle: int, *, wait: bool = True) -> bool:
-    """Locks a file until it is closed, or its process ends. False if another has it."""
-    lock = _locker()
-    if lock is None:  # then nothing is known to be a leftover
-        return wait
-    try:
-        lock(handle)
-    except OSError:
-        return wait
-    return True
-
-
-def _locker() -> Callable[[int], None] | None:
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    return lambda handle: fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _there(path: Path) -> bool:
-    """Says whether there is anything at a path, a broken link too.
-
-    Raises:
-        OSError: The path cannot be, such as one below a file.
-    """
-    try:
-        path.lstat()
-    except FileNotFoundError:
-        return False
-    return True
 
 
 def _unwritable(path: Path, error: OSError) -> FileError:

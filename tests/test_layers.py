@@ -23,7 +23,13 @@ HOMES = {
 #: From the ground up; a floor's modules may import each other, and those of floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("dms_spec._version", "dms_spec.colours", "dms_spec.errors", "dms_spec.markup"),
-    ("dms_spec.outputs", "dms_spec.streams", "dms_spec.texts", "dms_spec.typed"),
+    (
+        "dms_spec.outputs",
+        "dms_spec.staging",
+        "dms_spec.streams",
+        "dms_spec.texts",
+        "dms_spec.typed",
+    ),
     ("dms_spec.artifact", "dms_spec.files", "dms_spec.spec", "dms_spec.types"),
     ("dms_spec.interface",),
     ("dms_spec.plugins",),

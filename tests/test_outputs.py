@@ -21,8 +21,9 @@ from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.conformance import worked_example
 from dms_spec.errors import ArtifactError, DMSWarning, FileError
 from dms_spec.files import read_arrays, write_arrays
-from dms_spec.outputs import Target, clear_leftovers, writing_file
+from dms_spec.outputs import Target, writing_file
 from dms_spec.spec import SchedulerSpec
+from dms_spec.staging import clear_leftovers
 
 Run = Callable[..., Any]
 NAMES = ("image", "text", "audio")

@@ -120,7 +120,7 @@ def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
     """Writes the smallest case of each check that fails."""
     from dms_spec.conformance.vectors import freeze, write_vector
 
-    Target.of_folder(folder / "any.json", {}, overwrite=False).make_folder()
+    Target.of_folder(folder / "any.json", {}, overwrite=False).make_parent()
 
     def write(planned: Planned, context: Context) -> None:
         if context.last is None:

@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
         need_labels=True,
     )
     spec = _spec(args, given, table.modalities)
-    target.make_folder()  # where the checkpoint lies
+    target.make_parent()  # where the checkpoint lies
     checkpoint = checkpoint_of(target.folder)
     with _Bars() as bars:
         result = training.fit(

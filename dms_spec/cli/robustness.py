@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         added = "the spec refuses rows that are not finite or have nothing present; here they count"
         samples = replace(samples, notes=(*samples.notes, added))
     cases = _cases(args, spec.modalities)
-    target.make_folder()
+    target.make_parent()  # where the store lies
     store = store_of(target.folder)
     with _bar() as progress:
         result = measure(
