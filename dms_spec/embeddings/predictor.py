@@ -118,10 +118,9 @@ class Predictor:
         """Says what became of the rows in which nothing is active; empty if there are none."""
         if not rows:
             return ()
-        return (
-            f"{rows} rows have nothing active: their probabilities are the class frequencies "
-            f"in training, their class {self.model.usual!r}",
-        )
+        note = "{} rows have nothing active: their probabilities are the class frequencies "
+        note += "in training, their class {!r}"
+        return (note.format(rows, self.model.usual),)
 
     def schedule(self, table: Table) -> Schedule:
         """Computes the whole schedule behind `predict`, with scores and terms, as NumPy arrays.

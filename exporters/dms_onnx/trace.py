@@ -35,7 +35,6 @@ from dms_spec.spec import SchedulerSpec
 from dms_spec.types import AXES, INPUT_NAMES, TERMS, ModalityBatch
 
 
-
 @dataclass(kw_only=True)
 class _Inputs:
     """Collects the arguments of a graph. Those that are parameters become initializers."""
