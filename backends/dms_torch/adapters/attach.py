@@ -3,58 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dms_spec.errors import SpecError
+from dms_spec.errors import MissingInput, SpecError
+from dms_torch.adapters.decision import Decision, modalities_of, schedule
+from dms_torch.adapters.explain import Explanation, explain
 from dms_torch.adapters.tokens import Pooled
 from dms_torch.adapters.weighing import Strength
 from dms_torch.adapters.wiring import Wiring
-from dms_torch.fusion import FusionOutput
 
 #: The name under which a model holds what is attached to it.
 NAME = "dms"
-
-
-@dataclass(frozen=True)
-class Decision:
-    """Holds what a scheduler decided for one batch, a row for each sample.
-
-    Attributes:
-        pooled: What it looked at.
-        logits: Of the heads, by modality ``[B, C]``; empty without heads.
-        output: All that it returned, for `dms_torch.fusion_loss` and others.
-        notes: Everything that was weaker than asked for, in words.
-    """
-
-    pooled: Pooled
-    logits: dict[str, Tensor]
-    output: FusionOutput
-    notes: tuple[str, ...]
-
-    @property
-    def weights(self) -> Tensor:
-        """``[B, M]``."""
-        return self.output.weights
-
-    @property
-    def present(self) -> Tensor:
-        """bool ``[B, M]``."""
-        return self.pooled.present
-
-    @property
-    def signals(self) -> dict[str, Tensor]:
-        """By name ``[B, M]``."""
-        return self.output.signals
-
-    @property
-    def terms(self) -> dict[str, Tensor]:
-        """By name ``[B, M]``."""
-        return self.output.terms
 
 
 class Attached(nn.Module):
@@ -103,29 +64,23 @@ class Attached(nn.Module):
         Args:
             inputs: What the model is called with.
         """
-        return self.schedule(pool_tokens(self._wiring.model, inputs, self.modalities))
+        pooled = pool_tokens(self._wiring.model, inputs, self.modalities)
+        return schedule(self.scheduler, self.heads, pooled)
 
     def _decide(self, pooled: Pooled) -> Tensor:
-        self.last = self.schedule(pooled)
+        self.last = schedule(self.scheduler, self.heads, pooled)
         return self.last.weights
 
-    def schedule(self, pooled: Pooled) -> Decision:
-        """Runs the heads and the scheduler on pooled tokens.
+    def explain(self, sample: int = 0) -> Explanation:
+        """Says for one sample of the last call which modality was trusted, and why.
 
-        Tokens of differing widths are filled up with zeros to the widest.
+        Raises:
+            MissingInput: There was no call yet.
+            ShapeError: The batch has no such sample.
         """
-        logits = {name: head(_finite(pooled.features[name])) for name, head in self.heads.items()}
-        notes = list(pooled.notes)
-        widths = {name: x.shape[-1] for name, x in pooled.features.items()}
-        if len(set(widths.values())) > 1:
-            told = ", ".join(f"{name} {width}" for name, width in widths.items())
-            notes.append(f"tokens differ in width, zeros fill them up: {told}")
-        features = {
-            name: functional.pad(x, (0, max(widths.values()) - widths[name]))
-            for name, x in pooled.features.items()
-        }
-        output = self.scheduler(features=features, logits=logits or None, present=pooled.present)
-        return Decision(pooled, logits, output, (*notes, *output.notes))
+        if self.last is None:
+            raise MissingInput("there is nothing to explain yet", fix="Call the model first.")
+        return explain(self.last, sample)
 
 
 def attach(
@@ -217,13 +172,3 @@ class _Seen(Exception):
 
 def _stop(pooled: Pooled) -> Tensor:
     raise _Seen(pooled)
-
-
-def modalities_of(scheduler: Any) -> tuple[str, ...]:
-    """Gives the names of a scheduler's modalities, in order."""
-    return tuple(scheduler.spec.modalities)
-
-
-def _finite(features: Tensor) -> Tensor:
-    """Puts 0 for samples that are not finite: a head's gradient would be NaN for one of them."""
-    return torch.where(features.isfinite().all(dim=-1, keepdim=True), features, 0.0)
