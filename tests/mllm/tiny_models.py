@@ -180,7 +180,11 @@ def _blip2(text: Any) -> Built:
     config = hf.Blip2Config(
         vision_config=hf.Blip2VisionConfig(**SMALL, image_size=8, patch_size=4).to_dict(),
         qformer_config=hf.Blip2QFormerConfig(
-            **SMALL, vocab_size=VOCABULARY, encoder_hidden_size=WIDTH
+            **SMALL,
+            vocab_size=VOCABULARY,
+            encoder_hidden_size=WIDTH,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         ).to_dict(),
         text_config=text.to_dict(),
         num_query_tokens=3,
@@ -206,6 +210,7 @@ def blip2_opt() -> Built:
             num_attention_heads=4,
             max_position_embeddings=128,
             word_embed_proj_dim=WIDTH,
+            dropout=0.0,
             pad_token_id=0,
         )
     )

@@ -48,8 +48,7 @@ def check_checkpointing(stack: nn.Module) -> None:
                 "reentrant checkpointing loses the gradient of the weights",
                 expected="use_reentrant=False",
                 got="use_reentrant=True",
-                fix="Call model.gradient_checkpointing_enable("
-                'gradient_checkpointing_kwargs={"use_reentrant": False}).',
+                fix="Pass use_reentrant=False where you switch checkpointing on.",
             )
 
 

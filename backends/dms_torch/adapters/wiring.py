@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from dms_spec.errors import MissingInput
 from dms_torch.adapters.anatomy import TEXT, Anatomy, find
@@ -196,8 +197,11 @@ class Wiring:
     def _weighed(self, embedded: Tensor, given: Arguments) -> Tensor:
         """Decides on the weights of a prompt, once, and weighs its tokens."""
         if self.weighing is None:
-            of, pooled = self._read(embedded, given)
-            self.weighing = Weighing(of, factors(self.decide(pooled)), self.strength)
+            # The first layer may be checkpointed with its hooks. It is run again in the backward
+            # pass, but the decision is not: what it saves is no business of the checkpoint.
+            with saved_tensors_hooks(_as_it_is, _as_it_is):
+                of, pooled = self._read(embedded, given)
+                self.weighing = Weighing(of, factors(self.decide(pooled)), self.strength)
         return self.weighing.tokens(embedded)
 
     def _read(self, embedded: Tensor, given: Arguments) -> tuple[Tensor, Pooled]:
@@ -235,6 +239,10 @@ def forget_compiled() -> None:
     """Has compiled code made anew: it would go on without the hooks, or with them."""
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _by_name(
