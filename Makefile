@@ -7,13 +7,14 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: fuzz schemas help demo test test-slow test-runtimes test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
 	@echo "make test     the whole test suite"
 	@echo "make test-slow  what takes minutes: when benchmarks or the learning of heads have changed"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
+	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
 	@echo "make test-floors  everything at the lowest versions that pyproject.toml states"
@@ -53,6 +54,13 @@ tests/runtimes/node_modules: tests/runtimes/package-lock.json
 	cd tests/runtimes && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
+# The line before the pinned one lies in a folder of its own, ahead on the path.
+$(VENV)/transformers-4.57: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ transformers==4.57.6 \
+		"tokenizers>=0.22,<0.23" "huggingface_hub>=0.34,<1" \
+		requests urllib3 charset-normalizer idna certifi
+	@touch $@
+
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
 $(VENV)/jax: $(VENV)/test $(wildcard examples/dms-jax/*.toml examples/dms-jax/*/*.py)
 	$(INSTALL) "jax>=0.10"
@@ -88,6 +96,12 @@ test-slow: $(VENV)/test
 # With MEASURED=docs/reference/runtimes.csv it writes the table of that page.
 test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
 	$(BIN)/python -m pytest tests/runtimes
+
+# When an adapter or the version of transformers has changed: every family, every property.
+# MEASURED=docs/reference writes the tables of the page on multimodal models.
+test-transformers: $(VENV)/transformers-4.57
+	MLLM=all $(BIN)/python -m pytest tests/mllm
+	MLLM=all PYTHONPATH=$(VENV)/transformers-4.57 $(BIN)/python -m pytest tests/mllm
 
 # Ten cases for each property: JAX compiles for every new shape.
 test-jax: $(VENV)/jax

@@ -1,7 +1,7 @@
 """Which families and which tests run: a few by default, all of them with ``MLLM=all``.
 
-With ``MEASURED`` as the name of a file, what held is written to it: a row for each property, a
-column for each family.
+With ``MEASURED`` as the name of a folder, what held is written to a table in it, one for each line
+of transformers: a row for each property, a column for each family.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 
 ALL = os.environ.get("MLLM") == "all"
 pytest.importorskip("torch")
-pytest.importorskip("transformers", reason="not installed: dms-spec[transformers]")
+transformers = pytest.importorskip("transformers", reason="not installed: dms-spec[transformers]")
 
 import tiny_models  # noqa: E402
 
@@ -62,9 +62,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    if path := os.environ.get("MEASURED"):
-        with Path(path).open("w", encoding="utf-8", newline="") as file:
+    if folder := os.environ.get("MEASURED"):
+        version = transformers.__version__
+        path = Path(folder) / f"transformers{version.partition('.')[0]}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
             table = csv.writer(file, lineterminator="\n")
-            table.writerow(["property", *tiny_models.FAMILIES])
+            table.writerow([f"transformers {version}", *tiny_models.FAMILIES])
             for title, row in _outcomes.items():
                 table.writerow([title, *(row.get(name, "-") for name in tiny_models.FAMILIES)])

@@ -9,17 +9,18 @@ import torch
 from test_properties import BOTH, attached
 from tiny_models import build
 
-FAMILIES = ("llava", "blip2_opt", "mllama")
+# Of torch itself, about its own functions, while it traces masks of the older line.
+pytestmark = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 
 
 def compiled(model: Any) -> Any:
     return torch.compile(model, backend="eager")
 
 
-@pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("first", ["attach", "compile", "compile in place"])
-def test_compiled_as_not_compiled(name: str, first: str) -> None:
-    model, inputs = build(name)
+def test_compiled_as_not_compiled(first: str) -> None:
+    """In one family: tracing takes half a minute for each."""
+    model, inputs = build("llava")
     given = inputs(BOTH)
     with torch.no_grad():
         plain = model(**given).logits

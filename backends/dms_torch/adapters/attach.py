@@ -43,6 +43,7 @@ class Attached(nn.Module):
         self.modalities = modalities_of(scheduler)
         self.last: Decision | None = None
         self._wiring = Wiring(model, self.modalities, strength, self._decide)
+        self.to(next(self._wiring.anatomy.embedding.parameters()).device)
         model.add_module(NAME, self)
 
     def detach(self) -> None:
@@ -92,7 +93,7 @@ def attach(
 ) -> Attached:
     """Puts a scheduler into a multimodal language model of Hugging Face transformers.
 
-    From then on each forward and each `generate` weighs the modalities of each sample's prompt,
+    From then on each forward and each ``generate`` weighs the modalities of each sample's prompt,
     and says so in ``last``. A neutral weight, 1 / n of n modalities, changes nothing. Weight 0
     hides a modality and all that it holds, NaN included.
 
@@ -100,7 +101,8 @@ def attach(
         model: Decoder-only (Llava, LlavaNext, Qwen2-VL, Qwen2.5-VL, Idefics2, Idefics3, BLIP-2),
             with an encoder (BLIP-2 with T5), or with cross-attention (Idefics, Mllama). Found by
             structure, so that others of the same build may serve as well.
-        scheduler: A `dms_torch.Fusion`, or a module that is called as one and has its ``spec``.
+        scheduler: A `dms_torch.Fusion`, or a module that is called as one and has its ``spec``. It
+            is moved to the device of the input embeddings.
             Its modalities are "text" and those that the model has tokens for, such as "image".
             Features are mean tokens, ``[B, D]``.
         strength: "attention" adds log(n w) to the attention scores of a modality's positions, or

@@ -67,13 +67,13 @@ class Weighing:
             tokens: ``[B, P, D]``.
             m: The modality of all of them; None for that of each position.
         """
-        f = self._at(m, tokens.shape[0], tokens.shape[1])[..., None]
+        f = self._at(m, tokens.shape[0], tokens.shape[1])[..., None].to(tokens.device)
         scaled = (tokens * f).to(tokens.dtype) if self.strength == "tokens" else tokens
         return torch.where(f == 0, 0.0, scaled)
 
     def contribution(self, added: Tensor, m: int) -> Tensor:
         """Weighs what a cross-attention has found, ``[B, Q, D]``, in a modality."""
-        f = self._at(m, added.shape[0], 1)[..., None]
+        f = self._at(m, added.shape[0], 1)[..., None].to(added.device)
         scaled = (added * f).to(added.dtype) if self.strength == "attention" else added
         return torch.where(f == 0, 0.0, scaled)
 
@@ -138,7 +138,7 @@ class Weighing:
                 got=str(width),
             )
         floor = torch.finfo(dtype).min
-        scores = self.scores(queries.shape[0], width, floor)
+        scores = self.scores(queries.shape[0], width, floor).to(queries.device)
         if mask is None and causal and queries.shape[1] > 1:
             square = torch.ones((queries.shape[1], width), dtype=torch.bool, device=queries.device)
             mask = square.tril()  # none is given only where nothing came before the queries

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
@@ -199,7 +200,7 @@ class Wiring:
         if self.weighing is None:
             # The first layer may be checkpointed with its hooks. It is run again in the backward
             # pass, but the decision is not: what it saves is no business of the checkpoint.
-            with saved_tensors_hooks(_as_it_is, _as_it_is):
+            with _apart():
                 of, pooled = self._read(embedded, given)
                 self.weighing = Weighing(of, factors(self.decide(pooled)), self.strength)
         return self.weighing.tokens(embedded)
@@ -241,8 +242,11 @@ def forget_compiled() -> None:
         torch.compiler.reset()
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
-    return tensor
+def _apart() -> AbstractContextManager[Any]:
+    """Saves tensors for the backward pass as they are, whatever is around."""
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return nullcontext()  # a compiler does not know the other
+    return saved_tensors_hooks(lambda tensor: tensor, lambda tensor: tensor)
 
 
 def _by_name(
