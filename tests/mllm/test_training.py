@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -161,13 +162,18 @@ def test_lora_beside_a_scheduler() -> None:
 
 def test_two_ranks_learn_the_same(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ddp_rank.py")
-    ranks = [
-        subprocess.Popen([sys.executable, script, str(rank), tmp_path], stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    for rank in ranks:
-        _, error = rank.communicate(timeout=120)
-        assert rank.returncode == 0, error.decode()
+    with ExitStack() as running:
+        ranks = [
+            running.enter_context(
+                subprocess.Popen(
+                    [sys.executable, script, str(rank), tmp_path], stderr=subprocess.PIPE
+                )
+            )
+            for rank in range(2)
+        ]
+        for rank in ranks:
+            _, error = rank.communicate(timeout=300)
+            assert rank.returncode == 0, error.decode()
     one, other = (np.load(tmp_path / f"{rank}.npy") for rank in range(2))
     np.testing.assert_array_equal(one, other)
     assert np.abs(one[:2]).min() > 1e-4  # the gate, which started at 0
