@@ -69,6 +69,28 @@ torch.onnx.export(
 assert [item.name for item in onnx.load("torch.onnx").graph.input] == names
 """
 
+MULTIMODAL = """
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import LlavaForConditionalGeneration
+from dms_spec import SchedulerSpec
+from dms_torch import Fusion
+from dms_torch.adapters import attach
+size = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4)
+model = LlavaForConditionalGeneration(LlavaConfig(
+    vision_config=CLIPVisionConfig(**size, image_size=8, patch_size=4),
+    text_config=LlamaConfig(**size, vocab_size=64, pad_token_id=0),
+    image_token_index=60, vision_feature_layer=-1,
+)).eval()
+ids = torch.tensor([[3, 60, 60, 60, 60, 4]])
+spec = SchedulerSpec(modalities=("image", "text"), policy="static", signals={},
+                     coefficients={}, fusion="feature")
+with attach(model, Fusion(spec)) as dms:
+    model.generate(input_ids=ids, attention_mask=torch.ones_like(ids),
+                   pixel_values=torch.randn(1, 3, 8, 8), max_new_tokens=2)
+assert dms.last.weights.tolist() == [[0.5, 0.5]]
+"""
+
 PROMISES = (
     Promise(
         "",
@@ -126,6 +148,7 @@ PROMISES = (
         "corrupt, measure, report",
         ("dms robustness model table.npz -o report --corruption gaussian:0.5 --seeds 1",),
     ),
+    Promise("transformers", "weigh in a multimodal model", (f"python -c '{MULTIMODAL}'",)),
     Promise("demo", "the demonstration", ("dms demo -o demo-out",)),
     Promise("onnx,torch", "export a PyTorch model", (f"python -c '{TORCH_EXPORT}'",)),
     Promise("all", "everything but a runtime for ONNX", ("dms backends", "dms doctor")),
