@@ -11,7 +11,7 @@ INSTALL := $(PIP) --build-constraint constraints.txt
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
-	@echo "make test     the whole test suite"
+	@echo "make test     the tests (about ten minutes on two cores)"
 	@echo "make test-slow  what takes minutes: when benchmarks or the learning of heads have changed"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
