@@ -347,8 +347,11 @@ def test_several_files_are_all_or_none(work: Path, monkeypatch: pytest.MonkeyPat
 # ----------------------------------------------------------------------------- ways to end badly
 
 
+# A shell may have told its children to ignore SIGHUP, as nohup does.
 _SLOW = """if True:
-    import sys, time
+    import signal, sys, time
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
     from dms_spec import files
     from dms_spec.cli import main, schedule
     def slow(*args):

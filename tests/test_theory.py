@@ -215,8 +215,12 @@ def test_p2d_bounds_of_the_loss(draw: Draw) -> None:
     h, w = draw.features(), draw.weights()
     loss, half = mwcl(h, w), diameter(h) ** 2 / 2
     below(-loss, np.zeros_like(loss))
-    below(loss, half * (1 - (w**2).sum(axis=-1)))
-    below(half * (1 - (w**2).sum(axis=-1)), half * (1 - 1 / h.shape[1]))
+    # 1 - sum of w^2, as the sum of w_i w_j over i != j: nothing cancels where one weight is near 1.
+    apart = w[:, :, None] * w[:, None, :] * ~np.eye(h.shape[1], dtype=bool)
+    both = apart.sum(axis=(1, 2))
+    np.testing.assert_allclose(both, 1 - (w**2).sum(axis=-1), atol=SLACK)
+    below(loss, half * both)
+    below(half * both, half * (1 - 1 / h.shape[1]))
     same = np.repeat(h[:, :1], h.shape[1], axis=1)
     np.testing.assert_allclose(mwcl(same, w), 0, atol=1e-20 * (1 + norm(h).max() ** 2) * 1e6)
 

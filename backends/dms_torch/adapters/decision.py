@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dms_torch.adapters.tokens import Pooled
-from dms_torch.fusion import FusionOutput
+from dms_torch.output import FusionOutput
 
 
 @dataclass(frozen=True)
