@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle
-from dms_spec.embeddings.typicality import SHRINKAGE, TYPICAL, fit_place, fit_trust, stacked
+from dms_spec.embeddings.typicality import (
+    SHRINKAGE,
+    TYPICAL,
+    assume_trust,
+    fit_place,
+    fit_trust,
+    stacked,
+)
 from dms_spec.equations.namespace import Namespace
 from dms_spec.equations.typicality import PLACE, TRUST, log_distance, typicality
 from dms_spec.errors import MissingInput, ShapeError, SpecError
@@ -269,6 +276,36 @@ def test_without_clean_samples_everything_is_typical() -> None:
     assert band[0] < -20 and band[1] > 20 and np.isfinite(band).all()
     cost = fit_trust(np.zeros(1), nothing, nothing, nothing)
     assert all(np.isfinite(array).all() and array.shape == (2,) for array in cost.values())
+
+
+def trust_left(distance: float, place: dict[str, Floats], trust: dict[str, Floats]) -> float:
+    """exp(t) of one feature at a log-distance from its only prototype."""
+    given = {**place, **{name: array[None] for name, array in trust.items()}}
+    parameters = {name: array.astype(np.float64) for name, array in given.items()}
+    step = np.exp(distance) / float(parameters["whitening"][0, 0, 0])
+    x = (parameters["center"] + step)[:, None]
+    one = np.ones((1, 1), bool)
+    evidence = Evidence(active=one, dtype=x.dtype, features=x, parameters=parameters)
+    return float(np.exp(typicality(NS, evidence)[0, 0]))
+
+
+@pytest.mark.parametrize(("low", "high", "reach"), [(0.5, 1.0, None), (0.5, 4.0, 1.0)])
+def test_without_labels_a_tenth_of_the_trust_is_left_one_width_away(
+    low: float, high: float, reach: float | None
+) -> None:
+    place = place_of(rng().normal(size=(50, 1)), np.zeros(50, np.intp))
+    trust = assume_trust(np.linspace(low, high, 2000))
+    start, end = (float(edge) for edge in trust["band"])
+    width = reach or end - start
+    assert trust_left(end - 0.01, place, trust) == 1.0
+    assert trust_left(end + width, place, trust) == pytest.approx(0.1, rel=1e-3)
+    assert trust_left(end + 2 * width, place, trust) < 0.01
+
+
+def test_copies_are_typical_however_near_they_are() -> None:
+    low, high = assume_trust(np.array([-40.0] * 90 + [-5.0] * 10))["band"]
+    assert low < -1000
+    assert 0 < high < 0.1
 
 
 # ------------------------------------------------------------------------------------- the signal

@@ -29,6 +29,9 @@ _MOST_SAMPLES = 4096
 _FARTHEST = 1e4
 _STEEPNESS = np.geomspace(0.5, 20.0, 16)
 _ONSET = np.linspace(0.0, 6.0, 31)
+# Where nothing is fitted: the share of trust that is left one width of the band away from it, or
+# at this log-distance from it where the band is wider.
+_LEFT, _WIDEST = 0.1, 1.0
 
 
 def fit_place(
@@ -165,11 +168,8 @@ def fit_trust(
     typical; its steepness and onset make the labels of corrupted samples likeliest, over a grid.
     A head that is confidently wrong far out loses its trust the sooner.
 
-    Few clean samples say little about where typical ends: the band is widened on either side by
-    ``2 / N`` times its width, and where that is below 1, times 1. Without any, all is typical.
-
     Args:
-        clean: Log-distances of clean samples ``[N]``.
+        clean: Log-distances of clean samples ``[N]``, for `fit_band`.
         corrupted: Log-distances of samples corrupted at random ``[S]``.
         likelihood: The probability that the head gives to the label of those, ``[S]``.
         prior: The frequency of that label, ``[S]``.
@@ -177,15 +177,9 @@ def fit_trust(
     Returns:
         ``band`` [2] and ``loss`` [2] (steepness and onset), float32.
     """
+    low, high = fit_band(clean)
     if not len(clean):
-        return {
-            "band": np.array([-_FARTHEST, _FARTHEST], dtype=np.float32),
-            "loss": np.array([_STEEPNESS[0], 0.0], dtype=np.float32),
-        }
-    tail = (1.0 - TYPICAL) / 2.0
-    low, high = np.quantile(clean, (tail, 1.0 - tail))
-    margin = 2.0 / len(clean) * max(high - low, 1.0)
-    low, high = low - margin, high + margin
+        return _trust(low, high, _STEEPNESS[0], 0.0)
     excess = np.maximum(corrupted - high, 0.0) + np.maximum(low - corrupted, 0.0)
     beyond = np.flatnonzero(excess > 0)
     beyond = beyond[:: max(1, -(-len(beyond) // _MOST_SAMPLES))]
@@ -194,7 +188,47 @@ def fit_trust(
     share = np.exp(np.logaddexp(0.0, -k * h) - np.logaddexp(0.0, k * (e - h)))
     found = np.log(np.maximum(known + share * (p - known), 1e-12)).sum(axis=1)
     best = int(found.argmax())
+    return _trust(low, high, k[best, 0], h[best, 0])
+
+
+def fit_band(clean: NDArray[Any]) -> tuple[float, float]:
+    """Finds between which two log-distances a sample is typical.
+
+    Few clean samples say little about where typical ends: the band is widened on either side by
+    ``2 / N`` times its width, and where that is below 1, times 1. Without any, all is typical.
+
+    Args:
+        clean: Log-distances of clean samples that the place was not fitted to, ``[N]``.
+    """
+    if not len(clean):
+        return -_FARTHEST, _FARTHEST
+    tail = (1.0 - TYPICAL) / 2.0
+    low, high = np.quantile(clean, (tail, 1.0 - tail))
+    margin = 2.0 / len(clean) * max(high - low, 1.0)
+    return float(low - margin), float(high + margin)
+
+
+def assume_trust(clean: NDArray[Any]) -> Arrays:
+    """Assumes what a log-distance costs in trust, where there are no labels to fit it to.
+
+    A tenth of the trust is left as far outside the band as the band is wide, and no farther than
+    e times as far from a prototype as the band reaches. The trust falls as the signal's logistic
+    curve does, with onset 0. What is within one deviation of a prototype is always typical: samples
+    may be copies of each other.
+
+    Args:
+        clean: Log-distances of clean samples that the place was not fitted to, ``[N]``.
+
+    Returns:
+        As `fit_trust` does.
+    """
+    low, high = fit_band(np.maximum(clean, 0.0))
+    steepness = np.log(2.0 / _LEFT - 1.0) / min(high - low, _WIDEST)
+    return _trust(low if low > 0.0 else -_FARTHEST, high, steepness, 0.0)
+
+
+def _trust(low: float, high: float, steepness: float, onset: float) -> Arrays:
     return {
         "band": np.array([low, high], dtype=np.float32),
-        "loss": np.array([k[best, 0], h[best, 0]], dtype=np.float32),
+        "loss": np.array([steepness, onset], dtype=np.float32),
     }

@@ -18,7 +18,7 @@ from dms_spec import SchedulerSpec, get_backend
 from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
 from dms_spec.equations.typicality import log_distance
 from dms_torch import Fusion, FusionOutput
-from dms_torch.adapters import attach, pool_tokens
+from dms_torch.adapters import attach, calibrate, pool_tokens
 
 CLASSES = 6
 WORDS, MISSPELT = 3, 20
@@ -177,3 +177,16 @@ def test_a_gate_finds_the_bad_modality(trained: tuple[Any, Task]) -> None:
     assert found >= 0.95
     assert closed >= 0.9
     assert after >= on_clean - 0.01
+
+
+def test_without_labels_most_of_the_gap_is_closed(trained: tuple[Any, Task]) -> None:
+    model, task = trained
+    clean, test = task.batch(1024, 0.0), task.batch(1024, 1.0)
+    static, on_clean = accuracy(model, test), accuracy(model, clean)
+    with attach(model, Oracle(test.good)):
+        oracle = accuracy(model, test)
+    with attach(model, calibrate(model, (task.batch(64, 0.0).inputs for _ in range(16)))):
+        closed, after = (accuracy(model, test) - static) / (oracle - static), accuracy(model, clean)
+    print(f"closed {closed:.3f}, clean {on_clean:.3f}, without labels {after:.3f}")
+    assert closed >= 0.5
+    assert after >= on_clean - 0.005
