@@ -10,10 +10,13 @@ from importlib import import_module
 # plugin.py lies in this package and must be importable without torch.
 _HOME = {
     "Fusion": "fusion",
+    "FusionModel": "model",
     "FusionOutput": "output",
+    "ModelOutput": "output",
     "TorchBackend": "backend",
     "consistency_loss": "losses",
     "fusion_loss": "losses",
+    "unimodal_loss": "losses",
     "weight_entropy": "losses",
     "in_torch": "published",
     "GradientModulator": "hooks",

@@ -68,6 +68,22 @@ def present_cross_entropy(
     return torch.where(there, each * count, 0.0).sum() / torch.where(total > 0, total, 1.0)
 
 
+def unimodal_loss(logits: Tensor, labels: Tensor, active: Tensor) -> Tensor:
+    """Computes the mean cross-entropy of the modalities' own heads, over what is active.
+
+    The fused value teaches a head nothing while signals are constants to gradients; this loss does.
+
+    Args:
+        logits: ``[B, M, C]``, or ``[T, B, M, C]``; anything may stand where nothing is active.
+        labels: Classes, int64 ``[B]``.
+        active: bool ``[B, M]``.
+    """
+    there = active.expand(logits.shape[:-1])
+    classes = labels[:, None].expand(there.shape)
+    finite = torch.where(there[..., None], logits, 0.0)
+    return present_cross_entropy(finite.flatten(0, -2), classes.flatten(), there.flatten())
+
+
 def fusion_loss(
     output: FusionOutput,
     predictions: Tensor,

@@ -1,9 +1,10 @@
-"""Holds `FusionOutput`: what `Fusion` returns, in a form that PyTorch's own tools take apart."""
+"""Holds what `Fusion` and `FusionModel` return, in a form that PyTorch's own tools take apart."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,6 +52,26 @@ class FusionOutput:
         return tuple(getattr(self, f.name) for f in fields(self))
 
 
+@dataclass(frozen=True)
+class ModelOutput(FusionOutput):
+    """Holds what `FusionModel` returns: a `FusionOutput`, what was fused, and what it predicts.
+
+    Attributes:
+        features: What each modality gave to the scheduler, ``[B, M, D]``; 0 where it is absent.
+        logits: What each modality's head says, ``[B, M, C]``; 0 where it is absent.
+        mc_logits: The same in each pass of dropout, ``[T, B, M, C]``; None without passes.
+        predictions: Logits of the classes for the fused value, ``[B, C]``. Where probabilities are
+            fused they are logs, and no log is below that of the dtype's smallest normal number.
+        probabilities: Class probabilities, ``[B, C]``; uniform where nothing is active.
+    """
+
+    features: Tensor
+    logits: Tensor
+    mc_logits: Tensor | None
+    predictions: Tensor
+    probabilities: Tensor
+
+
 class InCheckpoint(FusionOutput):
     """Holds tensors that have no gradients outside the reentrant checkpoint they were made in.
 
@@ -84,16 +105,17 @@ def _flatten_with_keys(output: FusionOutput) -> tuple[list[tuple[Any, Any]], _Co
     return list(zip(keys, values, strict=True)), context
 
 
-def _unflatten(values: Iterable[Any], context: _Context) -> FusionOutput:
+def _unflatten(kind: type[FusionOutput], values: Iterable[Any], context: _Context) -> FusionOutput:
     names, notes = context
-    held: dict[str, Any] = {"soundness": None} | dict(zip(names, values, strict=True))
-    return FusionOutput(**held, notes=tuple(notes))
+    held: dict[str, Any] = dict.fromkeys(f.name for f in fields(kind))
+    return kind(**held | dict(zip(names, values, strict=True)) | {"notes": tuple(notes)})
 
 
-pytree.register_pytree_node(
-    FusionOutput,
-    _flatten,
-    _unflatten,
-    serialized_type_name="dms_torch.FusionOutput",
-    flatten_with_keys_fn=_flatten_with_keys,
-)
+for _kind in (FusionOutput, ModelOutput):
+    pytree.register_pytree_node(
+        _kind,
+        _flatten,
+        partial(_unflatten, _kind),
+        serialized_type_name=f"dms_torch.{_kind.__name__}",
+        flatten_with_keys_fn=_flatten_with_keys,
+    )

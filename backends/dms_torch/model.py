@@ -1,0 +1,243 @@
+"""Holds `FusionModel`: encoders of any kind, heads, a scheduler, and class predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from dms_spec.equations.heads import apply_heads, class_probabilities, class_scores, draw_masks
+from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError
+from dms_spec.spec import SchedulerSpec
+from dms_torch.backend import torch_namespace
+from dms_torch.fusion import Fusion, Named
+from dms_torch.output import FusionOutput, ModelOutput
+
+
+class FusionModel(nn.Module):
+    """Runs the encoders of what is present, weighs and fuses what they give, and predicts a class.
+
+    An encoder sees only the rows that have its modality, and is not called when no row has it. The
+    heads are those of an artifact, equation E19: a projection and a classifier for each modality.
+
+    Args:
+        encoders: A module for each modality of the spec. It returns ``[n, D_m]``, floating.
+        spec: What the scheduler computes.
+        widths: D_m of each modality, by name.
+        width: D, the width of the features that are fused.
+        classes: C, how many classes there are.
+        passes: T, how many passes of Monte-Carlo dropout the heads make. Their masks are drawn
+            once and saved with the model, so that a row's passes do not depend on its batch.
+        dropout: The rate in [0, 1) at which those masks drop an input of a head.
+        parameters: What the scheduler has learned, by full name, as `Fusion` takes it.
+        seed: Of the masks, and of a policy that starts at random.
+
+    Raises:
+        SpecError: Encoders or widths are not those of the spec's modalities, or a number is out
+            of range.
+        UnknownName, ShapeError: The spec or the parameters do not fit.
+    """
+
+    def __init__(
+        self,
+        encoders: Mapping[str, nn.Module],
+        spec: SchedulerSpec,
+        *,
+        widths: Mapping[str, int],
+        width: int,
+        classes: int,
+        passes: int = 0,
+        dropout: float = 0.1,
+        parameters: Mapping[str, Any] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for what, given in (("encoders", encoders), ("widths", widths)):
+            if set(given) != set(spec.modalities):
+                raise SpecError(
+                    f"the {what} are not those of the spec's modalities",
+                    expected=", ".join(spec.modalities),
+                    got=", ".join(given) or "none",
+                )
+        for what, number in (("width", width), ("number of classes", classes)):
+            if number < 1:
+                raise SpecError(
+                    f"the {what} is out of range", expected="1 or more", got=f"{number}"
+                )
+        self.spec, self.classes, self.dropout = spec, classes, dropout
+        self.widths = {name: widths[name] for name in spec.modalities}
+        self.encoders = nn.ModuleDict({name: encoders[name] for name in spec.modalities})
+        self.fusion = Fusion(spec, parameters, width=width, seed=seed)
+        self._outputs = ("features", "logits", *(("mc_logits",) if passes else ()))
+        # A parameter's name has no dots, so the artifact's names are kept beside.
+        self._names: dict[str, str] = {}
+        masks = draw_masks(self.widths, passes, dropout, seed) if passes else {}
+        for name, size in self.widths.items():
+            self._linear(f"heads.{name}.projection", size, width)
+            self._linear(f"heads.{name}.classifier", size, classes)
+            self._constant(f"heads.{name}.scale.zero", torch.zeros(size))
+            self._constant(f"heads.{name}.scale.unit", torch.ones(size))
+            self._constant(f"heads.{name}.temperature", torch.ones(()))
+            if passes:
+                self._constant(f"heads.{name}.dropout.masks", torch.from_numpy(masks[name]))
+        if spec.fusion == "feature":
+            self._linear("head", width, classes)
+
+    def _linear(self, name: str, inputs: int, outputs: int) -> None:
+        """Registers ``name.weight`` [inputs, outputs] and ``name.bias``, as torch starts them."""
+        start = nn.Linear(inputs, outputs)
+        for own, tensor in (("weight", start.weight.T.contiguous()), ("bias", start.bias)):
+            key = self._names[f"{name}.{own}"] = f"{name}.{own}".replace(".", "/")
+            self.register_parameter(key, nn.Parameter(tensor.detach().clone()))
+
+    def _constant(self, name: str, tensor: Tensor) -> None:
+        key = self._names[name] = name.replace(".", "/")
+        self.register_buffer(key, tensor)
+
+    def forward(self, inputs: Mapping[str, Any], present: Named | None = None) -> ModelOutput:
+        """Encodes, weighs, fuses and predicts.
+
+        Args:
+            inputs: What each encoder is called with, by modality: a tensor, a tuple of tensors for
+                several arguments, or a dictionary of them by keyword. The first axis of each
+                tensor is the batch. None, or no entry, is absent in the whole batch.
+            present: bool ``[B, M]``, or by name ``[B]``; a name without an entry is present where
+                it has an input. None: what has an input is present in every row. Where a modality
+                is absent, its input may hold anything.
+
+        Raises:
+            MissingInput: No modality has an input.
+            SpecError: An input or a mask is of a modality that the spec does not name.
+            ShapeError: Inputs disagree about the batch, or an encoder returns another shape.
+            DTypeError: An encoder does not return a floating tensor, or a mask is not bool.
+            NonFiniteInput, NothingPresent: As the spec asks.
+        """
+        there = self._there(inputs, present)
+        embeddings = {
+            name: self._encoded(name, inputs.get(name), there[:, m])
+            for m, name in enumerate(self.spec.modalities)
+        }
+        ns, parameters = torch_namespace(there.device.type), self._parameters_by_name()
+        with ns.guard():
+            given = apply_heads(
+                ns,
+                embeddings,
+                there,
+                parameters,
+                modalities=self.spec.modalities,
+                dropout=self.dropout,
+                outputs=self._outputs,
+            )
+        output = self.fusion(**given, present=there)
+        with ns.guard():
+            predictions, probabilities = self._predicted(ns, output, parameters)
+        return ModelOutput(
+            **{f.name: getattr(output, f.name) for f in fields(FusionOutput)},
+            **{"mc_logits": None} | given,
+            predictions=predictions,
+            probabilities=probabilities,
+        )
+
+    def _parameters_by_name(self) -> dict[str, Tensor]:
+        return {name: getattr(self, key) for name, key in self._names.items()}
+
+    def _predicted(
+        self, ns: Namespace, output: FusionOutput, parameters: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Gives logits and probabilities of the classes for what was fused, both [B, C]."""
+        fused, level = output.fused, self.spec.fusion
+        probabilities: Tensor = class_probabilities(
+            ns,
+            fused,
+            output.active,
+            level=level,
+            parameters=parameters,
+            prior=torch.full((self.classes,), 1 / self.classes, device=fused.device),
+        )
+        if level == "feature":
+            return class_scores(ns, fused, parameters), probabilities
+        if level == "logit":
+            return fused, probabilities
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log(), probabilities
+
+    def _there(self, inputs: Mapping[str, Any], present: Named | None) -> Tensor:
+        """Says which rows have which modality: bool [B, M]."""
+        masks = present if isinstance(present, Mapping) else {}
+        self.fusion._check_names("inputs", inputs)
+        self.fusion._check_names("present", masks)
+        tensors = {name: _tensors(given) for name, given in inputs.items() if given is not None}
+        sizes = {name: {len(t) if t.ndim else 0 for t in own} for name, own in tensors.items()}
+        if not any(tensors.values()):
+            raise MissingInput(
+                "no modality has an input",
+                expected="a tensor for at least one of " + ", ".join(self.spec.modalities),
+                got="none",
+            )
+        if len(set().union(*sizes.values())) != 1:
+            raise ShapeError(
+                "the inputs disagree about the batch",
+                expected="the same first axis for all",
+                got=", ".join(f"{name} {sorted(own)}" for name, own in sizes.items()),
+            )
+        first = next(t for own in tensors.values() for t in own)
+        rows = [
+            torch.full((len(first),), name in tensors, device=first.device)
+            for name in self.spec.modalities
+        ]
+        there = torch.stack(rows, dim=1)
+        if isinstance(present, Mapping):
+            present = torch.stack(
+                [
+                    own if (own := masks.get(n)) is not None else row
+                    for n, row in zip(self.spec.modalities, rows, strict=True)
+                ],
+                dim=1,
+            )
+        if present is None:
+            return there
+        if present.dtype != torch.bool or present.shape != there.shape:
+            kind = DTypeError if present.dtype != torch.bool else ShapeError
+            raise kind(
+                "present does not fit the inputs",
+                expected=f"bool {list(there.shape)}",
+                got=f"{present.dtype} {list(present.shape)}",
+            )
+        return present & there
+
+    def _encoded(self, name: str, given: Any, here: Tensor) -> Tensor:
+        """Encodes the rows that are there, [B, D_m]; zeros in the others."""
+        rows = here.nonzero().squeeze(1)
+        shape = (len(here), self.widths[name])
+        if len(rows) == 0:
+            return torch.zeros(shape, device=here.device)
+        if len(rows) < len(here):
+            given = pytree.tree_map_only(Tensor, lambda tensor: tensor[rows], given)
+        encoder = self.encoders[name]
+        if isinstance(given, Mapping):
+            values = encoder(**given)
+        else:
+            values = encoder(*given) if isinstance(given, tuple) else encoder(given)
+        if not isinstance(values, Tensor) or not values.is_floating_point():
+            raise DTypeError(
+                f"the encoder of {name!r} does not return features",
+                expected="a floating tensor",
+                got=str(values.dtype) if isinstance(values, Tensor) else type(values).__name__,
+                fix="Wrap it in a module that returns its pooled output.",
+            )
+        if values.shape != (len(rows), shape[1]):
+            raise ShapeError(
+                f"the encoder of {name!r} returns another shape",
+                expected=f"[n, D_m] = {[len(rows), shape[1]]}",
+                got=str(list(values.shape)),
+                fix="Pool what it returns to one vector for each row, and check widths.",
+            )
+        return values.new_zeros(shape).index_copy(0, rows, values)
+
+
+def _tensors(given: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]

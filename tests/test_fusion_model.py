@@ -1,0 +1,186 @@
+"""`dms_torch.FusionModel`: encoders see what is there and nothing else, and the whole learns."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from torch import Tensor, nn  # noqa: E402
+from torch.utils import _pytree as pytree  # noqa: E402
+
+from dms_spec import SchedulerSpec  # noqa: E402
+from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError  # noqa: E402
+from dms_torch import FusionModel, ModelOutput, fusion_loss, unimodal_loss  # noqa: E402
+
+NAMES = ("image", "text", "table")
+WIDTHS = {"image": 4, "text": 6, "table": 5}
+PAPER = SchedulerSpec.preset("paper", NAMES)
+LEVELS = ("feature", "logit", "probability")
+
+
+class Counted(nn.Module):
+    """Encodes, and notes how many rows came in each call."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.rows = inner, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.rows.append(len(x))
+        return self.inner(x)
+
+
+class Words(nn.Module):
+    """The mean embedding of the tokens that the mask keeps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.rows = nn.Embedding(9, 6), []
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        self.rows.append(len(input_ids))
+        kept = attention_mask[..., None].to(self.table.weight.dtype)
+        return (self.table(input_ids) * kept).sum(1) / kept.sum(1)
+
+
+def model(fusion: str = "feature", **changes: object) -> FusionModel:
+    torch.manual_seed(0)
+    pixels = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    encoders = {
+        "image": Counted(pixels),
+        "text": Words(),
+        "table": Counted(nn.Sequential(nn.Linear(3, 5), nn.Tanh())),
+    }
+    spec = changes.pop("spec", PAPER.replace(fusion=fusion))
+    options = {"widths": WIDTHS, "width": 8, "classes": 3, "passes": 4, **changes}
+    return FusionModel(encoders, spec, **options)
+
+
+def batch(rows: int = 7) -> tuple[dict[str, object], Tensor]:
+    """Inputs of three shapes; NaN, or a token that does not exist, wherever one is absent."""
+    random = torch.Generator().manual_seed(1)
+    present = torch.rand((rows, 3), generator=random) < 0.6
+    present[0], present[1], present[2] = True, False, torch.tensor([True, False, True])
+    image = torch.randn((rows, 1, 5, 6), generator=random)
+    table = torch.randn((rows, 3), generator=random)
+    ids = torch.randint(9, (rows, 4), generator=random)
+    image[~present[:, 0]], ids[~present[:, 1]], table[~present[:, 2]] = (
+        float("nan"),
+        10**6,
+        float("nan"),
+    )
+    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    return {"image": image, "text": text, "table": table}, present
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_an_encoder_sees_its_rows_and_nothing_absent_reaches_an_output(level: str) -> None:
+    net, (inputs, present) = model(level), batch()
+    output = net(inputs, present)
+    for m, name in enumerate(NAMES):
+        assert net.encoders[name].rows == [int(present[:, m].sum())]
+    assert torch.equal(output.active, present)
+    assert not output.features[~present].any() and not output.logits[~present].any()
+    values = [leaf for leaf in pytree.tree_leaves(output) if leaf is not output.scores]
+    assert all(torch.isfinite(v).all() for v in values if isinstance(v, Tensor))
+    some = present.any(dim=1)
+    torch.testing.assert_close(output.weights.sum(1), some.to(torch.float32))
+    torch.testing.assert_close(output.probabilities.sum(1), torch.ones(len(some)))
+    torch.testing.assert_close(output.predictions.softmax(1)[some], output.probabilities[some])
+    torch.testing.assert_close(output.probabilities[1], torch.full((3,), 1 / 3))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_a_row_alone_equals_the_row_in_the_batch(level: str) -> None:
+    net, (inputs, present) = model(level).eval(), batch()
+    whole = net(inputs, present)
+    for i in range(len(present)):
+        alone = net(pytree.tree_map(lambda t, i=i: t[i : i + 1], inputs), present[i : i + 1])
+        for key in ("weights", "fused", "predictions", "probabilities", "features", "logits"):
+            torch.testing.assert_close(alone[key][0], whole[key][i])
+
+
+def test_an_encoder_without_rows_is_not_called() -> None:
+    net, (inputs, present) = model(), batch()
+    present[:, 0] = False
+    told = net(inputs, present)
+    left_out = net({"text": inputs["text"], "table": inputs["table"]}, present)
+    as_none = net(
+        inputs | {"image": None}, dict(zip(NAMES[1:], present.unbind(1)[1:], strict=True))
+    )
+    assert net.encoders["image"].rows == []
+    for other in (left_out, as_none):
+        torch.testing.assert_close(other.probabilities, told.probabilities)
+    clean = {"image": torch.randn(2, 1, 5, 6), "table": torch.randn(2, 3)}
+    assert torch.equal(net(clean).active, torch.tensor([[True, False, True]] * 2))
+
+
+def test_gradients_reach_what_ran_and_a_step_lowers_the_loss() -> None:
+    net, (inputs, present) = model(spec=PAPER.replace(policy="monotone")), batch()
+    present[:, 2] = False
+    labels = torch.arange(len(present)) % 3
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+    totals = []
+    for _ in range(3):
+        output = net(inputs, present)
+        losses = fusion_loss(output, output.predictions, labels, output.features)
+        total = losses["total"] + unimodal_loss(output.mc_logits, labels, output.active)
+        totals.append(float(total.detach()))
+        optimizer.zero_grad()
+        total.backward()
+        gradients = {n: p.grad for n, p in net.named_parameters() if p.grad is not None}
+        assert all(torch.isfinite(g).all() for g in gradients.values())
+        for name, ran in zip(NAMES, (True, True, False), strict=True):
+            own = [g for key, g in gradients.items() if key.startswith(f"encoders.{name}.")]
+            assert bool(own) == ran and all(g.any() for g in own)
+        assert gradients["heads/image/classifier/weight"].any()
+        assert not gradients["heads/table/classifier/bias"].any()
+        optimizer.step()
+    assert totals[0] > totals[1] > totals[2]
+
+
+def test_half_precision_encoders_and_autocast() -> None:
+    net, (inputs, present) = model(), batch()
+    exact = net(inputs, present)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = net(inputs, present)
+    assert rough.probabilities.dtype == torch.float32
+    torch.testing.assert_close(rough.probabilities, exact.probabilities, rtol=0.05, atol=0.02)
+
+
+def test_the_output_is_a_pytree_of_its_tensors() -> None:
+    net, (inputs, present) = (
+        model(
+            passes=0, spec=PAPER.replace(signals={"alignment": {}}, coefficients={"alignment": 1.0})
+        ),
+        batch(),
+    )
+    output = net(inputs, present)
+    again = pytree.tree_unflatten(*pytree.tree_flatten(output))
+    assert type(again) is ModelOutput and again.mc_logits is None and again.notes == output.notes
+    assert torch.equal(again.predictions, output.predictions)
+
+
+def test_bad_calls_say_what_is_wrong() -> None:
+    net, (inputs, present) = model(), batch()
+    with pytest.raises(MissingInput, match="no modality has an input"):
+        net({"image": None})
+    with pytest.raises(SpecError, match="'smell'"):
+        net(inputs | {"smell": torch.zeros(7, 2)})
+    with pytest.raises(ShapeError, match="disagree about the batch"):
+        net(inputs | {"table": torch.zeros(6, 3)}, present)
+    with pytest.raises(DTypeError, match="bool"):
+        net(inputs, present.float())
+    with pytest.raises(ShapeError, match="bool"):
+        net(inputs, present[:3])
+    with pytest.raises(SpecError, match="encoders"):
+        FusionModel({}, PAPER, widths=WIDTHS, width=8, classes=3)
+    with pytest.raises(SpecError, match="classes"):
+        model(classes=0)
+    net.encoders["table"] = nn.Linear(3, 4)
+    with pytest.raises(ShapeError, match="'table' returns another shape"):
+        net(inputs, present)
+    net.encoders["table"] = nn.Identity()
+    with pytest.raises(DTypeError, match="'table' does not return features"):
+        net(inputs | {"table": torch.zeros(7, 5, dtype=torch.int64)}, present)
