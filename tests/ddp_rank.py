@@ -1,7 +1,8 @@
 """One rank of two that train in every way PyTorch has; on rank 1, two modalities are absent.
 
 ``python ddp_rank.py RANK FOLDER MODE...`` writes the parameters after three steps to
-``FOLDER/MODE-RANK.npy``. A mode is plain, static, unused or fsdp, by name or not.
+``FOLDER/MODE-RANK.npy``. A mode is plain, static, unused or fsdp, by name or not; or
+skipping, which is a `FusionModel`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from dms_spec import SchedulerSpec
-from dms_torch import Fusion, FusionOutput
+from dms_torch import Fusion, FusionModel, FusionOutput
 
 NAMES = ("image", "text", "audio")
 
@@ -46,14 +47,29 @@ class Model(nn.Module):
         return self.fusion(torch.stack(features, 1), torch.stack(logits, 1), present=present)
 
 
+class Skipping(nn.Module):
+    """Calls no encoder whose modality is absent: DDP must look for what took part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        encoders = {name: nn.Linear(3, 4) for name in NAMES}
+        spec = SchedulerSpec.preset("paper", NAMES).replace(policy="monotone", fusion="logit")
+        widths = dict.fromkeys(NAMES, 4)
+        self.inner = FusionModel(encoders, spec, widths=widths, width=4, classes=5)
+
+    def forward(self, x: Tensor, present: Tensor) -> FusionOutput:
+        return self.inner(dict(zip(NAMES, x.unbind(1), strict=True)), present)
+
+
 def wrapped(mode: str) -> tuple[nn.Module, nn.Module]:
     torch.manual_seed(0)
-    model = Model(by_name=mode.endswith("by name"))
+    model = Skipping() if mode == "skipping" else Model(by_name=mode.endswith("by name"))
     if mode.startswith("fsdp"):
         mesh = init_device_mesh("cpu", (2,))
         fully_shard(model.fusion, mesh=mesh)
         return model, fully_shard(model, mesh=mesh)
-    how = {"static": {"static_graph": True}, "unused": {"find_unused_parameters": True}}
+    look = {"find_unused_parameters": True}
+    how = {"static": {"static_graph": True}, "unused": look, "skipping": look}
     return model, DistributedDataParallel(model, **how.get(mode.split()[0], {}))
 
 

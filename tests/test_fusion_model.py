@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -160,6 +162,23 @@ def test_the_output_is_a_pytree_of_its_tensors() -> None:
     again = pytree.tree_unflatten(*pytree.tree_flatten(output))
     assert type(again) is ModelOutput and again.mc_logits is None and again.notes == output.notes
     assert torch.equal(again.predictions, output.predictions)
+
+
+def test_it_is_saved_and_loaded_by_the_hubs_mixin(tmp_path: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    class Small(FusionModel, hub.PyTorchModelHubMixin):
+        def __init__(self, width: int) -> None:
+            encoders = {name: nn.Linear(2, 3) for name in NAMES}
+            widths = dict.fromkeys(NAMES, 3)
+            spec = PAPER.replace(policy="monotone")
+            super().__init__(encoders, spec, widths=widths, width=width, classes=2, passes=2)
+
+    saved = Small(width=5).eval()
+    saved.save_pretrained(tmp_path)
+    loaded = Small.from_pretrained(tmp_path, strict=True)
+    inputs = {name: torch.randn(4, 2) for name in NAMES}
+    assert torch.equal(saved(inputs).probabilities, loaded(inputs).probabilities)
 
 
 def test_bad_calls_say_what_is_wrong() -> None:

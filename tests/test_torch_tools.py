@@ -311,7 +311,7 @@ def test_two_ranks_stay_together_in_every_mode(tmp_path: Path) -> None:
     script = Path(__file__).with_name("ddp_rank.py")
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path), *modes],
+            [sys.executable, str(script), str(rank), str(tmp_path), *modes, "skipping"],
             stderr=subprocess.PIPE,
             text=True,
         )
@@ -327,3 +327,5 @@ def test_two_ranks_stay_together_in_every_mode(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one, other, err_msg=mode)
         # The same steps, whoever sums the gradients.
         np.testing.assert_allclose(one, first, rtol=1e-5, atol=1e-6, err_msg=mode)
+    skipping = [np.load(tmp_path / f"skipping-{rank}.npy") for rank in range(2)]
+    assert np.isfinite(skipping[0]).all() and np.array_equal(*skipping)

@@ -41,6 +41,7 @@ class FusionModel(nn.Module):
         SpecError: Encoders or widths are not those of the spec's modalities, or a number is out
             of range.
         UnknownName, ShapeError: The spec or the parameters do not fit.
+        KeyError: A modality cannot be a module's name: it has a dot, or torch uses it already.
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class FusionModel(nn.Module):
             predictions, probabilities = self._predicted(ns, output, parameters)
         return ModelOutput(
             **{f.name: getattr(output, f.name) for f in fields(FusionOutput)},
-            **{"mc_logits": None} | given,
+            features=given["features"],
+            logits=given["logits"],
+            mc_logits=given.get("mc_logits"),
             predictions=predictions,
             probabilities=probabilities,
         )
