@@ -10,15 +10,23 @@ torch = pytest.importorskip("torch")
 
 from torch import Tensor, nn  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
+from torch.utils.checkpoint import checkpoint  # noqa: E402
 
 from dms_spec import SchedulerSpec  # noqa: E402
-from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError  # noqa: E402
+from dms_spec.errors import (  # noqa: E402
+    DTypeError,
+    MissingInput,
+    ShapeError,
+    SpecError,
+    UnsupportedCapability,
+)
 from dms_torch import FusionModel, ModelOutput, fusion_loss, unimodal_loss  # noqa: E402
 
 NAMES = ("image", "text", "table")
 WIDTHS = {"image": 4, "text": 6, "table": 5}
 PAPER = SchedulerSpec.preset("paper", NAMES)
-LEVELS = ("feature", "logit", "probability")
+ROBUST = SchedulerSpec.preset("robust", NAMES)
+LEVELS = ("feature", "logit", "probability", "evidence")
 
 
 class Counted(nn.Module):
@@ -54,7 +62,7 @@ def model(fusion: str = "feature", **changes: object) -> FusionModel:
         "text": Words(),
         "table": Counted(nn.Sequential(nn.Linear(3, 5), nn.Tanh())),
     }
-    spec = changes.pop("spec", PAPER.replace(fusion=fusion))
+    spec = changes.pop("spec", ROBUST if fusion == "evidence" else PAPER.replace(fusion=fusion))
     options = {"widths": WIDTHS, "width": 8, "classes": 3, "passes": 4, **changes}
     return FusionModel(encoders, spec, **options)
 
@@ -76,6 +84,7 @@ def batch(rows: int = 7) -> tuple[dict[str, object], Tensor]:
     return {"image": image, "text": text, "table": table}, present
 
 
+@pytest.mark.filterwarnings("ignore:.*has no parameters:dms_spec.errors.DMSWarning")
 @pytest.mark.parametrize("level", LEVELS)
 def test_an_encoder_sees_its_rows_and_nothing_absent_reaches_an_output(level: str) -> None:
     net, (inputs, present) = model(level), batch()
@@ -93,6 +102,7 @@ def test_an_encoder_sees_its_rows_and_nothing_absent_reaches_an_output(level: st
     torch.testing.assert_close(output.probabilities[1], torch.full((3,), 1 / 3))
 
 
+@pytest.mark.filterwarnings("ignore:.*has no parameters:dms_spec.errors.DMSWarning")
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_row_alone_equals_the_row_in_the_batch(level: str) -> None:
     net, (inputs, present) = model(level).eval(), batch()
@@ -140,6 +150,16 @@ def test_gradients_reach_what_ran_and_a_step_lowers_the_loss() -> None:
         assert not gradients["heads/table/classifier/bias"].any()
         optimizer.step()
     assert totals[0] > totals[1] > totals[2]
+
+
+def test_a_reentrant_checkpoint_refuses_what_lost_its_gradients() -> None:
+    net, (inputs, present) = model(), batch()
+    x = inputs["table"].requires_grad_()
+    inputs.pop("table")
+    output = checkpoint(lambda x: net(inputs | {"table": x}, present), x, use_reentrant=True)
+    for key in ("fused", "predictions"):
+        with pytest.raises(UnsupportedCapability, match="use_reentrant=False"):
+            output[key]
 
 
 def test_half_precision_encoders_and_autocast() -> None:

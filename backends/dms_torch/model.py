@@ -16,7 +16,7 @@ from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import torch_namespace
 from dms_torch.fusion import Fusion, Named
-from dms_torch.output import FusionOutput, ModelOutput
+from dms_torch.output import FusionOutput, InCheckpoint, ModelInCheckpoint, ModelOutput
 
 
 class FusionModel(nn.Module):
@@ -109,7 +109,9 @@ class FusionModel(nn.Module):
                 tensor is the batch. None, or no entry, is absent in the whole batch.
             present: bool ``[B, M]``, or by name ``[B]``; a name without an entry is present where
                 it has an input. None: what has an input is present in every row. Where a modality
-                is absent, its input may hold anything.
+                is absent, its input may hold anything. Where it is present and its encoder
+                returns NaN or Inf, values are as the spec's ``nonfinite`` says, but the gradients
+                of that encoder and its head become NaN.
 
         Raises:
             MissingInput: No modality has an input.
@@ -137,7 +139,8 @@ class FusionModel(nn.Module):
         output = self.fusion(**given, present=there)
         with ns.guard():
             predictions, probabilities = self._predicted(ns, output, parameters)
-        return ModelOutput(
+        kind = ModelInCheckpoint if isinstance(output, InCheckpoint) else ModelOutput
+        return kind(
             **{f.name: getattr(output, f.name) for f in fields(FusionOutput)},
             features=given["features"],
             logits=given["logits"],

@@ -79,14 +79,17 @@ class InCheckpoint(FusionOutput):
     """
 
     def __getattribute__(self, name: str) -> Any:
-        if torch.is_grad_enabled() and name in FusionOutput.__dataclass_fields__:
+        if torch.is_grad_enabled() and name in type(self).__dataclass_fields__:
             raise UnsupportedCapability(
-                "a FusionOutput that leaves a checkpoint with use_reentrant=True has lost its "
-                "gradients",
+                "an output that leaves a checkpoint with use_reentrant=True has lost its gradients",
                 capability="checkpoint:reentrant",
                 fix="Use use_reentrant=False, or return tensors from what is checkpointed.",
             )
         return super().__getattribute__(name)
+
+
+class ModelInCheckpoint(InCheckpoint, ModelOutput):
+    """Is to `ModelOutput` what `InCheckpoint` is to `FusionOutput`."""
 
 
 # What holds no tensor goes into the context, as lists: an exported program stores it as JSON.
