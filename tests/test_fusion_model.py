@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import UserDict
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def batch(rows: int = 7) -> tuple[dict[str, object], Tensor]:
         10**6,
         float("nan"),
     )
-    text = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    text = UserDict(input_ids=ids, attention_mask=torch.ones_like(ids))  # as tokenizers give it
     return {"image": image, "text": text, "table": table}, present
 
 
@@ -108,7 +109,8 @@ def test_a_row_alone_equals_the_row_in_the_batch(level: str) -> None:
     net, (inputs, present) = model(level).eval(), batch()
     whole = net(inputs, present)
     for i in range(len(present)):
-        alone = net(pytree.tree_map(lambda t, i=i: t[i : i + 1], inputs), present[i : i + 1])
+        one = inputs | {"text": dict(inputs["text"])}
+        alone = net(pytree.tree_map(lambda t, i=i: t[i : i + 1], one), present[i : i + 1])
         for key in ("weights", "fused", "predictions", "probabilities", "features", "logits"):
             torch.testing.assert_close(alone[key][0], whole[key][i])
 
@@ -209,6 +211,10 @@ def test_bad_calls_say_what_is_wrong() -> None:
         net(inputs | {"smell": torch.zeros(7, 2)})
     with pytest.raises(ShapeError, match="disagree about the batch"):
         net(inputs | {"table": torch.zeros(6, 3)}, present)
+    with pytest.raises(ShapeError, match="disagree about the batch"):
+        net({"table": torch.tensor(1.0)})
+    with pytest.raises(DTypeError, match="'text' holds no tensor"):
+        net(inputs | {"text": ["a", "b"]})
     with pytest.raises(DTypeError, match="bool"):
         net(inputs, present.float())
     with pytest.raises(ShapeError, match="bool"):

@@ -117,9 +117,17 @@ class FusionModel(nn.Module):
             MissingInput: No modality has an input.
             SpecError: An input or a mask is of a modality that the spec does not name.
             ShapeError: Inputs disagree about the batch, or an encoder returns another shape.
-            DTypeError: An encoder does not return a floating tensor, or a mask is not bool.
+            DTypeError: An input holds no tensor, an encoder returns no floating one, or a mask is
+                not bool.
             NonFiniteInput, NothingPresent: As the spec asks.
         """
+        self.fusion._check_names("inputs", inputs)
+        # A tokenizer's dictionary is none that a pytree knows.
+        inputs = {
+            name: dict(given) if isinstance(given, Mapping) else given
+            for name, given in inputs.items()
+            if given is not None
+        }
         there = self._there(inputs, present)
         embeddings = {
             name: self._encoded(name, inputs.get(name), there[:, m])
@@ -173,37 +181,15 @@ class FusionModel(nn.Module):
 
     def _there(self, inputs: Mapping[str, Any], present: Named | None) -> Tensor:
         """Says which rows have which modality: bool [B, M]."""
-        masks = present if isinstance(present, Mapping) else {}
-        self.fusion._check_names("inputs", inputs)
-        self.fusion._check_names("present", masks)
-        tensors = {name: _tensors(given) for name, given in inputs.items() if given is not None}
-        sizes = {name: {len(t) if t.ndim else 0 for t in own} for name, own in tensors.items()}
-        if not any(tensors.values()):
-            raise MissingInput(
-                "no modality has an input",
-                expected="a tensor for at least one of " + ", ".join(self.spec.modalities),
-                got="none",
-            )
-        if len(set().union(*sizes.values())) != 1:
-            raise ShapeError(
-                "the inputs disagree about the batch",
-                expected="the same first axis for all",
-                got=", ".join(f"{name} {sorted(own)}" for name, own in sizes.items()),
-            )
-        first = next(t for own in tensors.values() for t in own)
-        rows = [
-            torch.full((len(first),), name in tensors, device=first.device)
-            for name in self.spec.modalities
-        ]
-        there = torch.stack(rows, dim=1)
+        size, device = _batch(inputs)
+        modalities = self.spec.modalities
+        given = torch.tensor([name in inputs for name in modalities], device=device)
+        there = given.expand(size, -1)
         if isinstance(present, Mapping):
-            present = torch.stack(
-                [
-                    own if (own := masks.get(n)) is not None else row
-                    for n, row in zip(self.spec.modalities, rows, strict=True)
-                ],
-                dim=1,
-            )
+            self.fusion._check_names("present", present)
+            masks = zip(modalities, there.unbind(1), strict=True)
+            rows = [row if (own := present.get(name)) is None else own for name, row in masks]
+            present = torch.stack(rows, dim=1)
         if present is None:
             return there
         if present.dtype != torch.bool or present.shape != there.shape:
@@ -245,5 +231,31 @@ class FusionModel(nn.Module):
         return values.new_zeros(shape).index_copy(0, rows, values)
 
 
-def _tensors(given: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+def _batch(inputs: Mapping[str, Any]) -> tuple[int, torch.device]:
+    """Gives the size of the first axis, the same for all tensors, and the device of the first."""
+    if not inputs:
+        raise MissingInput(
+            "no modality has an input",
+            expected="an input for at least one",
+            got="none",
+        )
+    tensors: list[Tensor] = []
+    sizes: dict[str, list[int | None]] = {}
+    for name, given in inputs.items():
+        own = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
+        if not own:
+            raise DTypeError(
+                f"the input of {name!r} holds no tensor",
+                expected="a tensor, a tuple of tensors, or a dictionary of them",
+                got=type(given).__name__,
+            )
+        tensors += own
+        sizes[name] = [tensor.shape[0] if tensor.ndim else None for tensor in own]
+    size = sizes[next(iter(sizes))][0]
+    if size is None or any(other != size for own in sizes.values() for other in own):
+        raise ShapeError(
+            "the inputs disagree about the batch",
+            expected="the same first axis for all",
+            got=", ".join(f"{name} {own}" for name, own in sizes.items()),
+        )
+    return size, tensors[0].device
