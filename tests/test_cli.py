@@ -659,3 +659,15 @@ def test_bfloat16_in_and_out(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*run, str(tmp_path / "out.npz")]) == 2
     assert ".safetensors" in capsys.readouterr().err
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_plugin_does_not_end_the_program(
+    dms: Run, example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ends(*_: object, **__: object) -> None:
+        raise SystemExit(0)
+
+    monkeypatch.setattr(type(get_backend("numpy")), "scheduler", ends)
+    said = dms("schedule", example, "-o", tmp_path / "out.npz").refused(4)
+    assert "a plugin tried to end the program: SystemExit(0)" in said
+    assert not (tmp_path / "out.npz").exists()

@@ -113,7 +113,13 @@ def _run(given: list[str]) -> int:
     except SystemExit:  # --help has printed
         sys.stdout.flush()
         raise
-    return int(args.run(args))
+    try:
+        return int(args.run(args))
+    except SystemExit as end:  # no verb ends so
+        raise PluginError(
+            f"a plugin tried to end the program: SystemExit({end.code!r})",
+            fix="`dms plugins list` names the plugins; DMS_SPEC_DISABLE_PLUGINS leaves one out.",
+        ) from end
 
 
 @contextmanager
