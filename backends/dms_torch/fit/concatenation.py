@@ -11,6 +11,7 @@ from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.metrics import measured
 from dms_spec.embeddings.table import Table
 from dms_spec.equations.heads import scaled
+from dms_spec.equations.primitives import softmax
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.folds import Rows
 
@@ -26,8 +27,7 @@ def measure_concatenation(found: Arrays, copy: int, rows: Rows, table: Table) ->
     """
     assert table.labels is not None  # noqa: S101 - narrows the type
     logits = _inputs(found, rows, table) @ found["weight"][copy] + found["bias"][copy]
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
+    p = softmax(np, logits)
     return measured(p, class_indices(rows.classes, table.labels), table.sample_weight)
 
 
