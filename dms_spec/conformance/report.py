@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -74,7 +74,22 @@ class Result:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class _Run:
+    """Holds what a report and its file say alike; `Report` says what each is."""
+
+    edition: str
+    clauses_sha256: str
+    suite: str
+    seed: int | None
+    examples: int
+    registered: int
+    self_test: Mapping[str, bool]
+    environment: Mapping[str, Any]
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report(_Run):
     """Holds a run of the suite on one backend.
 
     Attributes:
@@ -91,15 +106,6 @@ class Report:
     """
 
     backend: Mapping[str, Any]
-    edition: str
-    clauses_sha256: str
-    suite: str
-    seed: int | None
-    examples: int
-    registered: int
-    self_test: Mapping[str, bool]
-    environment: Mapping[str, Any]
-    results: tuple[Result, ...]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -186,8 +192,8 @@ class Report:
                 got=str(data["report_version"]),
             )
         file = read_typed(ReportFile, data, "the report")
-        names = [name for name in cls.__dataclass_fields__ if name != "backend"]
-        report = cls(backend=data["backend"], **{name: getattr(file, name) for name in names})
+        same = {one.name: getattr(file, one.name) for one in fields(_Run)}
+        report = cls(backend=data["backend"], **same)
         written = {key: data[key] for key in ("verdict", "reasons", "counts", "levels", "worst")}
         found = {key: getattr(report, key) for key in written}
         if wrong := [key for key in written if found[key] != written[key]]:
@@ -216,7 +222,7 @@ class BackendFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportFile:
+class ReportFile(_Run):
     """Describes the JSON file of a report: what `Report` holds, and what follows from it."""
 
     report_version: Literal[1]
@@ -226,12 +232,3 @@ class ReportFile:
     levels: Mapping[str, Mapping[str, int]]
     worst: Mapping[str, Mapping[str, float]]
     backend: BackendFile
-    edition: str
-    clauses_sha256: str
-    suite: str
-    seed: int | None
-    examples: int
-    registered: int
-    self_test: Mapping[str, bool]
-    environment: Mapping[str, Any]
-    results: tuple[Result, ...]
