@@ -157,12 +157,18 @@ def trained() -> tuple[Any, Task]:
     return model.eval().requires_grad_(requires_grad=False), task
 
 
-def test_a_gate_finds_the_bad_modality(trained: tuple[Any, Task]) -> None:
-    model, task = trained
+def without_scheduler(model: Any, task: Task) -> tuple[Any, Any, float, float, float]:
+    """Draws clean and corrupted rows; measures static on both, and the oracle on corrupted ones."""
     clean, test = task.batch(1024, 0.0), task.batch(1024, 1.0)
     static, on_clean = accuracy(model, test), accuracy(model, clean)
     with attach(model, Oracle(test.good)):
         oracle = accuracy(model, test)
+    return clean, test, static, on_clean, oracle
+
+
+def test_a_gate_finds_the_bad_modality(trained: tuple[Any, Task]) -> None:
+    model, task = trained
+    clean, test, static, on_clean, oracle = without_scheduler(model, task)
     assert oracle - static > 0.3
     dms = attach(model, Fusion(LEARNED, typicality(model, task)))
     mixed = (task.batch(64, 0.5) for _ in range(100))
@@ -181,10 +187,7 @@ def test_a_gate_finds_the_bad_modality(trained: tuple[Any, Task]) -> None:
 
 def test_without_labels_most_of_the_gap_is_closed(trained: tuple[Any, Task]) -> None:
     model, task = trained
-    clean, test = task.batch(1024, 0.0), task.batch(1024, 1.0)
-    static, on_clean = accuracy(model, test), accuracy(model, clean)
-    with attach(model, Oracle(test.good)):
-        oracle = accuracy(model, test)
+    clean, test, static, on_clean, oracle = without_scheduler(model, task)
     with attach(model, calibrate(model, (task.batch(64, 0.0).inputs for _ in range(16)))):
         closed, after = (accuracy(model, test) - static) / (oracle - static), accuracy(model, clean)
     print(f"closed {closed:.3f}, clean {on_clean:.3f}, without labels {after:.3f}")
