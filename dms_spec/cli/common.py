@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.cli.printing import note
 from dms_spec.engine.scheduler import row_blocks
-from dms_spec.errors import DMSError, DMSWarning, DTypeError, FileError, SpecError, closest, unknown
+from dms_spec.engine.warning import quietly
+from dms_spec.errors import DMSError, DTypeError, FileError, SpecError, closest, unknown
 from dms_spec.files import array_target, check_suffix, read_arrays
 from dms_spec.markup import text_table
 from dms_spec.outputs import Target, check_not_input
@@ -100,9 +100,7 @@ def schedule_parts(
                 got=str(array.dtype),
             )
     artifact = read_spec(args.spec, args.modalities, batch.shape[1])
-    with warnings.catch_warnings():
-        # The same words come back as notes of the result.
-        warnings.simplefilter("ignore", DMSWarning)
+    with quietly():  # the same words come back as notes of the result
         scheduler = backend.scheduler(artifact.spec, artifact.scheduler_parameters, device=device)
 
     def parts() -> Iterator[Schedule]:
