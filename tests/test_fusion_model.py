@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import UserDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -13,7 +14,9 @@ from torch import Tensor, nn  # noqa: E402
 from torch.utils import _pytree as pytree  # noqa: E402
 from torch.utils.checkpoint import checkpoint  # noqa: E402
 
-from dms_spec import SchedulerSpec  # noqa: E402
+from dms_spec import Artifact, SchedulerSpec, get_backend  # noqa: E402
+from dms_spec.embeddings.predictor import Predictor  # noqa: E402
+from dms_spec.embeddings.table import Table  # noqa: E402
 from dms_spec.errors import (  # noqa: E402
     DTypeError,
     MissingInput,
@@ -22,6 +25,7 @@ from dms_spec.errors import (  # noqa: E402
     UnsupportedCapability,
 )
 from dms_torch import FusionModel, ModelOutput, fusion_loss, unimodal_loss  # noqa: E402
+from dms_torch.fit import FitSettings, fit  # noqa: E402
 
 NAMES = ("image", "text", "table")
 WIDTHS = {"image": 4, "text": 6, "table": 5}
@@ -228,3 +232,61 @@ def test_bad_calls_say_what_is_wrong() -> None:
     net.encoders["table"] = nn.Identity()
     with pytest.raises(DTypeError, match="'table' does not return features"):
         net(inputs | {"table": torch.zeros(7, 5, dtype=torch.int64)}, present)
+
+
+def fitted_artifact(spec: SchedulerSpec) -> Artifact:
+    """Fitted on embeddings of three widths, some rows without one; the labels are strings."""
+    random = np.random.default_rng(0)
+    y = random.integers(3, size=240)
+    arrays = {
+        name: (random.normal(size=(240, WIDTHS[name])) + 2 * np.eye(3, WIDTHS[name])[y]).astype("f")
+        for name in NAMES
+    }
+    arrays |= {f"present.{name}": random.random(240) < 0.8 for name in NAMES}
+    table = Table.from_arrays(arrays | {"labels": np.array(["a", "b", "c"])[y]})
+    return fit(table, spec, FitSettings(epochs=3, passes=4, width=8)).artifact
+
+
+@pytest.mark.parametrize("spec", [ROBUST, PAPER], ids=["robust", "paper"])
+def test_encoders_before_an_artifact_predict_what_it_predicts(spec: SchedulerSpec) -> None:
+    artifact, (inputs, present) = fitted_artifact(spec), batch(40)
+    inputs["image"] *= torch.linspace(1, 40, 40)[:, None, None, None]  # ever stranger
+    net = FusionModel.from_artifact(model().encoders, artifact).eval()
+    with torch.no_grad():
+        output = net(inputs, present)
+        embeddings, there = net.embed(inputs, present)
+    assert torch.equal(there, present) and net.labels == ["a", "b", "c"]
+    arrays = {name: values.numpy() for name, values in embeddings.items()}
+    arrays |= {f"present.{name}": present[:, m].numpy() for m, name in enumerate(NAMES)}
+    table = Table.from_arrays(arrays, axis=NAMES)
+    for saved in (artifact, net.artifact()):
+        said = Predictor(saved, get_backend("numpy")).predict(table)
+        for name, values in (("probabilities", output.probabilities), ("weights", output.weights)):
+            np.testing.assert_allclose(said[name], values.numpy(), atol=2e-6)
+    assert len(np.unique(said["weights"].round(3))) > 20  # not a fixed share
+
+
+def test_what_was_trained_is_an_artifact_of_its_own() -> None:
+    net, (inputs, present) = model(spec=PAPER.replace(policy="monotone")), batch()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.rand(parameter.shape))
+        output = net(inputs, present)
+        embeddings, _ = net.embed(inputs, present)
+    arrays = {name: values.numpy() for name, values in embeddings.items()}
+    arrays |= {f"present.{name}": present[:, m].numpy() for m, name in enumerate(NAMES)}
+    said = Predictor(net.artifact(), get_backend("numpy")).predict(
+        Table.from_arrays(arrays, axis=NAMES)
+    )
+    np.testing.assert_allclose(said["probabilities"], output.probabilities.numpy(), atol=2e-6)
+    again = FusionModel.from_artifact(net.encoders, net.artifact())
+    torch.testing.assert_close(again(inputs, present).probabilities, output.probabilities)
+
+
+def test_parameters_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"'heads\.image\.classifer\.weight'.*classifier"):
+        model(parameters={"heads.image.classifer.weight": torch.zeros(4, 3)})
+    with pytest.raises(ShapeError, match=r"classifier\.weight does not fit"):
+        model(parameters={"heads.image.classifier.weight": torch.zeros(3, 4)})
+    with pytest.raises(SpecError, match="no common space"):
+        model(width=None)

@@ -79,6 +79,10 @@ class Fusion(nn.Module):
         }
         return replace(self._resolved, parameters=live)
 
+    def shares_space(self) -> bool:
+        """Says whether anything relates the features of different modalities to each other."""
+        return self._resolved.shares_space()
+
     def learned(self) -> dict[str, Tensor]:
         """Gives the parameters that learn, by the module's names, in the shapes of an artifact."""
         live, own = self._live().parameters, dict(self.named_parameters())

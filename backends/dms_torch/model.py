@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from dms_spec.equations.heads import apply_heads, class_probabilities, class_scores, draw_masks
+from dms_spec.artifact import Artifact
+from dms_spec.engine.fitted import FittedHeads
+from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
+from dms_spec.equations.joint import has_joint
 from dms_spec.equations.namespace import Namespace
-from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError
+from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, closest
 from dms_spec.spec import SchedulerSpec
-from dms_torch.backend import torch_namespace
+from dms_torch.backend import TorchBackend, torch_namespace
 from dms_torch.fusion import Fusion, Named
 from dms_torch.output import FusionOutput, InCheckpoint, ModelInCheckpoint, ModelOutput
 
@@ -29,20 +33,25 @@ class FusionModel(nn.Module):
         encoders: A module for each modality of the spec. It returns ``[n, D_m]``, floating.
         spec: What the scheduler computes.
         widths: D_m of each modality, by name.
-        width: D, the width of the features that are fused.
+        width: D, the width of the common space that heads project into. None: there is none, and
+            features are what the encoders return, scaled. Then nothing may compare features.
         classes: C, how many classes there are.
         passes: T, how many passes of Monte-Carlo dropout the heads make. Their masks are drawn
             once and saved with the model, so that a row's passes do not depend on its batch.
         dropout: The rate in [0, 1) at which those masks drop an input of a head.
-        parameters: What the scheduler has learned, by full name, as `Fusion` takes it.
+        parameters: What scheduler and heads have learned, by full name, as an artifact holds it.
+            What is not given starts as torch starts it.
         seed: Of the masks, and of a policy that starts at random.
 
     Raises:
-        SpecError: Encoders or widths are not those of the spec's modalities, or a number is out
-            of range.
+        SpecError: Encoders or widths are not those of the spec's modalities, a number is out of
+            range, features are compared without a common space, or nothing has a parameter of
+            that name.
         UnknownName, ShapeError: The spec or the parameters do not fit.
         KeyError: A modality cannot be a module's name: it has a dot, or torch uses it already.
     """
+
+    prior: Tensor
 
     def __init__(
         self,
@@ -50,7 +59,7 @@ class FusionModel(nn.Module):
         spec: SchedulerSpec,
         *,
         widths: Mapping[str, int],
-        width: int,
+        width: int | None,
         classes: int,
         passes: int = 0,
         dropout: float = 0.1,
@@ -66,39 +75,131 @@ class FusionModel(nn.Module):
                     got=", ".join(given) or "none",
                 )
         for what, number in (("width", width), ("number of classes", classes)):
-            if number < 1:
+            if number is not None and number < 1:
                 raise SpecError(
                     f"the {what} is out of range", expected="1 or more", got=f"{number}"
                 )
-        self.spec, self.classes, self.dropout = spec, classes, dropout
+        self.spec, self.classes, self.dropout, self.passes = spec, classes, dropout, passes
+        #: What a class is called in an artifact; from 0 unless an artifact said otherwise.
+        self.labels: list[Any] = list(range(classes))
         self.widths = {name: widths[name] for name in spec.modalities}
         self.encoders = nn.ModuleDict({name: encoders[name] for name in spec.modalities})
-        self.fusion = Fusion(spec, parameters, width=width, seed=seed)
+        learned = Artifact(spec=spec, parameters=dict(parameters or {}))
+        own = learned.scheduler_parameters
+        self.fusion = Fusion(spec, own, width=width, seed=seed)
+        if width is None and self.fusion.shares_space():
+            raise SpecError(
+                "features of different modalities are compared or fused, and the heads project "
+                "into no common space",
+                expected="a width",
+                got="None",
+            )
         self._outputs = ("features", "logits", *(("mc_logits",) if passes else ()))
+        self.register_buffer("prior", torch.full((classes,), 1 / classes))
         # A parameter's name has no dots, so the artifact's names are kept beside.
         self._names: dict[str, str] = {}
+        self._given = {
+            name: torch.as_tensor(array)
+            for name, array in learned.parameters.items()
+            if name not in own
+        }
         masks = draw_masks(self.widths, passes, dropout, seed) if passes else {}
         for name, size in self.widths.items():
-            self._linear(f"heads.{name}.projection", size, width)
+            if width is not None:
+                self._linear(f"heads.{name}.projection", size, width)
             self._linear(f"heads.{name}.classifier", size, classes)
             self._constant(f"heads.{name}.scale.zero", torch.zeros(size))
             self._constant(f"heads.{name}.scale.unit", torch.ones(size))
             self._constant(f"heads.{name}.temperature", torch.ones(()))
             if passes:
                 self._constant(f"heads.{name}.dropout.masks", torch.from_numpy(masks[name]))
-        if spec.fusion == "feature":
+        if spec.fusion == "feature" and width is not None:
             self._linear("head", width, classes)
+        if spec.fusion == "evidence" and has_joint(self._given):
+            self._constant("joint.share", torch.ones(()))
+            self._learned("joint.bias", torch.zeros(classes))
+            for name, size in self.widths.items():
+                self._learned(f"joint.{name}.weight", torch.zeros(size, classes))
+        if self._given:
+            name = next(iter(self._given))
+            raise SpecError(f"no head has a parameter {name!r}", fix=closest(name, self._names))
+        del self._given
+
+    @classmethod
+    def from_artifact(
+        cls, encoders: Mapping[str, nn.Module], artifact: Artifact, *, seed: int = 0
+    ) -> Self:
+        """Puts encoders before a fitted artifact, as ``dms fit`` writes it.
+
+        The module then computes from raw inputs what the artifact predicts from embeddings.
+
+        Args:
+            encoders: The modules whose embeddings the artifact was fitted on.
+            artifact: With heads.
+            seed: Nothing is drawn with it, unless the policy has parameters that are not given.
+
+        Raises:
+            ArtifactError: The artifact has no heads, or they do not fit its spec.
+            SpecError: Encoders are not those of the spec's modalities.
+        """
+        fitted = FittedHeads(artifact)
+        first = f"heads.{artifact.spec.modalities[0]}"
+        bias = fitted.heads.get(f"{first}.projection.bias")
+        model = cls(
+            encoders,
+            artifact.spec,
+            widths=fitted.widths,
+            width=None if bias is None else len(bias),
+            classes=len(fitted.classes),
+            passes=fitted.passes if f"{first}.dropout.masks" in fitted.heads else 0,
+            dropout=fitted.dropout,
+            parameters=artifact.parameters,
+            seed=seed,
+        )
+        model.labels = fitted.classes.tolist()
+        model.prior = torch.as_tensor(fitted.prior, dtype=torch.float32)
+        return model
+
+    def artifact(self) -> Artifact:
+        """Gives scheduler and heads as they are now, for `dms_spec.save_artifact`; no encoders.
+
+        Every backend predicts with it from the encoders' embeddings, and every exporter takes it.
+        """
+        backend = TorchBackend()
+        own = {name: backend.to_numpy(x) for name, x in self._parameters_by_name().items()}
+        model = {
+            "classes": self.labels,
+            "prior": [float(p) for p in self.prior.double() / self.prior.double().sum()],
+            "dropout": self.dropout,
+            "passes": self.passes,
+        }
+        scheduler = self.fusion.artifact()
+        return Artifact(spec=self.spec, parameters={**scheduler.parameters, **own}, model=model)
 
     def _linear(self, name: str, inputs: int, outputs: int) -> None:
         """Registers ``name.weight`` [inputs, outputs] and ``name.bias``, as torch starts them."""
         start = nn.Linear(inputs, outputs)
-        for own, tensor in (("weight", start.weight.T.contiguous()), ("bias", start.bias)):
-            key = self._names[f"{name}.{own}"] = f"{name}.{own}".replace(".", "/")
-            self.register_parameter(key, nn.Parameter(tensor.detach().clone()))
+        self._learned(f"{name}.weight", start.weight.T.contiguous())
+        self._learned(f"{name}.bias", start.bias)
 
-    def _constant(self, name: str, tensor: Tensor) -> None:
+    def _learned(self, name: str, start: Tensor) -> None:
+        self.register_parameter(self._key(name), nn.Parameter(self._start(name, start)))
+
+    def _constant(self, name: str, start: Tensor) -> None:
+        self.register_buffer(self._key(name), self._start(name, start))
+
+    def _key(self, name: str) -> str:
         key = self._names[name] = name.replace(".", "/")
-        self.register_buffer(key, tensor)
+        return key
+
+    def _start(self, name: str, start: Tensor) -> Tensor:
+        """What was given under this name, else the start: a copy."""
+        given = self._given.pop(name, start)
+        if given.shape != start.shape:
+            raise ShapeError(
+                f"{name} does not fit", expected=str(list(start.shape)), got=str(list(given.shape))
+            )
+        return given.detach().clone()
 
     def forward(self, inputs: Mapping[str, Any], present: Named | None = None) -> ModelOutput:
         """Encodes, weighs, fuses and predicts.
@@ -121,18 +222,7 @@ class FusionModel(nn.Module):
                 not bool.
             NonFiniteInput, NothingPresent: As the spec asks.
         """
-        self.fusion._check_names("inputs", inputs)
-        # A tokenizer's dictionary is none that a pytree knows.
-        inputs = {
-            name: dict(given) if isinstance(given, Mapping) else given
-            for name, given in inputs.items()
-            if given is not None
-        }
-        there = self._there(inputs, present)
-        embeddings = {
-            name: self._encoded(name, inputs.get(name), there[:, m])
-            for m, name in enumerate(self.spec.modalities)
-        }
+        embeddings, there = self.embed(inputs, present)
         ns, parameters = torch_namespace(there.device.type), self._parameters_by_name()
         with ns.guard():
             given = apply_heads(
@@ -146,7 +236,10 @@ class FusionModel(nn.Module):
             )
         output = self.fusion(**given, present=there)
         with ns.guard():
-            predictions, probabilities = self._predicted(ns, output, parameters)
+            probabilities = schedule_probabilities(
+                ns, self.spec, output, embeddings, there, parameters, self.prior
+            )
+            predictions = self._predictions(ns, output, probabilities, parameters)
         kind = ModelInCheckpoint if isinstance(output, InCheckpoint) else ModelOutput
         return kind(
             **{f.name: getattr(output, f.name) for f in fields(FusionOutput)},
@@ -157,27 +250,52 @@ class FusionModel(nn.Module):
             probabilities=probabilities,
         )
 
+    def embed(
+        self, inputs: Mapping[str, Any], present: Named | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Runs the encoders alone: what ``dms fit`` learns from.
+
+        Args:
+            inputs: As in `forward`.
+            present: As in `forward`.
+
+        Returns:
+            ``[B, D_m]`` by modality, 0 where it is absent; and which are there, bool ``[B, M]``.
+
+        Raises:
+            MissingInput, SpecError, ShapeError, DTypeError: As in `forward`.
+        """
+        self.fusion._check_names("inputs", inputs)
+        # A tokenizer's dictionary is none that a pytree knows.
+        inputs = {
+            name: dict(given) if isinstance(given, Mapping) else given
+            for name, given in inputs.items()
+            if given is not None
+        }
+        there = self._there(inputs, present)
+        embeddings = {
+            name: self._encoded(name, inputs.get(name), there[:, m])
+            for m, name in enumerate(self.spec.modalities)
+        }
+        return embeddings, there
+
     def _parameters_by_name(self) -> dict[str, Tensor]:
         return {name: getattr(self, key) for name, key in self._names.items()}
 
-    def _predicted(
-        self, ns: Namespace, output: FusionOutput, parameters: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """Gives logits and probabilities of the classes for what was fused, both [B, C]."""
-        fused, level = output.fused, self.spec.fusion
-        probabilities: Tensor = class_probabilities(
-            ns,
-            fused,
-            output.active,
-            level=level,
-            parameters=parameters,
-            prior=torch.full((self.classes,), 1 / self.classes, device=fused.device),
-        )
-        if level == "feature":
-            return class_scores(ns, fused, parameters), probabilities
-        if level == "logit":
-            return fused, probabilities
-        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log(), probabilities
+    def _predictions(
+        self,
+        ns: Namespace,
+        output: FusionOutput,
+        probabilities: Tensor,
+        parameters: Mapping[str, Tensor],
+    ) -> Tensor:
+        """Gives logits of the classes for what was fused, [B, C]."""
+        if self.spec.fusion == "feature":
+            scores: Tensor = class_scores(ns, output.fused, parameters)
+            return scores
+        if self.spec.fusion == "logit":
+            return output.fused
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
     def _there(self, inputs: Mapping[str, Any], present: Named | None) -> Tensor:
         """Says which rows have which modality: bool [B, M]."""
