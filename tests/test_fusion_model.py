@@ -290,3 +290,16 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
         model(parameters={"heads.image.classifier.weight": torch.zeros(3, 4)})
     with pytest.raises(SpecError, match="no common space"):
         model(width=None)
+
+
+@torch.no_grad()  # with gradients, torch itself warns where a graph breaks
+def test_compiled_it_gives_the_same() -> None:
+    """The graph breaks where rows are chosen."""
+    net, (inputs, present) = model(), batch()
+    inputs["text"] = dict(inputs["text"])
+    torch._dynamo.reset()
+    compiled = torch.compile(net, backend="eager")
+    for rows in (slice(None), slice(2, 6)):
+        some = pytree.tree_map(lambda t, rows=rows: t[rows], inputs)
+        said = compiled(some, present[rows])
+        assert torch.equal(said.probabilities, net(some, present[rows]).probabilities)
