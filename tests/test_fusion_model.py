@@ -292,6 +292,7 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
         model(width=None)
 
 
+@pytest.mark.slow
 @torch.no_grad()  # with gradients, torch itself warns where a graph breaks
 def test_compiled_it_gives_the_same() -> None:
     """The graph breaks where rows are chosen."""
