@@ -1,0 +1,312 @@
+"""Where a table comes from: every frame and file of the same rows gives the same table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dms_spec.embeddings.sources.columns import Columns, natural, take
+from dms_spec.embeddings.sources.frames import arrays_of_frame
+from dms_spec.embeddings.table import Table
+from dms_spec.errors import DMSError, DTypeError, MissingInput, ShapeError, SpecError
+
+BLOCKS = {"image": "clip", "text": "e5_*"}
+COLUMNS = Columns(modalities=BLOCKS, labels="genre", groups="band", sample_weight="w", split="part")
+
+
+class Rows:
+    """The rows that all frames and files are made of."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        random = np.random.default_rng(seed)
+        self.image = random.normal(size=(n, 3)).astype(np.float32)
+        self.text = random.normal(size=(n, 11))
+        self.there = random.random((n, 2)) < 0.7
+        self.genre = [["rock", "pop", None][k] for k in random.integers(0, 3, n)]
+        self.band = random.integers(0, 2**40, n)
+        self.weight = random.random(n) + 0.5
+        self.part = [["train", "val", "test", None][k] for k in random.integers(0, 4, n)]
+
+    def table(self) -> Table:
+        """Made of arrays, as an `.npz` file holds them."""
+        arrays = {
+            "image": self.image,
+            "text": self.text,
+            "present.image": self.there[:, 0],
+            "present.text": self.there[:, 1],
+            "labels": self.genre,
+            "groups": self.band,
+            "sample_weight": self.weight,
+        }
+        parts = {"train": "train", "validation": "val", "test": "test"}
+        split = {n: np.array([p == s for p in self.part], bool) for n, s in parts.items()}
+        split = {n: rows for n, rows in split.items() if rows.any()}
+        return Table.from_arrays(arrays | split, ("image", "text"))
+
+    def cells(self, gap: Any = None) -> dict[str, list[Any]]:
+        """Columns of Python's own; the columns of text in an order that is not theirs."""
+        image, text = self.there.T
+        columns = {
+            "clip": [r.tolist() if t else None for r, t in zip(self.image, image, strict=True)]
+        }
+        for k in reversed(range(11)):
+            cells = zip(self.text[:, k].tolist(), text, strict=True)
+            columns[f"e5_{k}"] = [x if t else gap for x, t in cells]
+        return columns | {
+            "genre": self.genre,
+            "band": self.band.tolist(),
+            "w": self.weight.tolist(),
+            "part": self.part,
+            "title": [f"song {k}" for k in range(len(self.image))],
+        }
+
+    def arrow(self, clip: Any = None) -> pa.Table:
+        types = {
+            "clip": clip or pa.list_(pa.float32(), 3),
+            "genre": pa.string(),
+            "part": pa.string(),
+        }
+        return pa.table(
+            {
+                name: pa.array(cells, types.get(name, None if cells else pa.float64()))
+                for name, cells in self.cells().items()
+            }
+        )
+
+
+def of_pandas(rows: Rows) -> pd.DataFrame:
+    frame = pd.DataFrame(rows.cells(float("nan")))
+    frame["clip"] = [None if x is None else np.array(x, np.float32) for x in frame["clip"]]
+    frame["genre"] = frame["genre"].astype("category")
+    frame[7] = 1.0  # names of mixed types, and a cell that Arrow does not know
+    frame["odd"] = [object()] * len(frame)
+    return frame.set_index("title")
+
+
+def of_polars(rows: Rows) -> pl.DataFrame:
+    frame = pl.DataFrame(rows.cells(), strict=False)
+    kinds = {"clip": pl.Array(pl.Float32, 3), "genre": pl.Categorical}
+    return frame.with_columns(pl.col(name).cast(kind) for name, kind in kinds.items())
+
+
+def sliced(rows: Rows) -> pa.Table:
+    """The same rows out of the middle of a longer table, in three chunks."""
+    table = rows.arrow(pa.list_(pa.float32()))
+    longer = pa.concat_tables([table, table, table]).combine_chunks()
+    middle = longer.slice(len(table), len(table))
+    third = len(table) // 3
+    return pa.concat_tables(
+        [middle.slice(0, third), middle.slice(third, third), middle.slice(2 * third)]
+    )
+
+
+class Dataset:
+    """The face of `datasets.Dataset` whose rows were chosen: its Arrow table has others."""
+
+    features = SimpleNamespace()
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+
+    def with_format(self, kind: str) -> Any:
+        assert kind == "arrow"
+        return self
+
+    def __getitem__(self, rows: slice) -> pa.Table:
+        return self._rows.arrow()[rows]
+
+
+FRAMES: dict[str, Callable[[Rows], Any]] = {
+    "fixed lists": lambda rows: rows.arrow(),
+    "lists": lambda rows: rows.arrow(pa.list_(pa.float32())),
+    "large lists": lambda rows: rows.arrow(pa.large_list(pa.float32())),
+    "list views": lambda rows: rows.arrow(pa.list_view(pa.float32())),
+    "a slice": sliced,
+    "batches": lambda rows: rows.arrow().to_reader(2),
+    "pandas": of_pandas,
+    "polars": of_polars,
+    "datasets": Dataset,
+}
+
+
+def same(one: Table, other: Table) -> None:
+    assert one.modalities == other.modalities
+    assert np.array_equal(one.present, other.present)
+    for m, name in enumerate(one.modalities):
+        a, b = one.embeddings[name], other.embeddings[name]
+        assert np.array_equal(a[one.present[:, m]], b[one.present[:, m]])
+        assert a.shape == b.shape
+    known = one.labelled_rows()
+    assert np.array_equal(known, other.labelled_rows())
+    if len(known):
+        assert np.array_equal(one.labels[known], other.labels[known])
+    for name in ("groups", "sample_weight", "train", "validation", "test"):
+        assert np.array_equal(getattr(one, name), getattr(other, name)), name
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_every_frame_gives_the_same_table(n: int, seed: int) -> None:
+    rows = Rows(n, seed)
+    wanted = rows.table()
+    for name, make in FRAMES.items():
+        got = arrays_of_frame(make(rows), COLUMNS, widths={"image": 3, "text": 11}, where=name)
+        same(wanted, Table.from_arrays(got, ("image", "text")))
+
+
+def test_a_mapping_is_enough_and_its_columns_are_in_natural_order() -> None:
+    rows = Rows(4, 0)
+    rows.there[:] = True
+    got = arrays_of_frame(of_pandas(rows), BLOCKS)
+    assert list(got) == ["image", "text"]
+    assert np.array_equal(got["text"], rows.text) and got["image"].dtype == np.float32
+    listed = arrays_of_frame(rows.arrow(), {"text": ["e5_10", "e5_2"]})
+    assert np.array_equal(listed["text"], rows.text[:, [10, 2]])
+    assert sorted(["e5_10", "e5_2", "e5_1"], key=natural) == ["e5_1", "e5_2", "e5_10"]
+
+
+def test_without_a_mapping_each_column_of_vectors_is_a_modality() -> None:
+    frame = pa.table(
+        {"a": [[1.0, 2.0], None], "labels": ["x", "y"], "year": [1, 2], "s": [["t"], []]}
+    )
+    got = arrays_of_frame(frame, {})
+    assert list(got) == ["a", "present.a", "labels"]
+    assert got["present.a"].tolist() == [True, False]
+
+
+def test_null_is_absent_for_a_row_and_nan_inside_of_one() -> None:
+    frame = pa.table(
+        {
+            "v": pa.array([[1, None], [2, 3], None], pa.list_(pa.int8())),
+            "x": [1.0, None, None],
+            "y": [None, float("nan"), 5.0],
+        }
+    )
+    got = arrays_of_frame(frame, {"v": "v", "xy": ["x", "y"]})
+    assert got["present.v"].tolist() == [True, True, False]
+    assert got["present.xy"].tolist() == [True, False, True]
+    table = Table.from_arrays(got, ("v", "xy"))
+    assert table.present.tolist() == [[False, False], [True, False], [False, False]]
+    assert [note.partition(" ")[0] for note in table.notes()] == ["1", "2"]
+
+
+def test_numbers_of_every_width_come_whole() -> None:
+    columns = {
+        "half": pa.array([1.5, None], pa.float16()),
+        "huge": pa.array([2**53, 1], pa.int64()),
+        "yes": pa.array([True, None]),
+        "price": pa.array([Decimal("1.25"), None]),
+        "code": pa.array([1.0, 2.0]).dictionary_encode(),
+        "nothing": pa.nulls(2),
+    }
+    for name, column in columns.items():
+        got = arrays_of_frame(pa.table({name: column, "z": [0.0, 0.0]}), {"m": [name, "z"]})["m"]
+        wanted = [np.nan if x is None else float(x) for x in column.to_pylist()]
+        assert np.array_equal(got[:, 0].astype(float), wanted, equal_nan=True), name
+    half = arrays_of_frame(pa.table({"h": columns["half"]}), {"h": "h"})["h"]
+    assert half.dtype == np.float16
+    labels = pa.array([2**60 + 1, None], pa.int64())
+    got = arrays_of_frame(
+        pa.table({"y": labels, "x": [0.5, 1.5]}), Columns(modalities={"x": "x"}, labels="y")
+    )
+    assert Table.from_arrays(got, ("x",)).labels.tolist()[0] == 2**60 + 1
+
+
+def test_a_tensor_of_fixed_shape_is_a_vector() -> None:
+    column = pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(6.0).reshape(3, 2))
+    assert arrays_of_frame(pa.table({"v": column}), {"v": "v"})["v"].tolist()[2] == [4.0, 5.0]
+
+
+def test_a_frame_without_rows_is_an_empty_table() -> None:
+    frame = pa.table(
+        {"v": pa.array([], pa.list_(pa.float32(), 3)), "e5_0": pa.array([], pa.float64())}
+    )
+    got = arrays_of_frame(frame, {"image": "v", "text": "e5_*"})
+    assert {name: array.shape for name, array in got.items()} == {"image": (0, 3), "text": (0, 1)}
+    lists = pa.table({"v": pa.array([], pa.list_(pa.float32()))})
+    assert arrays_of_frame(lists, {"image": "v"}) == {}
+    assert arrays_of_frame(lists, {"image": "v"}, widths={"image": 5})["image"].shape == (0, 5)
+
+
+FRAME = pa.table(
+    {
+        "clip": [[1.0, 2.0], [1.0]],
+        "deep": [[[1.0]], [[2.0]]],
+        "e5_0": [1.0, 2.0],
+        "e5_1": [1.0, 2.0],
+        "when": pa.array([0, 1], pa.timestamp("s")),
+        "genre": ["a", "b"],
+        "part": ["train", "later"],
+        "test": [0, 1],
+    }
+)
+
+
+WRONG: list[tuple[Any, type[DMSError], tuple[str, ...]]] = [
+    ({"image": "clip"}, ShapeError, ("differ in length: expected 2 numbers", "got 1 in row 1")),
+    ({"image": "deep"}, ShapeError, ("'deep' of the frame holds a matrix in each row",)),
+    ({"image": "clib"}, MissingInput, ("Did you mean 'clip'?",)),
+    ({"image": "e6_*"}, MissingInput, ("'e6_*', for modality 'image'", "Did you mean 'e5_0'?")),
+    ({"a": "e5_*", "b": "e5_1"}, SpecError, ("'e5_1' of the frame is taken", "'a' and 'b'")),
+    ({"a": ["e5_0", "e5_*"]}, SpecError, ("'e5_0' of the frame is taken twice",)),
+    ({"a": ["e5_0", "when"]}, DTypeError, ("'when' of the frame does not hold", "timestamp")),
+    ({"a": "genre"}, DTypeError, ("'genre' of the frame does not hold numbers", "string")),
+    ({"a": ["e5_0", "clip"]}, SpecError, ("'clip' and 'e5_0'",)),
+    (Columns(modalities={"a": "e5_1"}, labels="e5_1"), SpecError, ("and something else",)),
+    (Columns(modalities={"a": "e5_1"}, labels="gender"), MissingInput, ("'gender', for labels",)),
+    (Columns(modalities={"a": "e5_1"}, split="part"), SpecError, ("got 'later' in row 1",)),
+    ({"a": "e5_1", "b": "test"}, SpecError, ("'test' of the frame is taken twice",)),
+]
+
+
+@pytest.mark.parametrize(("columns", "error", "words"), WRONG)
+def test_what_cannot_be_read_is_refused_with_its_column(
+    columns: Any, error: type[DMSError], words: tuple[str, ...]
+) -> None:
+    with pytest.raises(error) as caught:
+        arrays_of_frame(FRAME if "'test'" in words[0] else FRAME.drop(["test"]), columns)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_column_with_the_name_of_a_split_says_true_or_false() -> None:
+    with pytest.raises(DTypeError, match="column 'test' of the frame has the wrong dtype"):
+        arrays_of_frame(FRAME, {"a": "e5_1"})
+
+
+def test_columns_that_are_there_twice_or_unreadable_matter_where_they_are_taken() -> None:
+    twice = pd.DataFrame(np.eye(3), columns=["a", "b", "b"])
+    assert arrays_of_frame(twice, {"m": "a"})["m"].shape == (3, 1)
+    with pytest.raises(SpecError, match="'b' of the frame is there twice"):
+        arrays_of_frame(twice, {"m": "b*"})
+    with pytest.raises(DTypeError, match="column 'b' of the frame cannot be read"):
+        arrays_of_frame(pd.DataFrame({"a": [1.0, 2.0], "b": [1, "x"]}), {"m": "*"})
+    for nothing in (3, pl.LazyFrame({"a": [1]}), [[1.0]]):
+        with pytest.raises(DTypeError, match="the frame cannot be read as a frame"):
+            arrays_of_frame(nothing, {"m": "a"})
+
+
+def test_a_pattern_leaves_out_what_is_used_as_something_else() -> None:
+    names = ("x1", "x0", "xlabel", "__index_level_0__")
+    found = take(names, Columns(modalities={"m": "*"}, labels="xlabel"), "the frame")
+    assert found.modalities == {"m": ("x0", "x1")}
+    assert found.notes == ("modality 'm' leaves out xlabel: used as something else",)
+    again = Columns.from_dict(found.columns().to_dict(), "it")
+    assert again == Columns(modalities={"m": ["x0", "x1"]}, labels="xlabel")
+
+
+def test_what_an_artifact_remembers_may_lack_whole_and_not_in_part() -> None:
+    before = Columns(modalities={"a": ["a0", "a1"], "b": ["b0"]}, labels="genre")
+    found = take(("a0", "a1", "c"), Columns(id="c"), "the frame", before=before)
+    assert found.modalities == {"a": ("a0", "a1")} and found.arrays == {} and found.id == "c"
+    with pytest.raises(MissingInput, match="no column 'a1', for a"):
+        take(("a0", "b0"), Columns(), "the frame", before=before)
