@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.cli.printing import note
+from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.engine.scheduler import row_blocks
 from dms_spec.engine.warning import quietly
 from dms_spec.errors import DMSError, DTypeError, FileError, SpecError, closest, unknown
@@ -60,6 +61,56 @@ def add_modalities(parser: argparse.ArgumentParser, others: str) -> None:
         metavar="A,B,...",
         help=f"these arrays are the modalities, whatever they look like; {others}",
     )
+
+
+_COLUMNS = {
+    "label": ("labels", "the column with the classes (default: labels)"),
+    "group": ("groups", "the column with the groups (default: groups)"),
+    "weight": ("sample_weight", "the column with the weights (default: sample_weight)"),
+    "split": ("split", "a column that says train, validation or test for each row"),
+    "id": ("id", "a column that names the rows"),
+}
+
+
+def add_columns(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The options that say which columns of a frame are what.
+
+    Args:
+        parser: Of a verb that reads a table.
+        names: Of the options beside ``--modality``.
+    """
+    group = parser.add_argument_group("columns of .parquet, .arrow, .feather and .csv")
+    group.add_argument(
+        "--modality",
+        metavar="NAME=COL,...",
+        action="append",
+        help="a modality and its column of vectors, or its columns of numbers, of which 'e5_*' "
+        "names all that begin so; can be repeated (default: as the artifact was learned, else "
+        "every column of vectors)",
+    )
+    for name in names:
+        group.add_argument(f"--{name}", metavar="COL", help=_COLUMNS[name][1])
+
+
+def columns_of(args: argparse.Namespace) -> Columns:
+    """Reads these options.
+
+    Raises:
+        SpecError: A modality is not ``NAME=COL,...``, or is given twice.
+    """
+    modalities: dict[str, tuple[str, ...]] = {}
+    for text in args.modality or ():
+        name, equals, columns = text.partition("=")
+        wanted = tuple(column.strip() for column in columns.split(","))
+        if not equals or not name.strip() or not all(wanted) or name.strip() in modalities:
+            raise SpecError(
+                "--modality does not name a modality and its columns",
+                expected="NAME=COL,... once for each, such as image=clip or text=e5_*",
+                got=text,
+            )
+        modalities[name.strip()] = wanted
+    given = {role: getattr(args, name, None) for name, (role, _) in _COLUMNS.items()}
+    return Columns(modalities=modalities, **given)
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:

@@ -12,15 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
-from dms_spec.cli.common import add_input_arguments, read_spec, schedule_file
+from dms_spec.cli.common import (
+    add_columns,
+    add_input_arguments,
+    columns_of,
+    read_spec,
+    schedule_file,
+)
 from dms_spec.cli.explain_evidence import hear
 from dms_spec.cli.explain_evidence import text as heard_text
 from dms_spec.cli.explain_plot import check_plot, draw
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import ShapeError
-from dms_spec.files import read_arrays
+from dms_spec.files import SUFFIXES, read_arrays
 from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend
 from dms_spec.types import Schedule
@@ -34,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "With an artifact of dms fit as S, IN may be a table of embeddings, as dms predict takes."
     )
+    add_columns(parser)
     parser.add_argument(
         "--sample",
         type=int,
@@ -93,7 +101,12 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     spec = artifact.spec
     predictor = Predictor(artifact, get_backend(args.backend), args.device)
     embeddings = read_table(
-        args.input, axis=spec.modalities, widths=predictor.model.widths, strict_labels=False
+        args.input,
+        columns=columns_of(args),
+        before=Columns.of_model(artifact.model),
+        axis=spec.modalities,
+        widths=predictor.model.widths,
+        strict_labels=False,
     )
     _check_samples(args.sample, len(embeddings))
     rows = embeddings.rows(np.array(args.sample))
@@ -133,6 +146,8 @@ def _with_heads(args: argparse.Namespace) -> Artifact | None:
     artifact = read_spec(args.spec, args.modalities)
     if not artifact.has_heads:
         return None
+    if args.input.suffix not in SUFFIXES:  # a batch is no frame, and no folder
+        return artifact
     names = set(read_arrays(args.input, wanted=lambda *_: False))
     batch = names & {"features", "logits"} and not names >= set(artifact.spec.modalities)
     return None if batch else artifact

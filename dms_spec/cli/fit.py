@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import artifact_target, save_artifact
-from dms_spec.cli.common import add_modalities, names_of
+from dms_spec.cli.common import add_columns, add_modalities, columns_of, names_of
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
@@ -27,11 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="TRAIN",
         type=Path,
-        help=".npz or .safetensors with an array [N, D] for each modality under its name, labels "
-        "[N], and where they apply present.<modality> [N] (bool), train, validation and test (row "
-        "indices), groups [N], sample_weight [N]",
+        help=".npz, .safetensors or a folder of .npy with an array [N, D] for each modality under "
+        "its name, labels [N], and where they apply present.<modality> [N] (bool), train, "
+        "validation and test (row indices), groups [N], sample_weight [N]; or columns in .parquet, "
+        ".arrow, .feather or .csv",
     )
     add_modalities(parser, "other arrays are left alone")
+    add_columns(parser, "label", "group", "weight", "split", "id")
     parser.add_argument(
         "-o", "--output", metavar="DIR", type=Path, required=True, help="artifact folder to make"
     )
@@ -128,6 +130,7 @@ def run(args: argparse.Namespace) -> int:
     table = read_table(
         args.input,
         names_of(args.modalities),
+        columns=columns_of(args),
         axis=given.modalities if given else None,
         need_labels=True,
     )
@@ -154,7 +157,7 @@ def run(args: argparse.Namespace) -> int:
     for text in result.notes:
         note(text)
     say(_summary(result.artifact.model, spec))
-    say(f"wrote {args.output}: use it with dms predict {args.output} IN.npz -o OUT.npz")
+    say(f"wrote {args.output}: use it with dms predict {args.output} IN -o OUT.npz")
     return 0
 
 

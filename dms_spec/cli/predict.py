@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +13,27 @@ from numpy.typing import NDArray
 from dms_spec.artifact import load_artifact
 from dms_spec.cli.common import (
     Summary,
+    add_columns,
     add_modalities,
+    columns_of,
     modality_table,
     names_of,
     output_target,
 )
 from dms_spec.cli.printing import note, say, say_json
-from dms_spec.embeddings.labels import class_indices, strangers, unlike
+from dms_spec.embeddings.labels import Labels, class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
-from dms_spec.embeddings.table import Table, read_table
+from dms_spec.embeddings.sources.columns import Columns
+from dms_spec.embeddings.sources.frame_writer import ParquetWriter
+from dms_spec.embeddings.table_parts import Part, read_parts
 from dms_spec.errors import FileError
 from dms_spec.files import array_writer
+from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
-from dms_spec.streams import forget
+from dms_spec.streams import Writer, forget
 
 _KIND = "predictions"
+_MARK = f"dms-spec {_KIND}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         metavar="IN",
         type=Path,
-        help=".npz or .safetensors with an array [N, D] for each modality under its name, and "
-        "where something is missing present.<modality> [N] (bool)",
+        help=".npz, .safetensors or a folder of .npy with an array [N, D] for each modality under "
+        "its name, and where something is missing present.<modality> [N] (bool); or columns in "
+        ".parquet, .arrow, .feather or .csv",
     )
     parser.add_argument(
         "-o",
@@ -45,9 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         type=Path,
         required=True,
-        help=".npz or .safetensors for probabilities, predicted, weights, active and each signal",
+        help=".npz, .safetensors or .parquet for probabilities, predicted, weights, active and "
+        "each signal",
     )
     add_modalities(parser, "the others count as absent")
+    add_columns(parser, "label", "id")
     parser.add_argument(
         "--backend", default="numpy", help="where to compute (default: %(default)s)"
     )
@@ -60,44 +71,49 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
-    target = output_target(args.output, args.input, _KIND)
+    target = _target(args.output, args.input)
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
-    table = read_table(
+    source = read_parts(
         args.input,
         names_of(args.modalities),
+        columns=columns_of(args),
+        before=Columns.of_model(predictor.artifact.model),
         axis=spec.modalities,
         widths=predictor.model.widths,
-        strict_labels=False,
-        mapped=True,
+        size=args.batch_size,
     )
     if args.output.suffix == ".safetensors" and predictor.classes.dtype.kind == "U":
         raise FileError(
             "safetensors holds no strings, and the classes are",
-            expected="an .npz output",
+            expected="an .npz or .parquet output",
             got=str(args.output),
         )
-    counted, score, start = Summary(spec.modalities), _Accuracy(table, predictor.classes), 0
+    counted, score = Summary(spec.modalities), _Accuracy(source.labels, predictor.classes)
     notes: dict[str, None] = {}
-    with target.writing() as new, array_writer(next(iter(new.values())), _KIND) as out:
-        for part in predictor.parts(table, args.batch_size):
-            out.append(part)
-            notes |= dict.fromkeys(part.notes)
-            counted.add(part["active"], part["weights"])
-            score.add(slice(start, start := start + len(part["active"])), part["predicted"])
-            forget(*table.embeddings.values())
+    with target.writing() as new, _writer(next(iter(new.values())), predictor) as out:
+        for part in source:
+            for found in predictor.parts(part.table, args.batch_size):
+                rows = slice(counted.samples, counted.samples + len(found["active"]))
+                _append(out, found, part, source.id)
+                notes |= dict.fromkeys(found.notes)
+                counted.add(found["active"], found["weights"])
+                score.add(rows, found["predicted"])
+                forget(*part.table.embeddings.values())
+    if source.id is not None and not isinstance(out, ParquetWriter):
+        notes[f"column {source.id!r} is not written: only .parquet carries it"] = None
 
     summary: dict[str, Any] = {
         "output": str(args.output),
         "backend": args.backend,
         "policy": spec.policy,
-        "samples": len(table),
+        "samples": source.rows,
         "samples_with_nothing_active": counted.nothing,
         "modalities": counted.rows(),
         # All rows, because a prediction does not depend on how the table was split.
         "notes": [
-            *table.rows(slice(None)).notes(),
+            *source.notes(),
             *notes,
             *predictor.nothing_note(counted.nothing),
             *score.notes,
@@ -112,26 +128,55 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _target(output: Path, source: Path) -> Target:
+    """Gives the target of the output, checked before any work is done."""
+    if output.suffix != ".parquet":
+        return output_target(output, source, _KIND)
+    check_not_input(output, source)
+    return Target.of_file(output, _MARK.encode())
+
+
+def _writer(path: Path, predictor: Predictor) -> Writer | ParquetWriter:
+    if path.suffix != ".parquet":
+        return array_writer(path, _KIND)
+    names = {
+        "classes": predictor.classes.tolist(),
+        "modalities": predictor.artifact.spec.modalities,
+    }
+    return ParquetWriter(path, _MARK, {name: json.dumps(value) for name, value in names.items()})
+
+
+def _append(
+    out: Writer | ParquetWriter, found: Mapping[str, NDArray[Any]], part: Part, name: str | None
+) -> None:
+    """Writes predictions, and the names of their rows where the output carries them."""
+    if isinstance(out, ParquetWriter):
+        out.append(found, {} if name is None else {name: part.id})
+    else:
+        out.append(found)
+
+
 class _Accuracy:
     """Counts the labels that are predicted.
 
     Args:
-        table: Whose labels they are.
+        labels: Of all rows.
         classes: Those of the model ``[C]``.
     """
 
-    def __init__(self, table: Table, classes: NDArray[Any]) -> None:
-        self._table, self._classes, self._right = table, classes, 0
-        self._rows = len(table.labelled_rows())
+    def __init__(self, labels: Labels, classes: NDArray[Any]) -> None:
+        self._labels, self._classes, self._right = labels, classes, 0
         #: What is odd about the labels, in words.
         self.notes: list[str] = []
-        if table.labels is None or not self._rows:
-            self._rows = 0
+        known = labels.values
+        if known is not None and labels.known is not None:
+            known = known[labels.known]
+        self._rows = 0 if known is None else len(known)
+        if known is None or not self._rows:
             return
-        labels = table.labels[table.labelled_rows()]
-        if reason := unlike(classes, labels):
+        if reason := unlike(classes, known):
             self._rows, self.notes = 0, [f"accuracy is not measured: {reason}"]
-        elif unknown := strangers(classes, labels):
+        elif unknown := strangers(classes, known):
             self.notes = [f"labels that are not a class count as wrong: {unknown}"]
 
     @property
@@ -141,9 +186,9 @@ class _Accuracy:
 
     def add(self, rows: slice, predicted: NDArray[Any]) -> None:
         """Counts some rows of the table."""
-        if not self._rows or self._table.labels is None:
+        if not self._rows or self._labels.values is None:
             return
-        labels, known = self._table.labels[rows], self._table.labelled
+        labels, known = self._labels.values[rows], self._labels.known
         if known is not None:
             labels, predicted = labels[known[rows]], predicted[known[rows]]
         right = class_indices(self._classes, predicted) == class_indices(self._classes, labels)

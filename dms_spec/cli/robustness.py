@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import CARD, Artifact, load_artifact
+from dms_spec.cli.common import add_columns, columns_of
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import (
     BackendUnavailable,
@@ -81,6 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="A,B,...",
         help="corrupt these in every sample (default: half of them, drawn for each sample)",
     )
+    add_columns(parser, "label", "split")
     parser.add_argument(
         "--seeds", metavar="INT", type=int, default=5, help="number of seeds (default: %(default)s)"
     )
@@ -116,7 +119,12 @@ def run(args: argparse.Namespace) -> int:
     spec = fitted.spec.replace(strict=False, nonfinite="mask")
     artifact = Artifact(spec=spec, parameters=fitted.parameters, model=fitted.model)
     predictor = Predictor(artifact, backend, args.device)
-    table = read_table(args.input, axis=spec.modalities)
+    table = read_table(
+        args.input,
+        columns=columns_of(args),
+        before=Columns.of_model(fitted.model),
+        axis=spec.modalities,
+    )
     samples = Samples.of_table(table, predictor.classes, prior=predictor.model.prior)
     if spec != fitted.spec:
         added = "the spec refuses rows that are not finite or have nothing present; here they count"

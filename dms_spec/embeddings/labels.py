@@ -116,6 +116,12 @@ def _like_missing(values: NDArray[Any]) -> tuple[str, ...]:
     )
 
 
+def unlabelled(known: NDArray[np.bool_]) -> str:
+    """Says in how many rows no label is known."""
+    count = int((~known).sum())
+    return f"no label in {count} of {len(known)} rows: nothing is learned or measured there"
+
+
 # --------------------------------------------------------------------------------------- classes
 
 

@@ -33,6 +33,18 @@ class NonFinite:
     def __str__(self) -> str:
         return f"{counted(self.cells, 'cell')}, in {named(self.columns)}"
 
+    def joined(self, other: NonFinite) -> NonFinite:
+        """Counts the rows of both, which are parts of one table."""
+        parts = [part for part in (self, other) if part.claimed]
+        whole = set.intersection(*(set(part.whole) for part in parts)) if parts else set()
+        return NonFinite(
+            rows=self.rows + other.rows,
+            cells=self.cells + other.cells,
+            columns=tuple(sorted({*self.columns, *other.columns})),
+            whole=tuple(sorted(whole)),
+            claimed=self.claimed + other.claimed,
+        )
+
     def note(self, modality: str) -> str:
         """What became of the rows, in words."""
         of = f"{counted(self.rows, 'row')} of {modality!r}"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.embeddings.arrays import column_names, to_array
-from dms_spec.embeddings.labels import read_labels, tally
+from dms_spec.embeddings.labels import read_labels, tally, unlabelled
 from dms_spec.embeddings.modalities import on_axis, read_embeddings
 from dms_spec.embeddings.nonfinite import (
     NonFinite,
@@ -26,6 +26,9 @@ from dms_spec.embeddings.nonfinite import (
 )
 from dms_spec.embeddings.presence import by_name, is_reserved, presence
 from dms_spec.embeddings.roles import choose
+from dms_spec.embeddings.sources.columns import Columns, Wanted
+from dms_spec.embeddings.sources.frames import arrays_of_frame, open_frame, take_of
+from dms_spec.embeddings.sources.reading import read_source
 from dms_spec.embeddings.split import (
     SPLITS,
     check_disjoint,
@@ -35,7 +38,6 @@ from dms_spec.embeddings.split import (
     straddling,
 )
 from dms_spec.errors import MissingInput, NonFiniteInput
-from dms_spec.files import read_arrays, read_metadata
 from dms_spec.markup import counted
 
 
@@ -60,6 +62,7 @@ class Table:
         nonfinite: By modality, where rows that claim to be present hold NaN or Inf. These rows
             are False in ``present``.
         remarks: What was found odd in reading it, in words.
+        columns: Which columns of a frame it comes from; None if it comes from arrays.
     """
 
     embeddings: Mapping[str, NDArray[Any]]
@@ -73,6 +76,7 @@ class Table:
     sample_weight: NDArray[np.float64] | None = None
     nonfinite: Mapping[str, NonFinite] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    columns: Columns | None = None
 
     @classmethod
     def from_arrays(
@@ -131,7 +135,9 @@ class Table:
         claimed &= np.isin(list(embeddings), names)
         finite = [finite_rows(array) for array in embeddings.values()]
         labels = read_labels(plain.get("labels"), rows, where, strict=strict_labels)
-        parts = {n: row_indices(n, plain[n], rows, where) for n in SPLITS if n in plain}
+        parts: dict[str, Any] = {
+            n: row_indices(n, plain[n], rows, where) for n in SPLITS if n in plain
+        }
         check_disjoint(parts, where)
         table = cls(
             embeddings=embeddings,
@@ -151,6 +157,36 @@ class Table:
             check_learnable(table, where)
         return table
 
+    @classmethod
+    def from_frame(
+        cls,
+        frame: Any,
+        columns: Columns | Mapping[str, Wanted],
+        *,
+        where: str = "the frame",
+        **options: Any,
+    ) -> Self:
+        """Makes a table of a data frame, with the checks of `from_arrays`.
+
+        Args:
+            frame: Of pandas or polars, a ``pyarrow.Table``, a ``datasets.Dataset``, or anything
+                else with ``__arrow_c_stream__``.
+            columns: Which columns are what; or for each modality its column of vectors, or its
+                columns of numbers as a pattern or a list.
+            where: What messages call the frame.
+            options: Of `from_arrays`.
+
+        Raises:
+            MissingInput, ShapeError, DTypeError, SpecError: A column is not there, cannot be read,
+                or is taken twice; or the table is not one.
+            BackendUnavailable: pyarrow is not installed.
+        """
+        opened = open_frame(frame, where)
+        taken = take_of(opened, columns)
+        arrays = arrays_of_frame(opened, taken, widths=options.get("widths"))
+        table = cls.from_arrays(arrays, tuple(taken.modalities), where=where, **options)
+        return replace(table, remarks=(*taken.notes, *table.remarks), columns=taken.columns())
+
     def _where_labelled(self) -> Self:
         """Leaves rows without a label out of every part of a split."""
         if self.labelled is None:
@@ -158,9 +194,7 @@ class Table:
         known = self.labelled
         parts = {name: getattr(self, name) for name in SPLITS}
         kept: dict[str, Any] = {n: p if p is None else p[known[p]] for n, p in parts.items()}
-        count = int((~known).sum())
-        note = f"no label in {count} of {len(known)} rows: nothing is learned or measured there"
-        return replace(self, **kept, remarks=(*self.remarks, note))
+        return replace(self, **kept, remarks=(*self.remarks, unlabelled(known)))
 
     def __len__(self) -> int:
         return len(self.present)
@@ -248,28 +282,36 @@ def read_table(
     path: Path | str,
     modalities: Sequence[str] | None = None,
     *,
+    columns: Columns | None = None,
+    before: Columns | None = None,
     axis: Sequence[str] | None = None,
     widths: Mapping[str, int] | None = None,
     need_labels: bool = False,
     strict_labels: bool = True,
     mapped: bool = False,
 ) -> Table:
-    """Reads a table from ``.npz`` or ``.safetensors``.
+    """Reads a table from a file, or from a folder of ``.npy`` files.
 
     Args:
-        path: A file with the arrays of `Table.from_arrays`. A ``.safetensors`` file holds no
-            strings: there ``present_names`` is metadata, such as ``"image,text"``.
+        path: ``.npz``, ``.safetensors`` or ``NAME.npy`` for each array of `Table.from_arrays`. A
+            ``.safetensors`` file holds no strings: there ``present_names`` is metadata, such as
+            ``"image,text"``. Or a frame: ``.parquet``, ``.arrow``, ``.feather``, ``.csv``.
         modalities: See `Table.from_arrays`, for this and all others.
+        columns: Which columns of a frame are what. Without modalities, each column of vectors is
+            one under its own name.
+        before: The columns that an artifact was learned from, see `Columns.of_model`.
         axis: The modalities of an artifact or a spec.
         widths: D by modality.
         need_labels: Refuse a table that cannot be learned from.
         strict_labels: Refuse labels that are not classes.
-        mapped: Leave large arrays in the file, see `dms_spec.files.read_arrays`.
+        mapped: Leave large arrays in the file, see `dms_spec.files.read_arrays`. Columns are read
+            whole: `read_parts` reads some rows at a time.
 
     Raises:
         FileError: The file cannot be read.
         MissingInput, ShapeError, DTypeError, SpecError: The table is not one; the message names
             the array.
+        BackendUnavailable: It is a frame, and pyarrow is not installed.
     """
     path = Path(path)
 
@@ -279,20 +321,20 @@ def read_table(
         mask = axis is not None and len(shape) == 2 and shape[1] == len(axis)
         return known is None or name in known or is_reserved(name) or mask
 
-    arrays: dict[str, Any] = dict(read_arrays(path, wanted=wanted, mapped=mapped))
-    names = read_metadata(path).get("present_names")
-    if names is not None:
-        arrays["present_names"] = [name.strip() for name in names.split(",")]
-    return Table.from_arrays(
-        arrays,
-        modalities,
+    found = read_source(
+        path, columns or Columns(), before, widths=widths, wanted=wanted, mapped=mapped
+    )
+    table = Table.from_arrays(
+        found.arrays,
+        modalities or found.chosen,
         axis=axis,
         widths=widths,
         need_labels=need_labels,
         strict_labels=strict_labels,
-        ordered=path.suffix == ".npz",
+        ordered=found.ordered,
         where=str(path),
     )
+    return replace(table, remarks=(*found.notes, *table.remarks), columns=found.columns)
 
 
 def check_learnable(table: Table, where: str = "the table") -> None:

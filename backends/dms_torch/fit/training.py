@@ -198,6 +198,7 @@ def _run(
         "dropout": settings.dropout,
         "passes": passes,
         "data": _data(table, rows),
+        **({} if table.columns is None else {"columns": table.columns.to_dict()}),
         "settings": asdict(settings),
         "device": device,
         "stages": descent.history,

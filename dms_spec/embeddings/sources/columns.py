@@ -56,6 +56,16 @@ class Columns:
         return {"modalities": modalities, **self.roles()}
 
     @classmethod
+    def of_model(cls, model: Mapping[str, Any]) -> Self | None:
+        """Reads what an artifact's model keeps of the columns that it was learned from, if any.
+
+        Raises:
+            SpecError: It is damaged.
+        """
+        kept = model.get("columns")
+        return None if kept is None else cls.from_dict(kept, "columns in the artifact's model")
+
+    @classmethod
     def from_dict(cls, data: object, where: str) -> Self:
         """Reads what `to_dict` wrote.
 
@@ -153,7 +163,7 @@ def take(
         own_columns = _listed(wanted)
         if modality not in blocks and any(name in names for name in own_columns):
             blocks[modality] = tuple(_exact(n, modality, names, where) for n in own_columns)
-    if not blocks and before is None:
+    if not blocks:
         blocks = {name: (name,) for name in vectors if name not in fixed}
     _check_once(blocks, names, where)
     return Taken(

@@ -151,12 +151,7 @@ def arrays_of_frame(
         ShapeError: The vectors of a column differ in length.
     """
     opened = open_frame(frame, where)
-    taken = modalities
-    if not isinstance(taken, Columns | Taken):
-        taken = Columns(modalities=taken)
-    if isinstance(taken, Columns):
-        vectors = () if taken.modalities else opened.vectors()
-        taken = take(opened.names, taken, opened.where, vectors=vectors)
+    taken = modalities if isinstance(modalities, Taken) else take_of(opened, modalities)
     result: Arrays = {}
     for modality, block in taken.modalities.items():
         array, present = _block(opened, modality, block, (widths or {}).get(modality))
@@ -172,6 +167,13 @@ def arrays_of_frame(
     if taken.split is not None:
         result |= _split(plain(opened.column(taken.split)), taken.split, opened.where)
     return result
+
+
+def take_of(frame: Frame, columns: Columns | Mapping[str, Wanted]) -> Taken:
+    """Finds columns of a frame: see `take`."""
+    asked = columns if isinstance(columns, Columns) else Columns(modalities=columns)
+    vectors = () if asked.modalities else frame.vectors()
+    return take(frame.names, asked, frame.where, vectors=vectors)
 
 
 # ------------------------------------------------------------------------------------ modalities

@@ -1,0 +1,161 @@
+"""Reads files of columns as frames: Parquet, Arrow IPC and CSV, whole or some rows at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dms_spec.embeddings.sources.columns import Columns, Taken, take
+from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow
+from dms_spec.errors import DMSError, FileError
+
+#: The endings of such files.
+SUFFIXES = (".parquet", ".arrow", ".feather", ".csv", ".csv.gz")
+
+# Rows at a time where a file is read whole.
+_MANY = 1 << 16
+
+
+def is_frame_file(path: Path) -> bool:
+    """Says whether a file holds columns, by its name."""
+    return path.name.lower().endswith(SUFFIXES)
+
+
+@dataclass(frozen=True)
+class FrameFile:
+    """A file of columns. Opening it reads what they are, and of a CSV file everything.
+
+    Attributes:
+        path: The file.
+        schema: The ``pyarrow.Schema`` of its columns.
+        rows: N.
+    """
+
+    path: Path
+    schema: Any
+    rows: int
+    _batches: Callable[[list[str], int], Iterator[Any]]
+
+    def take(self, columns: Columns, before: Columns | None) -> Taken:
+        """Finds the columns that are asked for: see `take`."""
+        empty = open_frame(self.schema.empty_table(), str(self.path))
+        return take(empty.names, columns, str(self.path), vectors=empty.vectors(), before=before)
+
+    def parts(self, names: Sequence[str], size: int) -> Iterator[Frame]:
+        """Reads some columns, ``size`` rows at a time or fewer; at least one part.
+
+        Raises:
+            FileError: The file is damaged.
+        """
+        pa, found = pyarrow(), 0
+        columns = list(dict.fromkeys(names))
+        kept = pa.schema([field for field in self.schema if field.name in columns])
+        batches = self._batches(columns, size)
+        while True:
+            with reading(self.path):
+                batch = next(batches, None)
+                if batch is None:
+                    break
+                table = pa.Table.from_batches([batch]).select(columns)
+                found += len(table)
+            yield open_frame(table, str(self.path))
+        if not found:
+            yield open_frame(kept.empty_table().select(columns), str(self.path))
+        if found != self.rows:
+            raise FileError(
+                f"{self.path} is cut short", expected=f"{self.rows} rows", got=str(found)
+            )
+
+    def whole(self, names: Sequence[str]) -> Frame:
+        """Reads some columns of all rows."""
+        pa = pyarrow()
+        columns = list(dict.fromkeys(names))
+        with reading(self.path):
+            batches = list(self._batches(columns, _MANY))
+            kept = pa.schema([self.schema.field(name) for name in columns])
+            table = pa.Table.from_batches([b.select(columns) for b in batches], kept)
+        return open_frame(table, str(self.path))
+
+
+def open_frame_file(path: Path) -> FrameFile:
+    """Opens a file of columns.
+
+    Raises:
+        FileError: It is missing, damaged or of another kind.
+        BackendUnavailable: pyarrow is not installed.
+    """
+    pyarrow()
+    name = path.name.lower()
+    with reading(path):
+        if name.endswith(".parquet"):
+            return _parquet(path)
+        return _csv(path) if name.endswith((".csv", ".csv.gz")) else _ipc(path)
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns whatever a reader raises about a file into one error.
+
+    Raises:
+        FileError: The file is missing, damaged or of another kind.
+    """
+    try:
+        if not path.is_file():
+            raise FileError(
+                f"cannot read {path}",
+                expected="a file",
+                got="a folder" if path.is_dir() else "nothing there",
+                fix="Check the path.",
+            )
+        yield
+    except (DMSError, MemoryError):
+        raise
+    # A hostile file can make the readers raise almost anything.
+    except Exception as error:
+        raise FileError(
+            f"cannot read {path}",
+            expected=f"a {path.suffix} file with columns",
+            got=f"{type(error).__name__}: {error}",
+            fix="The file is damaged, cut short, or of another kind: write it again.",
+        ) from error
+
+
+def _parquet(path: Path) -> FrameFile:
+    import pyarrow.parquet as pq
+
+    def batches(names: list[str], size: int) -> Iterator[Any]:
+        # Buffered ahead, all row groups would stay in memory until the end.
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            yield from file.iter_batches(size, columns=names)
+
+    with pq.ParquetFile(path) as file:
+        return FrameFile(path, file.schema_arrow, file.metadata.num_rows, batches)
+
+
+def _ipc(path: Path) -> FrameFile:
+    """Opens Arrow's own format, as a file (also called Feather) or as a stream."""
+    pa = pyarrow()
+    with pa.memory_map(str(path)) as source:
+        try:
+            table = pa.ipc.open_file(source).read_all()
+        except pa.ArrowInvalid:  # a stream has no footer; neither has a damaged file
+            source.seek(0)
+            table = pa.ipc.open_stream(source).read_all()
+    table.validate()
+    return _of_table(path, table)
+
+
+def _csv(path: Path) -> FrameFile:
+    import pyarrow.csv
+
+    return _of_table(path, pyarrow.csv.read_csv(path))
+
+
+def _of_table(path: Path, table: Any) -> FrameFile:
+    def batches(names: list[str], size: int) -> Iterator[Any]:
+        yield from table.select(names).to_batches(max_chunksize=size)
+
+    return FrameFile(path, table.schema, table.num_rows, batches)
