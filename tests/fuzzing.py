@@ -204,7 +204,34 @@ def corpus(folder: Path) -> list[Good]:
         Good("robustness.json", _json, lambda path: _asked(read_result(path))),
         Good("cases.jsonl", _text, lambda path: Store(path, "run")),
     ]
-    return goods + _of_torch(folder)
+    return goods + _of_frames(folder, table) + _of_torch(folder)
+
+
+def _of_frames(folder: Path, table: dict[str, np.ndarray]) -> list[Good]:
+    """The same table as columns: vectors with a gap in Arrow's formats, numbers in CSV."""
+    try:
+        import pyarrow as pa
+        import pyarrow.csv
+        import pyarrow.feather
+        import pyarrow.parquet
+    except ImportError:
+        return []
+    columns = {name: [*array.tolist()[:-1], None] for name, array in table.items()}
+    frame = pa.table({**columns, "labels": [0, 1] * 3})
+    pa.parquet.write_table(frame, folder / "t.parquet", row_group_size=4)
+    pa.feather.write_feather(frame, folder / "t.feather")
+    with pa.ipc.new_stream(folder / "t.arrow", frame.schema) as stream:
+        stream.write_table(frame)
+    flat = {f"{name}{k}": array[:, k] for name, array in table.items() for k in range(3)}
+    pa.csv.write_csv(pa.table(flat), folder / "t.csv")
+    predict = ("predict", "DIR/art", "FILE", "-o")
+    by_pattern = ("--modality", "a=a*", "--modality", "b=b*")
+    return [
+        Good("t.parquet", _bytes, _verb(*predict, "DIR/out.parquet")),
+        Good("t.feather", _bytes, _verb(*predict, "DIR/out.npz")),
+        Good("t.arrow", _bytes, _verb(*predict, "DIR/out.npz")),
+        Good("t.csv", _text, _verb(*predict, "DIR/out.npz", *by_pattern)),
+    ]
 
 
 def _of_torch(folder: Path) -> list[Good]:

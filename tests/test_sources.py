@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,14 +16,28 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.feather
+import pyarrow.parquet as pq
 import pytest
+from fuzzing import small_artifact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dms_spec.artifact import load_artifact, save_artifact
 from dms_spec.embeddings.sources.columns import Columns, natural, take
 from dms_spec.embeddings.sources.frames import arrays_of_frame
-from dms_spec.embeddings.table import Table
-from dms_spec.errors import DMSError, DTypeError, MissingInput, ShapeError, SpecError
+from dms_spec.embeddings.table import Table, read_table
+from dms_spec.errors import (
+    BackendUnavailable,
+    DMSError,
+    DTypeError,
+    MissingInput,
+    ShapeError,
+    SpecError,
+)
+
+Run = Callable[..., Any]
 
 BLOCKS = {"image": "clip", "text": "e5_*"}
 COLUMNS = Columns(modalities=BLOCKS, labels="genre", groups="band", sample_weight="w", split="part")
@@ -38,7 +57,11 @@ class Rows:
         self.part = [["train", "val", "test", None][k] for k in random.integers(0, 4, n)]
 
     def table(self) -> Table:
-        """Made of arrays, as an `.npz` file holds them."""
+        """Made of arrays, as everything else is compared with."""
+        return Table.from_arrays(self.arrays(), ("image", "text"))
+
+    def arrays(self) -> dict[str, Any]:
+        """As `Table.from_arrays` takes them."""
         arrays = {
             "image": self.image,
             "text": self.text,
@@ -51,7 +74,7 @@ class Rows:
         parts = {"train": "train", "validation": "val", "test": "test"}
         split = {n: np.array([p == s for p in self.part], bool) for n, s in parts.items()}
         split = {n: rows for n, rows in split.items() if rows.any()}
-        return Table.from_arrays(arrays | split, ("image", "text"))
+        return arrays | split
 
     def cells(self, gap: Any = None) -> dict[str, list[Any]]:
         """Columns of Python's own; the columns of text in an order that is not theirs."""
@@ -310,3 +333,283 @@ def test_what_an_artifact_remembers_may_lack_whole_and_not_in_part() -> None:
     assert found.modalities == {"a": ("a0", "a1")} and found.arrays == {} and found.id == "c"
     with pytest.raises(MissingInput, match="no column 'a1', for a"):
         take(("a0", "b0"), Columns(), "the frame", before=before)
+
+
+# ----------------------------------------------------------------------------------------- files
+
+
+def to_npz(rows: Rows, path: Path) -> None:
+    np.savez(path, **plain_arrays(rows))
+
+
+def to_folder(rows: Rows, path: Path) -> None:
+    path.mkdir()
+    for name, array in plain_arrays(rows).items():
+        np.save(path / f"{name}.npy", array)
+
+
+def plain_arrays(rows: Rows) -> dict[str, np.ndarray]:
+    """With strings as a file holds them without a pickle."""
+    labels = np.array([genre or "" for genre in rows.genre])
+    return {name: np.asarray(a) for name, a in (rows.arrays() | {"labels": labels}).items()}
+
+
+def to_csv(rows: Rows, path: Path) -> None:
+    """One column for each number, since CSV has no vectors."""
+    table = rows.arrow().drop(["clip"])
+    for k in range(3):
+        cells = [x if t else None for x, t in zip(rows.image[:, k], rows.there[:, 0], strict=True)]
+        table = table.append_column(f"clip_{k}", pa.array(cells, pa.float64()))
+    with pa.CompressedOutputStream(path, "gzip") if path.suffix == ".gz" else path.open("wb") as f:
+        pa.csv.write_csv(table, f)
+
+
+def to_stream(rows: Rows, path: Path) -> None:
+    table = rows.arrow()
+    with pa.ipc.new_stream(path, table.schema) as stream:
+        stream.write_table(table, max_chunksize=4)
+
+
+FILES: dict[str, Callable[[Rows, Path], None]] = {
+    "t.npz": to_npz,
+    "folder": to_folder,
+    "t.parquet": lambda rows, path: pq.write_table(rows.arrow(), path, row_group_size=3),
+    "pandas.parquet": lambda rows, path: of_pandas(rows).drop(columns=["odd", 7]).to_parquet(path),
+    "polars.parquet": lambda rows, path: of_polars(rows).write_parquet(path),
+    "t.feather": lambda rows, path: pa.feather.write_feather(rows.arrow(), path),
+    "t.arrow": to_stream,
+    "t.csv": to_csv,
+    "t.csv.gz": to_csv,
+}
+
+
+@settings(max_examples=4, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_every_file_gives_the_same_table(n: int, seed: int) -> None:
+    rows = Rows(n, seed)
+    wanted = rows.table()
+    for name, write in FILES.items():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / name
+            write(rows, path)
+            got = read_table(path, axis=("image", "text"), widths=WIDTHS, **given_columns(name))
+            same(wanted, got)
+
+
+WIDTHS = {"image": 3, "text": 11}
+
+
+def given_columns(name: str) -> dict[str, Any]:
+    if name in ("t.npz", "folder"):
+        return {}
+    blocks = {**BLOCKS, "image": "clip_*"} if "csv" in name else BLOCKS
+    return {"columns": replace(COLUMNS, modalities=blocks)}
+
+
+@pytest.fixture(scope="module")
+def art(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An artifact for modalities a and b of width 3, fitted to nothing."""
+    path = tmp_path_factory.mktemp("art") / "art"
+    save_artifact(path, small_artifact())
+    return path
+
+
+def small_frame(rows: int = 50, **more: Any) -> pa.Table:
+    random = np.random.default_rng(3)
+    there = random.random((2, rows)) < 0.8
+    columns = {
+        name: pa.FixedSizeListArray.from_arrays(
+            pa.array(random.normal(size=3 * rows).astype("f4")), 3, mask=pa.array(~t)
+        )
+        for name, t in zip("ab", there, strict=True)
+    }
+    return pa.table({"track": [f"t{k}" for k in range(rows)], **columns, **more})
+
+
+def test_predict_writes_the_same_rows_from_and_to_every_format(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    frame = small_frame(labels=[0, 1, None, 7, 1] * 10)
+    pq.write_table(frame, tmp_path / "t.parquet", row_group_size=11)
+    arrays = arrays_of_frame(frame, {"a": "a", "b": "b"})
+    labels = arrays.pop("labels").astype(float)
+    arrays["a"][4] = np.nan
+    arrays["a"][[7, 33], 1] = np.nan
+    np.savez(tmp_path / "t.npz", **arrays, labels=labels)
+    cells = [x and [None if y != y else y for y in x] for x in arrays["a"].tolist()]
+    present = arrays["present.a"].tolist()
+    cells = [x if t else None for x, t in zip(cells, present, strict=True)]
+    frame = frame.set_column(1, "a", pa.array(cells, pa.list_(pa.float32(), 3)))
+    pq.write_table(frame, tmp_path / "t.parquet", row_group_size=11)
+
+    said = {}
+    for name in ("t.npz", "t.parquet"):
+        for out in ("npz", "parquet"):
+            path = tmp_path / f"{name}.{out}"
+            done = dms("predict", art, tmp_path / name, "-o", path, "--batch-size", 7, "--json")
+            assert done.code == 0, done.err
+            said[name, out] = json.loads(done.out) | {"output": ""}
+    first, *others = said.values()
+    drop = "labels are float64 and hold whole numbers: they are read as integers"
+    first["notes"].remove(drop)
+    assert "2 rows of 'a' are present but hold NaN or Inf" in " ".join(first["notes"])
+    assert "no label in 10 of 50 rows" in " ".join(first["notes"])
+    for other in others:
+        other["notes"] = [note for note in other["notes"] if note != drop]
+        assert sorted(other.pop("notes")) == sorted(first["notes"])
+    assert all(other == {k: v for k, v in first.items() if k != "notes"} for other in others)
+    wanted = np.load(tmp_path / "t.npz.npz")
+    for name in ("t.parquet.npz", "t.npz.parquet", "t.parquet.parquet"):
+        got = written(tmp_path / name)
+        assert set(got) == set(wanted)
+        for key in wanted:
+            assert np.array_equal(got[key], wanted[key]) and got[key].dtype == wanted[key].dtype
+
+
+def written(path: Path) -> dict[str, np.ndarray]:
+    """What predict wrote, as arrays."""
+    if path.suffix == ".npz":
+        return dict(np.load(path))
+    table = pq.read_table(path)
+    assert json.loads(pq.read_metadata(path).metadata[b"classes"]) == [0, 1]
+    result = {}
+    for name in table.column_names:
+        column = table[name].combine_chunks()
+        wide = pa.types.is_fixed_size_list(column.type)
+        flat = (column.flatten() if wide else column).to_numpy(zero_copy_only=False)
+        result[name] = flat.reshape(len(table), -1) if wide else flat
+    return result
+
+
+def test_predict_carries_the_names_of_the_rows_into_parquet(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    pq.write_table(small_frame(), tmp_path / "t.parquet")
+    given = ("predict", art, tmp_path / "t.parquet", "--id", "track", "--batch-size", 9, "-o")
+    for _ in range(2):  # the second replaces the first
+        assert dms(*given, tmp_path / "out.parquet").code == 0
+    table = pq.read_table(tmp_path / "out.parquet")
+    assert table["track"].to_pylist() == [f"t{k}" for k in range(50)]
+    done = dms(*given, tmp_path / "out.npz")
+    assert done.code == 0 and "'track' is not written: only .parquet carries it" in done.err
+    pq.write_table(table, tmp_path / "out.parquet")  # without our mark
+    assert "is not replaced" in dms(*given, tmp_path / "out.parquet").err
+    renamed = small_frame().rename_columns(["weights", "a", "b"])
+    pq.write_table(renamed, tmp_path / "t.parquet")
+    given = ("predict", art, tmp_path / "t.parquet", "--id", "weights", "-o")
+    assert "column 'weights' has the name of something" in dms(*given, tmp_path / "o.parquet").err
+    assert not (tmp_path / "o.parquet").exists()
+
+
+def test_predict_takes_a_frame_without_rows_and_one_that_lacks_a_modality(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    for name, frame in (("none", small_frame().slice(0, 0)), ("one", small_frame().drop(["b"]))):
+        pq.write_table(frame, tmp_path / f"{name}.parquet")
+        out = tmp_path / f"out-{name}.parquet"
+        done = dms("predict", art, tmp_path / f"{name}.parquet", "-o", out)
+        assert done.code == 0, done.err
+        assert pq.read_metadata(out).num_rows == len(frame)
+    assert "modality 'b' is not in" in done.err
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("t.parquet", "cannot read"),
+        ("t.feather", "cannot read"),
+        ("t.csv", "has no modality"),
+        ("t.csv.gz", "cannot read"),
+        ("t.xlsx", "a folder of .npy files, or .npz, .safetensors, .parquet"),
+        ("folder", "expected a folder with an .npy file for each array"),
+    ],
+)
+def test_a_damaged_file_is_one_message(
+    dms: Run, art: Path, tmp_path: Path, name: str, words: str
+) -> None:
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.write_bytes(b"PAR1 not at all\n1")
+    done = dms("predict", art, path, "-o", tmp_path / "out.npz")
+    assert done.code == 2 and words in done.err and done.err.count("\n") == 1
+    assert not (tmp_path / "out.npz").exists()
+
+
+def test_a_cut_parquet_file_and_columns_of_arrays_are_refused(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    pq.write_table(small_frame(), tmp_path / "t.parquet", row_group_size=5)
+    whole = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(whole[:300] + bytes(300) + whole[600:])
+    done = dms("predict", art, tmp_path / "t.parquet", "-o", tmp_path / "out.parquet")
+    assert done.code == 2 and "cannot read" in done.err
+    np.savez(tmp_path / "t.npz", a=np.ones((2, 3)), b=np.ones((2, 3)))
+    for option, words in (("a=b", "has no columns to choose"), ("a", "expected NAME=COL,...")):
+        done = dms(
+            "predict", art, tmp_path / "t.npz", "-o", tmp_path / "o.npz", "--modality", option
+        )
+        assert done.code == 2 and words in done.err
+
+
+def test_an_error_in_a_later_part_counts_its_row_from_the_first_of_the_file(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    cells = [[1.0, 2.0, 3.0]] * 20 + [[1.0]]
+    pq.write_table(pa.table({"a": cells, "b": cells}), tmp_path / "t.parquet")
+    out = tmp_path / "out.npz"
+    done = dms("predict", art, tmp_path / "t.parquet", "-o", out, "--batch-size", 20)
+    assert done.code == 2 and "from row 20 on: " in done.err
+
+
+def test_fit_remembers_the_columns_and_learns_what_it_learns_from_arrays(
+    dms: Run, tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    rows = Rows(240, 1)
+    to_npz(rows, tmp_path / "t.npz")
+    FILES["t.parquet"](rows, tmp_path / "t.parquet")
+    asked = ["--modality", "image=clip", "--modality", "text=e5_*", "--label", "genre"]
+    asked += ["--group", "band", "--weight", "w", "--split", "part", "--id", "title"]
+    for name, more in (("t.npz", []), ("t.parquet", asked)):
+        out = tmp_path / f"art-{name}"
+        learn = ("--epochs", 1, "--passes", 0, "--spec", "static")
+        done = dms("fit", tmp_path / name, "-o", out, *learn, *more)
+        assert done.code == 0, done.err
+    arts = [load_artifact(tmp_path / f"art-{name}") for name in ("t.npz", "t.parquet")]
+    for name, array in arts[0].parameters.items():
+        assert np.array_equal(arts[1].parameters[name], array)
+    kept = Columns.of_model(arts[1].model)
+    assert kept is not None and list(kept.modalities["text"]) == [f"e5_{k}" for k in range(11)]
+    assert Columns.of_model(arts[0].model) is None
+
+    for verb in (
+        ("predict", out, tmp_path / "t.parquet", "-o", tmp_path / "out.parquet"),
+        ("robustness", out, tmp_path / "t.parquet", "-o", tmp_path / "r",
+         "--corruption", "gaussian:0.5", "--seeds", 1),
+        ("explain", tmp_path / "t.parquet", "--spec", out, "--sample", 3),
+    ):  # fmt: skip
+        done = dms(*verb)
+        assert done.code == 0, done.err
+    assert pq.read_table(tmp_path / "out.parquet")["title"].to_pylist()[0] == "song 0"
+    missing = FILES["t.parquet"], rows.arrow().drop(["e5_3"])
+    pq.write_table(missing[1], tmp_path / "t.parquet")
+    done = dms("predict", out, tmp_path / "t.parquet", "-o", tmp_path / "out.parquet")
+    assert done.code == 2 and "no column 'e5_3', for text" in done.err
+
+
+def test_a_frame_makes_a_table_that_says_where_it_comes_from() -> None:
+    rows = Rows(8, 2)
+    same(rows.table(), table := Table.from_frame(of_polars(rows), COLUMNS, widths=WIDTHS))
+    assert table.columns is not None and table.columns.labels == "genre"
+    assert table.rows(slice(2)).columns == table.columns
+    with pytest.raises(SpecError, match="columns in the artifact's model does not name columns"):
+        Columns.of_model({"columns": {"modalities": {"image": "clip"}}})
+
+
+def test_without_pyarrow_the_message_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, dms: Run, art: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    done = dms("predict", art, tmp_path / "t.parquet", "-o", tmp_path / "out.npz")
+    assert done.code == 4 and "pip install '.[tables]'" in done.err
+    with pytest.raises(BackendUnavailable, match="frames and their files need pyarrow"):
+        arrays_of_frame(pd.DataFrame({"a": [1.0]}), {"m": "a"})

@@ -25,7 +25,7 @@ from dms_spec.embeddings.labels import Labels, class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
-from dms_spec.embeddings.table_parts import Part, read_parts
+from dms_spec.embeddings.table_parts import Part, counting_from, read_parts
 from dms_spec.errors import FileError
 from dms_spec.files import array_writer
 from dms_spec.outputs import Target, check_not_input
@@ -94,13 +94,14 @@ def run(args: argparse.Namespace) -> int:
     notes: dict[str, None] = {}
     with target.writing() as new, _writer(next(iter(new.values())), predictor) as out:
         for part in source:
-            for found in predictor.parts(part.table, args.batch_size):
-                rows = slice(counted.samples, counted.samples + len(found["active"]))
-                _append(out, found, part, source.id)
-                notes |= dict.fromkeys(found.notes)
-                counted.add(found["active"], found["weights"])
-                score.add(rows, found["predicted"])
-                forget(*part.table.embeddings.values())
+            with counting_from(counted.samples):
+                for found in predictor.parts(part.table, args.batch_size):
+                    rows = slice(counted.samples, counted.samples + len(found["active"]))
+                    _append(out, found, part, source.id)
+                    notes |= dict.fromkeys(found.notes)
+                    counted.add(found["active"], found["weights"])
+                    score.add(rows, found["predicted"])
+                    forget(*part.table.embeddings.values())
     if source.id is not None and not isinstance(out, ParquetWriter):
         notes[f"column {source.id!r} is not written: only .parquet carries it"] = None
 

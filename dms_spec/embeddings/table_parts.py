@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,17 @@ class Part:
 
     table: Table
     id: Any = None
+
+
+@contextmanager
+def counting_from(start: int) -> Iterator[None]:
+    """Says in an error that its row is counted from a later row than the first."""
+    try:
+        yield
+    except DMSError as error:
+        if start:
+            error.args = (f"from row {start} on: {error}",)
+        raise
 
 
 class TableParts:
@@ -116,15 +128,11 @@ def _of_frame(
     def parts() -> Iterator[Part]:
         start = 0
         for frame in file.parts(needed.names(), max(1, size)):
-            try:
+            with counting_from(start):
                 arrays = arrays_of_frame(frame, needed, widths=known["widths"])
                 table = Table.from_arrays(
                     arrays, modalities or chosen or None, where=str(file.path), **known
                 )
-            except DMSError as error:  # its row is counted from the first of these rows
-                if start:
-                    error.args = (f"from row {start} on: {error}",)
-                raise
             table = replace(table, remarks=(*notes, *table.remarks))
             yield Part(table, None if needed.id is None else frame.column(needed.id))
             start += frame.rows
