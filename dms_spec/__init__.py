@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.artifact import save_artifact as save_artifact
     from dms_spec.embeddings.predictor import Predictions as Predictions
     from dms_spec.embeddings.predictor import Predictor as Predictor
+    from dms_spec.embeddings.sources.columns import Columns as Columns
     from dms_spec.embeddings.table import Table as Table
     from dms_spec.embeddings.table import read_table as read_table
     from dms_spec.engine.array_backend import ArrayBackend as ArrayBackend
@@ -48,6 +49,7 @@ _HOME = {
     "Artifact": "artifact",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
+    "Columns": "embeddings.sources.columns",
     "Predictions": "embeddings.predictor",
     "Predictor": "embeddings.predictor",
     "Table": "embeddings.table",

@@ -162,7 +162,7 @@ def run_page(name: str, make_folder: Callable[[str], Path]) -> Run:
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:onnxruntime")  # the guide says why
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_the_page_runs(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
-    for package in ("torch", "transformers"):
+    for package in ("torch", "transformers", "pandas"):
         if package in PAGES[name].read_text(encoding="utf-8"):
             pytest.importorskip(package)
     run_page(name, tmp_path_factory.mktemp)

@@ -45,6 +45,19 @@ found = assign(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([0, 1]))
 assert found.any.tolist() == [0, 1], found
 """
 
+TO_PARQUET = """
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+arrays = np.load("table.npz")
+views = {name: arrays[name] for name in ("image", "text")}
+vectors = {name: pa.array(view.tolist()) for name, view in views.items()}
+pa.parquet.write_table(pa.table(vectors), "table.parquet")
+single = {f"{name}_{k}": view[:, k] for name, view in views.items() for k in range(4)}
+pa.csv.write_csv(pa.table(single), "table.csv")
+"""
+
 TORCH_EXPORT = """
 import onnx
 import torch
@@ -142,6 +155,16 @@ PROMISES = (
         (f"dms schedule example.npz -o out.npz {NAMES} --backend onnxruntime",),
     ),
     Promise("plot", "draw an explanation", (f"dms explain example.npz {NAMES} --plot why.png",)),
+    Promise(
+        "tables",
+        "predict from and to Parquet",
+        (
+            f"python -c '{TO_PARQUET}'",
+            "dms predict model table.parquet -o out.parquet",
+            "dms predict model table.csv -o out.npz --modality image=image_* "
+            "--modality text=text_*",
+        ),
+    ),
     Promise("matching", "match sets", (f"python -c '{MATCHING}'",)),
     Promise(
         "robustness",
