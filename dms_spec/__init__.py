@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.artifact import save_artifact as save_artifact
     from dms_spec.embeddings.predictor import Predictions as Predictions
     from dms_spec.embeddings.predictor import Predictor as Predictor
+    from dms_spec.embeddings.scoring import Scorer as Scorer
     from dms_spec.embeddings.sources.columns import Columns as Columns
     from dms_spec.embeddings.table import Table as Table
     from dms_spec.embeddings.table import read_table as read_table
@@ -49,6 +50,7 @@ _HOME = {
     "Artifact": "artifact",
     "load_artifact": "artifact",
     "save_artifact": "artifact",
+    "Scorer": "embeddings.scoring",
     "Columns": "embeddings.sources.columns",
     "Predictions": "embeddings.predictor",
     "Predictor": "embeddings.predictor",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dms_spec.artifact import load_artifact, save_artifact
+from dms_spec.embeddings.scoring import Scorer
 from dms_spec.embeddings.sources.columns import Columns, natural, take
 from dms_spec.embeddings.sources.frames import arrays_of_frame
 from dms_spec.embeddings.table import Table, read_table
@@ -136,10 +137,8 @@ def sliced(rows: Rows) -> pa.Table:
 class Dataset:
     """The face of `datasets.Dataset` whose rows were chosen: its Arrow table has others."""
 
-    features = SimpleNamespace()
-
     def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+        self._rows, self.num_rows = rows, len(rows.image)
 
     def with_format(self, kind: str) -> Any:
         assert kind == "arrow"
@@ -313,7 +312,7 @@ def test_columns_that_are_there_twice_or_unreadable_matter_where_they_are_taken(
         arrays_of_frame(twice, {"m": "b*"})
     with pytest.raises(DTypeError, match="column 'b' of the frame cannot be read"):
         arrays_of_frame(pd.DataFrame({"a": [1.0, 2.0], "b": [1, "x"]}), {"m": "*"})
-    for nothing in (3, pl.LazyFrame({"a": [1]}), [[1.0]]):
+    for nothing in (3, pl.LazyFrame({"a": [1]}), [[1.0]], {"train": twice}):
         with pytest.raises(DTypeError, match="the frame cannot be read as a frame"):
             arrays_of_frame(nothing, {"m": "a"})
 
@@ -613,3 +612,43 @@ def test_without_pyarrow_the_message_says_what_to_install(
     assert done.code == 4 and "pip install '.[tables]'" in done.err
     with pytest.raises(BackendUnavailable, match="frames and their files need pyarrow"):
         arrays_of_frame(pd.DataFrame({"a": [1.0]}), {"m": "a"})
+
+
+# --------------------------------------------------------------------------------------- scoring
+
+
+def test_a_scorer_gives_each_row_what_predict_gives_it_however_they_are_cut(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    frame = small_frame()
+    pq.write_table(frame, tmp_path / "t.parquet")
+    given = ("predict", art, tmp_path / "t.parquet", "--id", "track")
+    assert dms(*given, "-o", tmp_path / "out.parquet").code == 0
+    wanted = pq.read_table(tmp_path / "out.parquet")
+    score = pickle.loads(pickle.dumps(Scorer(artifact=art, keep=("track",))))
+    assert score(frame).equals(wanted)
+    cut = [score(part) for part in (frame[:13], frame[13:13], frame[13:14], frame[14:])]
+    assert pa.concat_tables(cut, promote_options="none").replace_schema_metadata().equals(wanted)
+    assert score(pl.from_arrow(frame)).select(wanted.column_names[1:]).equals(wanted.drop("track"))
+    assert "1 row of 'a' counts" in json.loads(score(broken(frame)).schema.metadata[b"notes"])[0]
+    with pytest.raises(MissingInput, match="has no column 'trak', to keep"):
+        replace(score, keep=("trak",))(frame)
+
+
+def broken(frame: pa.Table) -> pa.Table:
+    cells = [[float("nan")] * 3, *frame["a"].to_pylist()[1:]]
+    return frame.set_column(1, "a", pa.array(cells, pa.list_(pa.float32(), 3)))
+
+
+def test_a_scorer_sees_that_its_artifact_was_written_anew(tmp_path: Path) -> None:
+    artifact, frame = small_artifact(), small_frame()
+    score = Scorer(artifact=tmp_path / "art")
+    answers = []
+    for classes in ([0, 1], [5, 6]):
+        save_artifact(
+            tmp_path / "art",
+            replace(artifact, model=artifact.model | {"classes": classes}),
+            overwrite=True,
+        )
+        answers.append(set(score(frame)["predicted"].to_pylist()))
+    assert answers == [{0, 1}, {5, 6}]

@@ -26,7 +26,7 @@ from dms_spec.embeddings.nonfinite import (
 )
 from dms_spec.embeddings.presence import by_name, is_reserved, presence
 from dms_spec.embeddings.roles import choose
-from dms_spec.embeddings.sources.columns import Columns, Wanted
+from dms_spec.embeddings.sources.columns import Columns, Taken, Wanted
 from dms_spec.embeddings.sources.frames import arrays_of_frame, open_frame, take_of
 from dms_spec.embeddings.sources.reading import read_source
 from dms_spec.embeddings.split import (
@@ -161,7 +161,8 @@ class Table:
     def from_frame(
         cls,
         frame: Any,
-        columns: Columns | Mapping[str, Wanted],
+        columns: Columns | Mapping[str, Wanted] | Taken,
+        modalities: Sequence[str] | None = None,
         *,
         where: str = "the frame",
         **options: Any,
@@ -173,6 +174,7 @@ class Table:
                 else with ``__arrow_c_stream__``.
             columns: Which columns are what; or for each modality its column of vectors, or its
                 columns of numbers as a pattern or a list.
+            modalities: These of them, in this order.
             where: What messages call the frame.
             options: Of `from_arrays`.
 
@@ -182,9 +184,9 @@ class Table:
             BackendUnavailable: pyarrow is not installed.
         """
         opened = open_frame(frame, where)
-        taken = take_of(opened, columns)
+        taken = columns if isinstance(columns, Taken) else take_of(opened, columns)
         arrays = arrays_of_frame(opened, taken, widths=options.get("widths"))
-        table = cls.from_arrays(arrays, tuple(taken.modalities), where=where, **options)
+        table = cls.from_arrays(arrays, modalities or taken.chosen, where=where, **options)
         return replace(table, remarks=(*taken.notes, *table.remarks), columns=taken.columns())
 
     def _where_labelled(self) -> Self:

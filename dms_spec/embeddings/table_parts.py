@@ -10,10 +10,9 @@ from typing import Any
 
 from dms_spec.embeddings.labels import NONE, Labels, read_labels, unlabelled
 from dms_spec.embeddings.nonfinite import NonFinite
-from dms_spec.embeddings.presence import PREFIX
 from dms_spec.embeddings.sources.columns import Columns, Taken
 from dms_spec.embeddings.sources.frame_files import FrameFile, is_frame_file, open_frame_file
-from dms_spec.embeddings.sources.frames import arrays_of_frame, plain
+from dms_spec.embeddings.sources.frames import plain
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import DMSError
 
@@ -117,22 +116,17 @@ def _of_frame(
     size: int,
 ) -> TableParts:
     taken = file.take(columns, before)
-    chosen = tuple(taken.modalities) if columns.modalities or before else None
     labels = _labels(file, taken)
     notes = (*taken.notes, *labels.notes)
     if labels.known is not None:
         notes = (*notes, unlabelled(labels.known))
-    present = {name: c for name, c in taken.arrays.items() if name.startswith(PREFIX)}
-    needed = replace(taken, arrays=present, split=None, notes=())
+    needed = replace(taken.to_predict(), notes=())
 
     def parts() -> Iterator[Part]:
         start = 0
         for frame in file.parts(needed.names(), max(1, size)):
             with counting_from(start):
-                arrays = arrays_of_frame(frame, needed, widths=known["widths"])
-                table = Table.from_arrays(
-                    arrays, modalities or chosen or None, where=str(file.path), **known
-                )
+                table = Table.from_frame(frame, needed, modalities, where=frame.where, **known)
             table = replace(table, remarks=(*notes, *table.remarks))
             yield Part(table, None if needed.id is None else frame.column(needed.id))
             start += frame.rows

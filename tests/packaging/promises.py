@@ -14,6 +14,7 @@ from environments import Environment, Row, call, timed
 from dms_spec.conformance import worked_example
 
 NAMES = "--modalities image,text,audio"
+PATTERNS = "--modality image=image_* --modality text=text_*"
 
 
 @dataclass(frozen=True)
@@ -161,8 +162,7 @@ PROMISES = (
         (
             f"python -c '{TO_PARQUET}'",
             "dms predict model table.parquet -o out.parquet",
-            "dms predict model table.csv -o out.npz --modality image=image_* "
-            "--modality text=text_*",
+            f"dms predict model table.csv -o out.npz {PATTERNS}",
         ),
     ),
     Promise("matching", "match sets", (f"python -c '{MATCHING}'",)),

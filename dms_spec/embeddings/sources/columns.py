@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
@@ -104,6 +104,7 @@ class Taken:
         split: The column that says for each row what it is for; None if there is none.
         id: The column that names the rows; None if there is none.
         notes: What was left out, in words.
+        asked: Whether the modalities were asked for, and not found by what they hold.
     """
 
     modalities: Mapping[str, tuple[str, ...]]
@@ -111,6 +112,17 @@ class Taken:
     split: str | None = None
     id: str | None = None
     notes: tuple[str, ...] = ()
+    asked: bool = True
+
+    @property
+    def chosen(self) -> tuple[str, ...] | None:
+        """The modalities, if they were asked for: then a table takes them as they are."""
+        return tuple(self.modalities) if self.asked else None
+
+    def to_predict(self) -> Self:
+        """Leaves out what is there to learn from, or to measure."""
+        present = {name: c for name, c in self.arrays.items() if name.startswith(PREFIX)}
+        return replace(self, arrays=present, split=None)
 
     def names(self) -> tuple[str, ...]:
         """All of them, each once."""
@@ -163,7 +175,8 @@ def take(
         own_columns = _listed(wanted)
         if modality not in blocks and any(name in names for name in own_columns):
             blocks[modality] = tuple(_exact(n, modality, names, where) for n in own_columns)
-    if not blocks:
+    asked = bool(blocks)
+    if not asked:
         blocks = {name: (name,) for name in vectors if name not in fixed}
     _check_once(blocks, names, where)
     return Taken(
@@ -172,6 +185,7 @@ def take(
         split=roles.get("split"),
         id=roles.get("id"),
         notes=tuple(notes),
+        asked=asked,
     )
 
 

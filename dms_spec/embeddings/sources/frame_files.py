@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dms_spec.embeddings.sources.columns import Columns, Taken, take
-from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow
+from dms_spec.embeddings.sources.columns import Columns, Taken
+from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow, take_of
 from dms_spec.errors import DMSError, FileError
 
 #: The endings of such files.
@@ -40,9 +40,9 @@ class FrameFile:
     _batches: Callable[[list[str], int], Iterator[Any]]
 
     def take(self, columns: Columns, before: Columns | None) -> Taken:
-        """Finds the columns that are asked for: see `take`."""
+        """Finds the columns that are asked for: see `take_of`."""
         empty = open_frame(self.schema.empty_table(), str(self.path))
-        return take(empty.names, columns, str(self.path), vectors=empty.vectors(), before=before)
+        return take_of(empty, columns, before)
 
     def parts(self, names: Sequence[str], size: int) -> Iterator[Frame]:
         """Reads some columns, ``size`` rows at a time or fewer; at least one part.

@@ -58,16 +58,7 @@ class ParquetWriter:
         Raises:
             SpecError: A column has the name of an array.
         """
-        pa = pyarrow()
-        for name in columns or ():
-            if name in arrays:
-                raise SpecError(
-                    f"column {name!r} has the name of something that is written beside it",
-                    expected=f"another name than {', '.join(arrays)}",
-                    fix="Rename the column.",
-                )
-        made = {name: _column(array) for name, array in arrays.items()}
-        self._waiting.append(pa.table({**(columns or {}), **made}))
+        self._waiting.append(frame_of_arrays(arrays, columns))
         for name, array in arrays.items():
             rows = self._shapes.get(name, [0])[0]
             self._shapes[name] = [rows + len(array), *array.shape[1:]]
@@ -88,6 +79,29 @@ class ParquetWriter:
             self._writer = self._stack.enter_context(pq.ParquetWriter(self._path, table.schema))
         self._writer.write_table(table)
         self._waiting.clear()
+
+
+def frame_of_arrays(
+    arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, Any] | None = None
+) -> Any:
+    """Makes a ``pyarrow.Table`` of arrays: ``[N, K]`` as vectors of fixed size.
+
+    Args:
+        arrays: By name, with equal rows in each.
+        columns: Arrow columns to put before them.
+
+    Raises:
+        SpecError: A column has the name of an array.
+    """
+    for name in columns or ():
+        if name in arrays:
+            raise SpecError(
+                f"column {name!r} has the name of something that is written beside it",
+                expected=f"another name than {', '.join(arrays)}",
+                fix="Rename the column.",
+            )
+    made = {name: _column(array) for name, array in arrays.items()}
+    return pyarrow().table({**(columns or {}), **made})
 
 
 def _column(array: NDArray[Any]) -> Any:

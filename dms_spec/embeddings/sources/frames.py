@@ -103,18 +103,25 @@ def open_frame(frame: Any, where: str = "the frame") -> Frame:
     if type(frame).__module__.split(".")[0] == "pandas" and hasattr(frame, "columns"):
         names = tuple(str(name) for name in frame.columns)
         return Frame(names, len(frame), where, lambda k: _of_pandas(frame.iloc[:, k]))
-    if hasattr(frame, "with_format") and hasattr(frame, "features"):  # of datasets: rows may be
-        frame = frame.with_format("arrow")[:]  # chosen, which its own Arrow table does not know
     try:
-        table = pa.table(frame)
+        table = pa.table(_of_datasets(frame))
     except (TypeError, ValueError) as error:
         raise DTypeError(
             f"{where} cannot be read as a frame",
             expected="a data frame of pandas or polars, a pyarrow.Table, or a datasets.Dataset",
             got=f"{type(frame).__name__}: {next(iter(str(error).splitlines()), '')}",
-            fix="Collect a lazy frame first; give arrays to Table.from_arrays.",
+            fix="Collect a lazy frame first, choose one of a mapping, or use Table.from_arrays.",
         ) from error
     return Frame(tuple(table.column_names), table.num_rows, where, table.column)
+
+
+def _of_datasets(frame: Any) -> Any:
+    """Gives the Arrow table of a ``datasets.Dataset``, and anything else as it is."""
+    if isinstance(frame, Mapping):
+        raise TypeError("it is a mapping, and not one frame")
+    if not hasattr(frame, "with_format") or not hasattr(frame, "num_rows"):
+        return frame
+    return frame.with_format("arrow")[:]  # rows may be chosen, which its own table does not know
 
 
 def _of_pandas(series: Any) -> Any:
@@ -169,11 +176,13 @@ def arrays_of_frame(
     return result
 
 
-def take_of(frame: Frame, columns: Columns | Mapping[str, Wanted]) -> Taken:
+def take_of(
+    frame: Frame, columns: Columns | Mapping[str, Wanted], before: Columns | None = None
+) -> Taken:
     """Finds columns of a frame: see `take`."""
     asked = columns if isinstance(columns, Columns) else Columns(modalities=columns)
     vectors = () if asked.modalities else frame.vectors()
-    return take(frame.names, asked, frame.where, vectors=vectors)
+    return take(frame.names, asked, frame.where, vectors=vectors, before=before)
 
 
 # ------------------------------------------------------------------------------------ modalities

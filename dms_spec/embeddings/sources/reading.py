@@ -60,11 +60,10 @@ def read_source(
     if frame_files.is_frame_file(path):
         file = frame_files.open_frame_file(path)
         taken = file.take(columns, before)
-        chosen = tuple(taken.modalities) if columns.modalities or before else None
         return Found(
             arrays=arrays_of_frame(file.whole(taken.names()), taken, widths=widths),
             ordered=True,
-            chosen=chosen or None,
+            chosen=taken.chosen,
             columns=taken.columns(),
             notes=taken.notes,
         )
