@@ -18,6 +18,9 @@ SUFFIXES = (".parquet", ".arrow", ".feather", ".csv", ".csv.gz")
 # Rows at a time where a file is read whole.
 _MANY = 1 << 16
 
+# Bytes of a column of Parquet at a time.
+_BUFFER = 1 << 20
+
 
 def is_frame_file(path: Path) -> bool:
     """Says whether a file holds columns, by its name."""
@@ -127,8 +130,8 @@ def _parquet(path: Path) -> FrameFile:
     import pyarrow.parquet as pq
 
     def batches(names: list[str], size: int) -> Iterator[Any]:
-        # Buffered ahead, all row groups would stay in memory until the end.
-        with pq.ParquetFile(path, pre_buffer=False) as file:
+        # Buffered ahead, all row groups would stay in memory; without a buffer, one of them.
+        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
             yield from file.iter_batches(size, columns=names)
 
     with pq.ParquetFile(path) as file:
