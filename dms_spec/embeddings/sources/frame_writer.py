@@ -34,6 +34,7 @@ class ParquetWriter:
         self._path, self._metadata = path, {**metadata, "written_by": mark}
         self._writer: Any = None
         self._waiting: list[Any] = []
+        self._bytes = 0
         self._shapes: dict[str, list[int]] = {}
         self._stack = ExitStack()
 
@@ -58,11 +59,13 @@ class ParquetWriter:
         Raises:
             SpecError: A column has the name of an array.
         """
-        self._waiting.append(frame_of_arrays(arrays, columns))
+        part = frame_of_arrays(arrays, columns)
+        self._waiting.append(part)
+        self._bytes += part.nbytes
         for name, array in arrays.items():
             rows = self._shapes.get(name, [0])[0]
             self._shapes[name] = [rows + len(array), *array.shape[1:]]
-        if sum(table.nbytes for table in self._waiting) >= _GROUP:
+        if self._bytes >= _GROUP:
             self._flush()
 
     def shapes(self) -> dict[str, list[int]]:
@@ -79,6 +82,7 @@ class ParquetWriter:
             self._writer = self._stack.enter_context(pq.ParquetWriter(self._path, table.schema))
         self._writer.write_table(table)
         self._waiting.clear()
+        self._bytes = 0
 
 
 def frame_of_arrays(
