@@ -517,7 +517,7 @@ def test_predict_takes_a_frame_without_rows_and_one_that_lacks_a_modality(
     [
         ("t.parquet", "cannot read"),
         ("t.feather", "cannot read"),
-        ("t.csv", "has no modality"),
+        ("t.csv", "has no column of vectors, and no modality is named"),
         ("t.csv.gz", "cannot read"),
         ("t.xlsx", "a folder of .npy files, or .npz, .safetensors, .parquet"),
         ("folder", "expected a folder with an .npy file for each array"),

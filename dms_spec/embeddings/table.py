@@ -351,6 +351,7 @@ def check_learnable(table: Table, where: str = "the table") -> None:
             f"{where} has no labels",
             expected="labels [N], integers or strings",
             got=", ".join(table.modalities),
+            fix="The column of a frame is named with --label (in Python: Columns(labels=...)).",
         )
     if table.validation is not None and not len(table.validation):
         raise MissingInput(

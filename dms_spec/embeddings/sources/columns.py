@@ -178,6 +178,12 @@ def take(
     asked = bool(blocks)
     if not asked:
         blocks = {name: (name,) for name in vectors if name not in fixed}
+    if not blocks:
+        raise MissingInput(
+            f"{where} has no column of vectors, and no modality is named",
+            expected="--modality NAME=COL,... (in Python: Columns(modalities=...))",
+            got=", ".join(names) or "no column",
+        )
     _check_once(blocks, names, where)
     return Taken(
         modalities=blocks,
