@@ -18,6 +18,7 @@ from dms_spec.spec import SchedulerSpec
 
 torch = pytest.importorskip("torch")
 
+from dms_spec.embeddings.settings import FitSettings  # noqa: E402
 from dms_torch.fit import initialize as initialize_module  # noqa: E402
 from dms_torch.fit import regression as regression_module  # noqa: E402
 from dms_torch.fit.checkpoint import Checkpoint  # noqa: E402
@@ -29,7 +30,6 @@ from dms_torch.fit.logistic import LogisticPath  # noqa: E402
 from dms_torch.fit.optimize import Descent, on_device  # noqa: E402
 from dms_torch.fit.policy import PolicyStage  # noqa: E402
 from dms_torch.fit.regression import joint_regression, regression  # noqa: E402
-from dms_torch.fit.settings import FitSettings  # noqa: E402
 from dms_torch.fit.typicality import learn_typicality  # noqa: E402
 
 NAMES = ("image", "text")

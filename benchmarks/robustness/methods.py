@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.embeddings.predictor import Predictor
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.equations.evidence import REDUNDANCY
@@ -35,7 +36,6 @@ from dms_spec.plugins import get_backend
 from dms_spec.robustness import Answer
 from dms_spec.spec import SchedulerSpec
 from dms_torch import Fusion
-from dms_torch.fit.settings import FitSettings
 from dms_torch.fit.training import fit
 from dms_torch.published import more_vs_fewer
 

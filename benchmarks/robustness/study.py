@@ -44,8 +44,8 @@ from plots import draw
 from protocol import SEEDS, SHARES, Split, split, tables
 from tqdm import tqdm
 
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.embeddings.table import Table
-from dms_torch.fit.settings import FitSettings
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PART = HERE / "results", Path("study-out")

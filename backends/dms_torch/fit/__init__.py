@@ -5,7 +5,7 @@
 `policy`, epochs and stopping in `optimize`, the state of a stopped run in `checkpoint`.
 """
 
-from dms_torch.fit.settings import FitSettings
+from dms_spec.embeddings.settings import FitSettings
 from dms_torch.fit.training import Fitted, Progress, fit
 
 __all__ = ["FitSettings", "Fitted", "Progress", "fit"]

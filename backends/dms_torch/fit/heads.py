@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.equations.heads import apply_heads, draw_masks
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import torch_namespace
@@ -24,7 +25,6 @@ from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.folds import Rows
 from dms_torch.fit.optimize import Descent, Tensors, on_device
 from dms_torch.fit.regression import regression
-from dms_torch.fit.settings import FitSettings
 from dms_torch.fit.space import CommonSpace
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dms_spec.embeddings.settings import FitSettings
 from dms_torch.fit.checkpoint import Arrays, Checkpoint, State
 from dms_torch.fit.corruption import Random
 from dms_torch.fit.folds import Part
-from dms_torch.fit.settings import FitSettings
 
 Tensors = Mapping[str, Tensor]
 

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.engine.fitted import head_outputs
 from dms_spec.equations.heads import class_scores
 from dms_spec.plugins import get_policy
@@ -18,7 +19,6 @@ from dms_torch.fit.corruption import DRAWS, Random, corrupted, stream
 from dms_torch.fit.folds import FOLDS, Part, batches, cut
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Stage, Tensors, on_device, to_host
-from dms_torch.fit.settings import FitSettings
 from dms_torch.fusion import Fusion
 from dms_torch.losses import present_cross_entropy
 

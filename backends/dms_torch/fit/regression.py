@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from dms_spec.embeddings.calibration import Calibration, fit_temperature
+from dms_spec.embeddings.settings import FitSettings
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import noisy, stream
 from dms_torch.fit.folds import FOLDS, Part, Rows
 from dms_torch.fit.logistic import LogisticPath
-from dms_torch.fit.settings import FitSettings
 
 _PENALTIES = np.geomspace(10.0, 1e-7, 17)
 # The path ends where so many penalties in a row were no better than an earlier one.

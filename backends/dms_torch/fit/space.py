@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dms_spec.embeddings.calibration import fit_temperature
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.equations.heads import class_scores
 from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import torch_namespace
@@ -20,7 +21,6 @@ from dms_torch.fit.corruption import Random, dropped, noisy, stream
 from dms_torch.fit.folds import Part, Rows, batches, cut
 from dms_torch.fit.initialize import ridge_start
 from dms_torch.fit.optimize import Stage, Tensors
-from dms_torch.fit.settings import FitSettings
 from dms_torch.losses import consistency_loss
 
 Apply = Callable[[Tensors, Tensor, Tensors, tuple[str, ...]], dict[str, Tensor]]

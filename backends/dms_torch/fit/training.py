@@ -19,6 +19,7 @@ import torch
 from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.embeddings.predictor import evaluate
+from dms_spec.embeddings.settings import FitSettings
 from dms_spec.embeddings.table import Table, check_learnable
 from dms_spec.engine.fitted import head_outputs
 from dms_spec.engine.resolve import Resolved, resolve
@@ -34,7 +35,6 @@ from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Progress, on_device
 from dms_torch.fit.policy import PolicyStage, at_the_rule
 from dms_torch.fit.regression import joint_regression
-from dms_torch.fit.settings import FitSettings
 from dms_torch.fit.trust import learn_trust
 from dms_torch.fit.typicality import learn_typicality
 

@@ -1,4 +1,4 @@
-"""Sets how `dms_torch.fit.training.fit` learns."""
+"""Sets how `dms_torch.fit.fit` learns. Who only sets it needs no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ClassWeight = Literal["none", "balanced"]
 
 @dataclass(frozen=True, kw_only=True)
 class FitSettings:
-    """Sets how to learn; see `fit`. The defaults are those of ``dms fit``.
+    """Sets how to learn; see `dms_torch.fit.fit`. The defaults are those of ``dms fit``.
 
     Attributes:
         epochs: At most so many in a stage of gradient descent: heads that share a space, and the
