@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # "as" the same name: exported, to a type checker
     from dms_spec.equations.namespace import Namespace as Namespace
     from dms_spec.errors import DMSError as DMSError
     from dms_spec.errors import DMSWarning as DMSWarning
+    from dms_spec.estimator import FusionClassifier as FusionClassifier
     from dms_spec.interface.backend import Backend as Backend
     from dms_spec.interface.backend import Differentiable as Differentiable
     from dms_spec.interface.backend import Predictive as Predictive
@@ -81,6 +82,9 @@ _HOME = {
     "Schedule": "types",
 }
 
+#: What needs an extra, so that ``from dms_spec import *`` leaves it out.
+_HOME_OF_EXTRAS = {"FusionClassifier": "estimator"}
+
 __all__ = [
     "__version__",
     "__dms_spec_version__",
@@ -90,7 +94,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Imports a public name from its home module on first use (PEP 562)."""
-    home = _HOME.get(name)
+    home = _HOME.get(name) or _HOME_OF_EXTRAS.get(name)
     if home is None:
         raise AttributeError(f"module 'dms_spec' has no attribute {name!r}")
     value = getattr(import_module(f"dms_spec.{home}"), name)
@@ -99,4 +103,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted([*__all__, *_HOME_OF_EXTRAS])

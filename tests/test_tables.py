@@ -143,7 +143,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weight below 0": ({"sample_weight": [1.0, 1, 1, -2, 1, 1]}, "-2 in row 3"),
     "weight unknown": ({"sample_weight": [1.0, 1, 1, 1, 1, NAN]}, "nan in row 5"),
     "weight infinite": ({"sample_weight": [1.0, np.inf, 1, 1, 1, 1]}, "inf in row 1"),
-    "no weight": ({"sample_weight": np.zeros(6)}, "0 in every row"),
+    "no weight": ({"sample_weight": np.zeros(6)}, "zero in every row"),
     "no weight in training": ({"sample_weight": [0.0, 0, 0, 0, 1, 1]}, "more than 0"),
     "one class that weighs": ({"sample_weight": [1.0, 0, 1, 0, 1, 1]}, "one class: .*got 0"),
     "weights as names": ({"sample_weight": np.full(6, "a")}, "sample_weight.*numbers"),

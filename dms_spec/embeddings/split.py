@@ -105,7 +105,7 @@ def read_weights(array: NDArray[Any] | None, rows: int, where: str) -> NDArray[n
         raise SpecError(
             f"sample_weight in {where} cannot weigh rows",
             expected="finite numbers, 0 or more, some above 0",
-            got=f"{weight[row]:g} in row {row}" if bad.any() else "0 in every row",
+            got=f"{weight[row]:g} in row {row}" if bad.any() else "zero in every row",
         )
     return weight
 

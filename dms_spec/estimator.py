@@ -1,0 +1,396 @@
+"""Learns and predicts as scikit-learn's classifiers do: `FusionClassifier`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.embeddings.arrays import to_array
+from dms_spec.embeddings.explanation import Explanations, explain_table
+from dms_spec.embeddings.predictor import Predictions, Predictor
+from dms_spec.embeddings.presence import PREFIX, is_reserved
+from dms_spec.embeddings.settings import FitSettings
+from dms_spec.embeddings.table import Table
+from dms_spec.embeddings.typicality import Covariance
+from dms_spec.errors import BackendUnavailable, MissingInput, SpecError, install_hint
+from dms_spec.plugins import get_backend, get_exporter
+from dms_spec.spec import SchedulerSpec
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import assert_all_finite, check_random_state, column_or_1d
+    from sklearn.utils.class_weight import compute_sample_weight
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise BackendUnavailable(
+        "FusionClassifier needs scikit-learn",
+        got=str(error),
+        fix=install_hint("dms-spec[sklearn]"),
+    ) from error
+
+#: Which columns of a wide array or of a data frame make a modality.
+Columns = str | slice | Sequence[int] | Sequence[str]
+
+_WHERE = "X"
+#: The modality that all columns make where nobody names any.
+_ONLY = "inputs"
+#: Where a model keeps which columns it has learned from.
+_COLUMNS = "columns"
+
+
+class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
+    """Classifies samples that are seen through several modalities, as ``dms fit`` learns to.
+
+    ``X`` is one of these, everywhere:
+
+    - a mapping with an array ``[N, D]`` for each modality under its name. An array may be None, or
+      lack, where its modality is absent in all rows. What else a table may hold is read too, so
+      that ``numpy.load("train.npz")`` is an ``X``: see `Table.from_arrays`.
+    - a data frame (pandas, polars, pyarrow), with the columns that ``modalities`` names;
+    - one array ``[N, D]``, with the blocks of columns that ``modalities`` names;
+    - a `Table`.
+
+    A modality is absent in a row that is None, null or NaN throughout, or where ``present`` says
+    so. In a row that holds NaN in some columns, it counts as absent, and a note says so.
+
+    Pickles of it work, for pipelines. A pickle can run any code when it is read. So exchange models
+    by `save` and `load`, which hold plain data alone.
+
+    Args:
+        modalities: By modality its columns. Of a data frame: a pattern such as ``"image_*"``, or
+            names. Of an array: a slice, or indices. For a mapping, names alone will do: others are
+            left out. None: every array of a mapping; all columns are one modality otherwise.
+        spec: A preset (``"robust"``, ``"paper"``, ``"static"``), or a spec.
+        epochs: This and all others down to ``class_weight``: see `dms_torch.fit.FitSettings`.
+        patience: See there.
+        batch_size: See there.
+        learning_rate: See there.
+        width: See there.
+        passes: See there.
+        dropout: See there.
+        noise: See there.
+        covariance: See there.
+        rank: See there.
+        pull: See there.
+        consistency: See there.
+        class_weight: None; ``"balanced"``; or a weight for each class, as in scikit-learn.
+        random_state: The seed of everything random, or what draws it. None: another one each time.
+        device: Of the torch backend, to learn on; None for its first.
+
+    Attributes:
+        artifact_: What was learned, as ``dms fit`` writes it.
+        classes_: The labels' own values ``[C]``, sorted.
+        modalities_: The names of the modalities, in the order of the weights.
+        notes_: What is weaker than it looks, in words.
+        n_features_in_: How many columns an array had.
+        feature_names_in_: The names that they had.
+
+    Source: the interface is scikit-learn's, `Developing scikit-learn estimators
+    <https://scikit-learn.org/stable/developers/develop.html>`_.
+    """
+
+    def __init__(
+        self,
+        modalities: Mapping[str, Columns] | Sequence[str] | None = None,
+        *,
+        spec: SchedulerSpec | str = "robust",
+        epochs: int = FitSettings.epochs,
+        patience: int = FitSettings.patience,
+        batch_size: int = FitSettings.batch_size,
+        learning_rate: float = FitSettings.learning_rate,
+        width: int = FitSettings.width,
+        passes: int = FitSettings.passes,
+        dropout: float = FitSettings.dropout,
+        noise: float = FitSettings.noise,
+        covariance: Covariance = FitSettings.covariance,
+        rank: int = FitSettings.rank,
+        pull: float = FitSettings.pull,
+        consistency: float = FitSettings.consistency,
+        class_weight: Mapping[Any, float] | str | None = None,
+        random_state: Any = FitSettings.seed,
+        device: str | None = None,
+    ) -> None:
+        self.modalities = modalities
+        self.spec = spec
+        self.epochs = epochs
+        self.patience = patience
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.width = width
+        self.passes = passes
+        self.dropout = dropout
+        self.noise = noise
+        self.covariance = covariance
+        self.rank = rank
+        self.pull = pull
+        self.consistency = consistency
+        self.class_weight = class_weight
+        self.random_state = random_state
+        self.device = device
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def fit(
+        self,
+        X: Any,  # noqa: N803 - scikit-learn's name
+        y: ArrayLike | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+        validation: ArrayLike | None = None,
+        present: Any = None,
+    ) -> Self:
+        """Learns heads and a scheduler, as `dms_torch.fit.fit` does.
+
+        Args:
+            X: The modalities.
+            y: Labels ``[N]``, integers or strings. None: those of the table.
+            groups: ``[N]``, integers or strings: rows of one group stay together in every fold.
+            sample_weight: ``[N]``, 0 or more: how much each row counts.
+            validation: Rows to choose settings on, as indices or bool ``[N]``.
+            present: Where each modality is present: bool ``[N]`` by modality, or ``[N, M]``.
+
+        Raises:
+            MissingInput: There are no labels, or nothing can be learned from the rows.
+            ShapeError, DTypeError, SpecError: An array or a setting does not fit.
+            BackendUnavailable: Torch is not installed, or the device cannot be used.
+            ValueError: As scikit-learn refuses labels or arrays.
+        """
+        extra = {
+            "groups": groups,
+            "sample_weight": sample_weight,
+            "validation": validation,
+            "present": present,
+        }
+        table = self._learnable(X, y, extra)
+        fitted = _training().fit(table, self._spec(table), self._settings(), device=self.device)
+        self._bind(fitted.artifact)
+        return self
+
+    def predict(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
+        """Predicts the class of each row, ``[N]``."""
+        return self.predictions(X, present=present)["predicted"]
+
+    def predict_proba(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
+        """Predicts class probabilities, ``[N, C]``, in the order of ``classes_``."""
+        return self.predictions(X, present=present)["probabilities"]
+
+    def weights(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
+        """Says how much each modality counts in each row, ``[N, M]``; 0 where it is absent."""
+        return self.predictions(X, present=present)["weights"]
+
+    def predictions(self, X: Any, *, present: Any = None) -> Predictions:  # noqa: N803
+        """Gives everything that `Predictor.predict` says of each row, and its notes.
+
+        Raises:
+            NotFittedError: Nothing has been learned yet.
+            ShapeError, DTypeError, SpecError, MissingInput: ``X`` does not fit what was learned.
+        """
+        table = self._known(X, present)
+        found = self._predictor.predict(table)
+        found.notes = (*table.notes(), *found.notes)
+        return found
+
+    def explain(self, X: Any, *, present: Any = None) -> Explanations:  # noqa: N803
+        """Explains each row, as ``dms explain`` does: print it, or read it as data."""
+        return explain_table(self._predictor, self._known(X, present))[0]
+
+    # ------------------------------------------------------------------------------------ files
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Writes what was learned as an artifact, see `dms_spec.save_artifact`."""
+        check_is_fitted(self)
+        save_artifact(path, self.artifact_, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Reads an artifact of `save` or of ``dms fit``, see `dms_spec.load_artifact`."""
+        return cls.from_artifact(load_artifact(path))
+
+    @classmethod
+    def from_artifact(cls, artifact: Artifact) -> Self:
+        """Gives the classifier that has learned an artifact.
+
+        Raises:
+            ArtifactError: The artifact has no heads, or its model does not fit its parameters.
+        """
+        model = artifact.model
+        given = model.get("settings", {})
+        settings = {f.name: given[f.name] for f in fields(FitSettings) if f.name in given}
+        seed = settings.pop("seed", FitSettings.seed)
+        if settings.get("class_weight") == "none":
+            del settings["class_weight"]
+        columns = model.get(_COLUMNS)
+        found = cls(columns, spec=artifact.spec, random_state=seed, **settings)
+        found._bind(artifact)
+        return found
+
+    def to_onnx(self, folder: Path | str, *, overwrite: bool = False, **options: Any) -> Path:
+        """Writes ``folder/onnx/model.onnx``, verified, and gives its path.
+
+        Args:
+            folder: Where; the folder of `save` is a good choice.
+            overwrite: Replace an earlier export.
+            options: Of the exporter, see `dms_onnx.exporter.OnnxExporter`.
+
+        Raises:
+            VerificationError: The graph does not compute what the classifier does.
+            FileError: Something else is there.
+        """
+        check_is_fitted(self)
+        exporter = get_exporter("onnx")
+        return exporter.export(self.artifact_, Path(folder), overwrite=overwrite, **options)
+
+    # ----------------------------------------------------------------------------------- inside
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        return {name: value for name, value in state.items() if name != "_predictor"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        if "artifact_" in state:
+            self._bind(self.artifact_)
+
+    def _bind(self, artifact: Artifact) -> None:
+        """Takes over what was learned."""
+        self._predictor = Predictor(artifact, get_backend("numpy"))
+        self.artifact_ = artifact
+        self.classes_ = self._predictor.classes
+        self.modalities_ = artifact.spec.modalities
+        self.notes_ = tuple(artifact.model.get("notes", ()))
+
+    def _settings(self) -> FitSettings:
+        own = {f.name: getattr(self, f.name, None) for f in fields(FitSettings)}
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31 - 1)
+        # Weights of classes by name are weights of rows: see _rows_weighed.
+        own["class_weight"] = "balanced" if self.class_weight == "balanced" else "none"
+        return FitSettings(**own | {"seed": int(seed)})
+
+    def _spec(self, table: Table) -> SchedulerSpec:
+        if isinstance(self.spec, SchedulerSpec):
+            return self.spec
+        return SchedulerSpec.preset(self.spec, table.modalities)
+
+    def _learnable(self, X: Any, y: Any, extra: Mapping[str, Any]) -> Table:  # noqa: N803
+        """Makes a table to learn from."""
+        by_name = _is_mapping(X)
+        names = None if self.modalities is None else tuple(self.modalities)
+        self.columns_ = None if by_name else self.modalities or {_ONLY: slice(None)}
+        arrays = self._arrays(X, reset=True) | _given(extra)
+        if y is not None or "labels" not in arrays:
+            arrays["labels"] = _labels(y)
+        if isinstance(self.class_weight, Mapping):
+            own = compute_sample_weight(dict(self.class_weight), arrays["labels"])
+            arrays["sample_weight"] = own * np.asarray(arrays.get("sample_weight", 1.0))
+        names = names or (None if by_name else (_ONLY,))
+        return Table.from_arrays(arrays, names, need_labels=True, where=_WHERE)
+
+    def _known(self, X: Any, present: Any) -> Table:  # noqa: N803
+        """Makes a table along the axis of what was learned."""
+        check_is_fitted(self)
+        return Table.from_arrays(
+            self._arrays(X, reset=False) | _given({"present": present}),
+            axis=self.modalities_,
+            widths=self._predictor.model.widths,
+            strict_labels=False,
+            where=_WHERE,
+        )
+
+    def _arrays(self, X: Any, *, reset: bool) -> dict[str, Any]:  # noqa: N803
+        """Gives the modalities by name, and where each is present."""
+        if _is_mapping(X):
+            return _with_gaps(X)
+        if self.columns_ is None:
+            raise MissingInput(
+                "nothing says which columns are which modality",
+                expected=f"a mapping with arrays {', '.join(self.modalities_)}",
+                got=type(X).__name__,
+                fix="Or fit with modalities={...}, and columns by modality.",
+            )
+        if _are_names(self.columns_):
+            return read_frame(X, self.columns_)
+        wide = validate_data(self, X, reset=reset, ensure_all_finite=False)
+        blocks = {name: _block(wide, own, name) for name, own in self.columns_.items()}
+        return _with_gaps(blocks)
+
+
+def _is_mapping(X: Any) -> bool:  # noqa: N803
+    """Says whether arrays come by name; scipy has a sparse matrix that is a dict as well."""
+    return isinstance(X, Mapping) and not hasattr(X, "shape")
+
+
+def _given(extra: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in extra.items() if value is not None}
+
+
+def _labels(y: Any) -> NDArray[Any]:
+    """Reads labels as scikit-learn's own classifiers do."""
+    labels: NDArray[Any] = column_or_1d(y, warn=True)
+    assert_all_finite(labels, input_name="y")
+    check_classification_targets(labels)
+    return labels
+
+
+def _are_names(columns: Mapping[str, Columns]) -> bool:
+    """Says whether columns are named, as those of a data frame are, and not counted."""
+    return all(
+        isinstance(own, str)
+        or (not isinstance(own, slice) and all(isinstance(one, str) for one in own))
+        for own in columns.values()
+    )
+
+
+def _block(wide: NDArray[Any], columns: Any, name: str) -> NDArray[Any]:
+    try:
+        return wide[:, columns if isinstance(columns, slice) else list(columns)]
+    except (IndexError, TypeError, ValueError) as error:
+        raise SpecError(
+            f"the columns of modality {name!r} are not those of an array",
+            expected=f"a slice, or indices from 0 to {wide.shape[1] - 1}",
+            got=repr(columns),
+        ) from error
+
+
+def _with_gaps(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Adds ``present.<modality>`` where a modality is None or NaN in whole rows.
+
+    Presence that is given stays as it is.
+    """
+    result = {name: _rows(value) for name, value in arrays.items()}
+    for name in [name for name in arrays if not is_reserved(name) and "present" not in arrays]:
+        array = None if result[name] is None else to_array(name, result[name], _WHERE)
+        if array is not None and array.ndim == 2 and array.dtype.kind == "f":
+            result.setdefault(PREFIX + name, ~np.isnan(array).all(axis=1))
+    return result
+
+
+def _rows(value: Any) -> Any:
+    """Gives rows of NaN for rows that are None."""
+    if not isinstance(value, list | tuple) or all(row is not None for row in value):
+        return value
+    width = next((len(row) for row in value if row is not None), 1)
+    return [np.full(width, np.nan) if row is None else row for row in value]
+
+
+def _training() -> Any:
+    """Imports what learns."""
+    try:
+        return import_module("dms_torch.fit")
+    except ImportError as error:
+        raise BackendUnavailable(
+            "learning needs torch", got=str(error), fix=install_hint("dms-spec[sklearn]")
+        ) from error
