@@ -33,6 +33,9 @@ CARD_MARK = b"Written by dms-spec"
 _KIND = "model"
 _MARKS = {CONFIG: ARTIFACT[1], MODEL: array_mark(MODEL, _KIND), CARD: CARD_MARK}
 
+#: What the tables of a card measure, as the Hub calls it.
+_HUB_METRICS = ("accuracy", "balanced_accuracy", "log_loss", "expected_calibration_error")
+
 _DTYPES = ("float64", "float32", "float16")
 _HEADS = ("heads.", "head.", "joint.")
 
@@ -222,6 +225,7 @@ def _card(artifact: Artifact) -> str:
         use = "dms predict THIS_FOLDER IN.npz -o OUT.npz"
     return "\n".join(
         [
+            *_metadata(artifact.model),
             "# A fusion scheduler",
             "",
             f"Decides per sample how far to trust each of: {names}.",
@@ -240,6 +244,25 @@ def _card(artifact: Artifact) -> str:
             "",
         ]
     )
+
+
+def _metadata(model: Mapping[str, Any]) -> list[str]:
+    """Writes the head of a card, which the Hugging Face Hub reads as YAML.
+
+    Source: https://huggingface.co/docs/hub/model-cards
+    """
+    fields: dict[str, Any] = {
+        "library_name": "dms-spec",
+        "tags": ["multimodal", "fusion", "missing-modality"],
+    }
+    if model:
+        fields |= {"pipeline_tag": "tabular-classification"}
+    if model.get("metrics"):
+        fields |= {"metrics": list(_HUB_METRICS)}
+    if datasets := model.get("datasets"):
+        fields |= {"datasets": [str(name) for name in datasets]}
+    # JSON is YAML, whatever stands in a name.
+    return ["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---", ""]
 
 
 def _model_card(model: Mapping[str, Any]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib import import_module
@@ -19,7 +20,13 @@ from dms_spec.embeddings.presence import PREFIX, is_reserved
 from dms_spec.embeddings.settings import FitSettings
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
-from dms_spec.errors import BackendUnavailable, MissingInput, SpecError, install_hint
+from dms_spec.errors import (
+    BackendUnavailable,
+    DMSWarning,
+    MissingInput,
+    SpecError,
+    install_hint,
+)
 from dms_spec.plugins import get_backend, get_exporter
 from dms_spec.spec import SchedulerSpec
 
@@ -180,15 +187,15 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
 
     def predict(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
         """Predicts the class of each row, ``[N]``."""
-        return self.predictions(X, present=present)["predicted"]
+        return self._heard(X, present)["predicted"]
 
     def predict_proba(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
         """Predicts class probabilities, ``[N, C]``, in the order of ``classes_``."""
-        return self.predictions(X, present=present)["probabilities"]
+        return self._heard(X, present)["probabilities"]
 
     def weights(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
         """Says how much each modality counts in each row, ``[N, M]``; 0 where it is absent."""
-        return self.predictions(X, present=present)["weights"]
+        return self._heard(X, present)["weights"]
 
     def predictions(self, X: Any, *, present: Any = None) -> Predictions:  # noqa: N803
         """Gives everything that `Predictor.predict` says of each row, and its notes.
@@ -252,7 +259,44 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         exporter = get_exporter("onnx")
         return exporter.export(self.artifact_, Path(folder), overwrite=overwrite, **options)
 
+    def save_pretrained(
+        self, folder: Path | str, *, datasets: Sequence[str] = (), **options: Any
+    ) -> None:
+        """Writes an artifact as `save` does, in the way of the Hugging Face Hub.
+
+        Args:
+            folder: Where; an artifact that is there is replaced.
+            datasets: Names on the Hub of what was learned from, for the card.
+            options: Of ``huggingface_hub.ModelHubMixin.save_pretrained``.
+        """
+        self._on_hub(datasets).save_pretrained(folder, **options)
+
+    def push_to_hub(self, repo_id: str, *, datasets: Sequence[str] = (), **options: Any) -> str:
+        """Writes an artifact to the Hugging Face Hub, and gives the address of the commit.
+
+        Args:
+            repo_id: Such as ``"name/model"``.
+            datasets: As in `save_pretrained`.
+            options: Of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private``.
+        """
+        address: str = self._on_hub(datasets).push_to_hub(repo_id, **options)
+        return address
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, **options: Any) -> Self:
+        """Loads an artifact from the Hugging Face Hub, or from a folder.
+
+        Args:
+            name: Such as ``"name/model"``, or a folder of `save` or ``dms fit``.
+            options: Of ``huggingface_hub.ModelHubMixin.from_pretrained``, such as ``revision``.
+        """
+        return cls.from_artifact(_hub().HubArtifact.from_pretrained(name, **options).artifact)
+
     # ----------------------------------------------------------------------------------- inside
+
+    def _on_hub(self, datasets: Sequence[str]) -> Any:
+        check_is_fitted(self)
+        return _hub().HubArtifact.of(self.artifact_, datasets)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -262,6 +306,13 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         super().__setstate__(state)
         if "artifact_" in state:
             self._bind(self.artifact_)
+
+    def _heard(self, X: Any, present: Any) -> Predictions:  # noqa: N803
+        """Predicts, and warns of the notes, which an array alone cannot hold."""
+        found = self.predictions(X, present=present)
+        for note in found.notes:
+            warnings.warn(note, DMSWarning, stacklevel=3)
+        return found
 
     def _bind(self, artifact: Artifact) -> None:
         """Takes over what was learned."""
@@ -313,7 +364,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
     def _arrays(self, X: Any, *, reset: bool) -> dict[str, Any]:  # noqa: N803
         """Gives the modalities by name, and where each is present."""
         if _is_mapping(X):
-            return _with_gaps(X)
+            chosen = list(X if self.modalities is None else self.modalities)
+            return _with_gaps({n: v for n, v in X.items() if n in chosen or is_reserved(n)})
         if self.columns_ is None:
             raise MissingInput(
                 "nothing says which columns are which modality",
@@ -386,10 +438,15 @@ def _rows(value: Any) -> Any:
     return [np.full(width, np.nan) if row is None else row for row in value]
 
 
+def _hub() -> Any:
+    """Imports what shares artifacts."""
+    return import_module("dms_spec.hub")
+
+
 def _training() -> Any:
     """Imports what learns."""
     try:
-        return import_module("dms_torch.fit")
+        return import_module("dms_torch.fit.training")
     except ImportError as error:
         raise BackendUnavailable(
             "learning needs torch", got=str(error), fix=install_hint("dms-spec[sklearn]")
