@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +13,21 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
-from dms_spec.embeddings.arrays import to_array
 from dms_spec.embeddings.explanation import Explanations, explain_table
+from dms_spec.embeddings.inputs import (
+    WHERE,
+    Columns,
+    are_named,
+    counted,
+    is_mapping,
+    vector_columns,
+    with_gaps,
+)
 from dms_spec.embeddings.predictor import Predictions, Predictor
-from dms_spec.embeddings.presence import PREFIX, is_reserved
+from dms_spec.embeddings.presence import is_reserved
 from dms_spec.embeddings.settings import FitSettings
+from dms_spec.embeddings.sources.columns import Columns as FrameColumns
+from dms_spec.embeddings.sources.frames import arrays_of_frame
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import (
@@ -43,14 +53,10 @@ except ImportError as error:
         fix=install_hint("dms-spec[sklearn]"),
     ) from error
 
-#: Which columns of a wide array or of a data frame make a modality.
-Columns = str | slice | Sequence[int] | Sequence[str]
-
-_WHERE = "X"
 #: The modality that all columns make where nobody names any.
 _ONLY = "inputs"
-#: Where a model keeps which columns it has learned from.
-_COLUMNS = "columns"
+#: Where a model keeps which columns it has learned from: of a frame by name, of an array by number.
+_COLUMNS, _BLOCKS = "columns", "blocks"
 
 
 class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
@@ -182,7 +188,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         }
         table = self._learnable(X, y, extra)
         fitted = _training().fit(table, self._spec(table), self._settings(), device=self.device)
-        self._bind(fitted.artifact)
+        self._bind(self._with_columns(fitted.artifact))
         return self
 
     def predict(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
@@ -238,8 +244,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         seed = settings.pop("seed", FitSettings.seed)
         if settings.get("class_weight") == "none":
             del settings["class_weight"]
-        columns = model.get(_COLUMNS)
+        columns = model.get(_BLOCKS)
+        if _COLUMNS in model:
+            columns = FrameColumns.from_dict(model[_COLUMNS], "the artifact").modalities
         found = cls(columns, spec=artifact.spec, random_state=seed, **settings)
+        found.columns_ = columns
         found._bind(artifact)
         return found
 
@@ -323,11 +332,11 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         self.notes_ = tuple(artifact.model.get("notes", ()))
 
     def _settings(self) -> FitSettings:
-        own = {f.name: getattr(self, f.name, None) for f in fields(FitSettings)}
+        own: dict[str, Any] = {f.name: getattr(self, f.name, None) for f in fields(FitSettings)}
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
-        # Weights of classes by name are weights of rows: see _rows_weighed.
+        # Weights by class are weights of rows: see _learnable.
         own["class_weight"] = "balanced" if self.class_weight == "balanced" else "none"
         return FitSettings(**own | {"seed": int(seed)})
 
@@ -337,35 +346,58 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         return SchedulerSpec.preset(self.spec, table.modalities)
 
     def _learnable(self, X: Any, y: Any, extra: Mapping[str, Any]) -> Table:  # noqa: N803
-        """Makes a table to learn from."""
-        by_name = _is_mapping(X)
-        names = None if self.modalities is None else tuple(self.modalities)
-        self.columns_ = None if by_name else self.modalities or {_ONLY: slice(None)}
-        arrays = self._arrays(X, reset=True) | _given(extra)
+        """Makes a table to learn from, and remembers which columns are which modality."""
+        chosen = self.modalities
+        self.columns_: dict[str, Any] | None
+        if is_mapping(X):
+            self.columns_ = None
+        elif chosen is None:
+            vectors = vector_columns(X)
+            self.columns_ = {name: name for name in vectors} or {_ONLY: slice(None)}
+        elif isinstance(chosen, Mapping):
+            self.columns_ = dict(chosen)
+        else:
+            raise SpecError(
+                "modalities does not say which columns they have",
+                expected="a mapping from modality to columns, since X holds columns",
+                got=repr(chosen),
+            )
+        arrays = self._arrays(X, extra, reset=True)
         if y is not None or "labels" not in arrays:
             arrays["labels"] = _labels(y)
         if isinstance(self.class_weight, Mapping):
             own = compute_sample_weight(dict(self.class_weight), arrays["labels"])
             arrays["sample_weight"] = own * np.asarray(arrays.get("sample_weight", 1.0))
-        names = names or (None if by_name else (_ONLY,))
-        return Table.from_arrays(arrays, names, need_labels=True, where=_WHERE)
+        names = self.columns_ or chosen
+        return Table.from_arrays(
+            arrays, None if names is None else tuple(names), need_labels=True, where=WHERE
+        )
 
     def _known(self, X: Any, present: Any) -> Table:  # noqa: N803
         """Makes a table along the axis of what was learned."""
         check_is_fitted(self)
         return Table.from_arrays(
-            self._arrays(X, reset=False) | _given({"present": present}),
+            self._arrays(X, {"present": present}, reset=False),
             axis=self.modalities_,
             widths=self._predictor.model.widths,
             strict_labels=False,
-            where=_WHERE,
+            where=WHERE,
         )
 
-    def _arrays(self, X: Any, *, reset: bool) -> dict[str, Any]:  # noqa: N803
-        """Gives the modalities by name, and where each is present."""
-        if _is_mapping(X):
+    def _arrays(self, X: Any, extra: Mapping[str, Any], *, reset: bool) -> dict[str, Any]:  # noqa: N803
+        """Gives the modalities by name, where each is present, and what else is known."""
+        given = {name: value for name, value in extra.items() if value is not None}
+        arrays = self._modalities(X, reset=reset)
+        if "present" in given:  # in place of what NaN and null say
+            arrays = {n: a for n, a in arrays.items() if not n.startswith("present")}
+        elif not is_mapping(X) or "present" not in X:
+            arrays = with_gaps(arrays)
+        return arrays | given
+
+    def _modalities(self, X: Any, *, reset: bool) -> dict[str, Any]:  # noqa: N803
+        if is_mapping(X):
             chosen = list(X if self.modalities is None else self.modalities)
-            return _with_gaps({n: v for n, v in X.items() if n in chosen or is_reserved(n)})
+            return {n: a for n, a in X.items() if n in chosen or is_reserved(n)}
         if self.columns_ is None:
             raise MissingInput(
                 "nothing says which columns are which modality",
@@ -373,20 +405,24 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
                 got=type(X).__name__,
                 fix="Or fit with modalities={...}, and columns by modality.",
             )
-        if _are_names(self.columns_):
-            return read_frame(X, self.columns_)
+        if are_named(self.columns_):
+            widths = None if reset else self._predictor.model.widths
+            return arrays_of_frame(X, self.columns_, widths=widths, where=WHERE)
         wide = validate_data(self, X, reset=reset, ensure_all_finite=False)
-        blocks = {name: _block(wide, own, name) for name, own in self.columns_.items()}
-        return _with_gaps(blocks)
+        blocks = counted(self.columns_, wide.shape[1])
+        if reset:
+            self.columns_ = {**blocks}
+        return {name: wide[:, own] for name, own in blocks.items()}
 
-
-def _is_mapping(X: Any) -> bool:  # noqa: N803
-    """Says whether arrays come by name; scipy has a sparse matrix that is a dict as well."""
-    return isinstance(X, Mapping) and not hasattr(X, "shape")
-
-
-def _given(extra: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in extra.items() if value is not None}
+    def _with_columns(self, artifact: Artifact) -> Artifact:
+        """Notes in the artifact which columns were learned from."""
+        if self.columns_ is None:
+            return artifact
+        if are_named(self.columns_):
+            noted = {_COLUMNS: FrameColumns(modalities=self.columns_).to_dict()}
+        else:
+            noted = {_BLOCKS: self.columns_}
+        return replace(artifact, model={**artifact.model, **noted})
 
 
 def _labels(y: Any) -> NDArray[Any]:
@@ -395,47 +431,6 @@ def _labels(y: Any) -> NDArray[Any]:
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     return labels
-
-
-def _are_names(columns: Mapping[str, Columns]) -> bool:
-    """Says whether columns are named, as those of a data frame are, and not counted."""
-    return all(
-        isinstance(own, str)
-        or (not isinstance(own, slice) and all(isinstance(one, str) for one in own))
-        for own in columns.values()
-    )
-
-
-def _block(wide: NDArray[Any], columns: Any, name: str) -> NDArray[Any]:
-    try:
-        return wide[:, columns if isinstance(columns, slice) else list(columns)]
-    except (IndexError, TypeError, ValueError) as error:
-        raise SpecError(
-            f"the columns of modality {name!r} are not those of an array",
-            expected=f"a slice, or indices from 0 to {wide.shape[1] - 1}",
-            got=repr(columns),
-        ) from error
-
-
-def _with_gaps(arrays: Mapping[str, Any]) -> dict[str, Any]:
-    """Adds ``present.<modality>`` where a modality is None or NaN in whole rows.
-
-    Presence that is given stays as it is.
-    """
-    result = {name: _rows(value) for name, value in arrays.items()}
-    for name in [name for name in arrays if not is_reserved(name) and "present" not in arrays]:
-        array = None if result[name] is None else to_array(name, result[name], _WHERE)
-        if array is not None and array.ndim == 2 and array.dtype.kind == "f":
-            result.setdefault(PREFIX + name, ~np.isnan(array).all(axis=1))
-    return result
-
-
-def _rows(value: Any) -> Any:
-    """Gives rows of NaN for rows that are None."""
-    if not isinstance(value, list | tuple) or all(row is not None for row in value):
-        return value
-    width = next((len(row) for row in value if row is not None), 1)
-    return [np.full(width, np.nan) if row is None else row for row in value]
 
 
 def _hub() -> Any:
