@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
 from dms_spec.cli.printing import say, say_json
 from dms_spec.errors import BackendUnavailable, install_hint
-from dms_spec.files import array_mark, save_arrays
+from dms_spec.files import array_mark, array_target, save_arrays
 from dms_spec.outputs import Target
 from dms_spec.plugins import get_backend
 
@@ -27,7 +27,7 @@ _ARTIFACT = "robust"
 _WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust' with what it learned, as an artifact"}
 _SAMPLE = 3
 
-_ARRAYS = "samples"
+_ARRAYS, _TABLE = "samples", "table"
 # What one knows a file of a demonstration by.
 _MARKS = {
     "results.json": b'"corruption_learned_from"',
@@ -55,6 +55,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backend", default="numpy", help="where to compute (default: %(default)s)"
     )
+    parser.add_argument(
+        "--table",
+        metavar="FILE",
+        type=Path,
+        help="write the scans as a table to try dms fit on, .npz or .safetensors, and nothing else",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
 
@@ -66,14 +72,12 @@ def seed(text: str) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.table is not None:
+        return _write_table(args)
     try:
         from dms_spec.demo import picture, report, study
     except ImportError as error:
-        raise BackendUnavailable(
-            "the demo needs scikit-learn, matplotlib and tqdm",
-            got=str(error),
-            fix=install_hint("dms-spec[demo]"),
-        ) from error
+        raise _needs("scikit-learn, matplotlib and tqdm", error) from error
 
     backend = get_backend(args.backend)
     # Before the work, not after it.
@@ -94,6 +98,35 @@ def run(args: argparse.Namespace) -> int:
     say(report.as_text(result, args.backend))
     say(_next_steps(args.output, result))
     return 0
+
+
+def _write_table(args: argparse.Namespace) -> int:
+    try:
+        from dms_spec.demo.table import TEST_RUNS, digits_table
+    except ImportError as error:
+        raise _needs("scikit-learn", error) from error
+
+    target = array_target(args.table, _TABLE)  # before the work, not after it
+    arrays = digits_table(args.seed)
+    with target.writing() as new:
+        save_arrays(next(iter(new.values())), arrays, _TABLE)
+    shapes = {name: list(array.shape) for name, array in arrays.items()}
+    if args.json:
+        say_json({"output": str(args.table), "arrays": shapes})
+        return 0
+    say(f"wrote {args.table}: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
+    say(
+        f"The rows in test are scans of the last {TEST_RUNS} runs of writers: nothing learns there."
+    )
+    table = shlex.quote(str(args.table))
+    say(f"Go on with\n  dms fit {table} -o model")
+    return 0
+
+
+def _needs(packages: str, error: ImportError) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"the demo needs {packages}", got=str(error), fix=install_hint("dms-spec[demo]")
+    )
 
 
 def _next_steps(folder: Path, result: Study) -> str:

@@ -90,5 +90,5 @@ def _rows(value: Any) -> Any:
     if not isinstance(value, list | tuple) or all(row is not None for row in value):
         return value
     width: int = next((np.size(row) for row in value if row is not None), 1)
-    filler: NDArray[Any] = np.full(width, np.nan)
+    filler: NDArray[Any] = np.full(width, np.nan, np.float16)  # which changes no other dtype
     return [filler if row is None else np.asarray(row) for row in value]
