@@ -27,7 +27,7 @@ from dms_spec.embeddings.predictor import Predictions, Predictor
 from dms_spec.embeddings.presence import is_reserved
 from dms_spec.embeddings.settings import FitSettings
 from dms_spec.embeddings.sources.columns import Columns as FrameColumns
-from dms_spec.embeddings.sources.frames import arrays_of_frame
+from dms_spec.embeddings.sources.frames import arrays_of_frame, open_frame, take_of
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import (
@@ -55,8 +55,8 @@ except ImportError as error:
 
 #: The modality that all columns make where nobody names any.
 _ONLY = "inputs"
-#: Where a model keeps which columns it has learned from: of a frame by name, of an array by number.
-_COLUMNS, _BLOCKS = "columns", "blocks"
+#: Where a model keeps the numbers of the columns that it has learned from, by modality.
+_BLOCKS = "blocks"
 
 
 class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
@@ -188,7 +188,10 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         }
         table = self._learnable(X, y, extra)
         fitted = _training().fit(table, self._spec(table), self._settings(), device=self.device)
-        self._bind(self._with_columns(fitted.artifact))
+        artifact = fitted.artifact
+        if self.columns_ is not None and table.columns is None:  # a frame's the fit notes itself
+            artifact = replace(artifact, model={**artifact.model, _BLOCKS: self.columns_})
+        self._bind(artifact)
         return self
 
     def predict(self, X: Any, *, present: Any = None) -> NDArray[Any]:  # noqa: N803
@@ -245,8 +248,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         if settings.get("class_weight") == "none":
             del settings["class_weight"]
         columns = model.get(_BLOCKS)
-        if _COLUMNS in model:
-            columns = FrameColumns.from_dict(model[_COLUMNS], "the artifact").modalities
+        if (named := FrameColumns.of_model(model)) is not None:
+            columns = named.modalities
         found = cls(columns, spec=artifact.spec, random_state=seed, **settings)
         found.columns_ = columns
         found._bind(artifact)
@@ -369,15 +372,20 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
             own = compute_sample_weight(dict(self.class_weight), arrays["labels"])
             arrays["sample_weight"] = own * np.asarray(arrays.get("sample_weight", 1.0))
         names = self.columns_ or chosen
-        return Table.from_arrays(
+        table = Table.from_arrays(
             arrays, None if names is None else tuple(names), need_labels=True, where=WHERE
         )
+        if self.columns_ and are_named(self.columns_):
+            table = replace(table, columns=FrameColumns(modalities=self.columns_))
+        return table
 
     def _known(self, X: Any, present: Any) -> Table:  # noqa: N803
         """Makes a table along the axis of what was learned."""
         check_is_fitted(self)
+        arrays = self._arrays(X, {"present": present}, reset=False)
         return Table.from_arrays(
-            self._arrays(X, {"present": present}, reset=False),
+            # A prediction depends neither on labels nor on how rows were split.
+            {n: a for n, a in arrays.items() if not is_reserved(n) or n.startswith("present")},
             axis=self.modalities_,
             widths=self._predictor.model.widths,
             strict_labels=False,
@@ -406,23 +414,17 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
                 fix="Or fit with modalities={...}, and columns by modality.",
             )
         if are_named(self.columns_):
+            frame = open_frame(X, WHERE)
+            taken = take_of(frame, self.columns_)
+            if reset:
+                self.columns_ = {**taken.modalities}
             widths = None if reset else self._predictor.model.widths
-            return arrays_of_frame(X, self.columns_, widths=widths, where=WHERE)
+            return {**arrays_of_frame(frame, taken, widths=widths)}
         wide = validate_data(self, X, reset=reset, ensure_all_finite=False)
         blocks = counted(self.columns_, wide.shape[1])
         if reset:
             self.columns_ = {**blocks}
         return {name: wide[:, own] for name, own in blocks.items()}
-
-    def _with_columns(self, artifact: Artifact) -> Artifact:
-        """Notes in the artifact which columns were learned from."""
-        if self.columns_ is None:
-            return artifact
-        if are_named(self.columns_):
-            noted = {_COLUMNS: FrameColumns(modalities=self.columns_).to_dict()}
-        else:
-            noted = {_BLOCKS: self.columns_}
-        return replace(artifact, model={**artifact.model, **noted})
 
 
 def _labels(y: Any) -> NDArray[Any]:

@@ -6,14 +6,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Outcome
 
 from dms_spec.artifact import load_artifact
 from dms_spec.cli import main
+from dms_spec.embeddings.table import read_table
 from dms_spec.files import read_arrays
 from dms_spec.plugins import get_backend
 
@@ -308,3 +311,31 @@ def test_the_verb_costs_nothing_until_it_is_run() -> None:
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors", "parquet"])
+def test_the_table_is_one_to_learn_from(
+    suffix: str, tmp_path: Path, dms: Callable[..., Outcome]
+) -> None:
+    """Gaps, groups and a split, the same each time; and no writer on both sides of the split."""
+    if suffix == "parquet":
+        pytest.importorskip("pyarrow")
+    files = [tmp_path / f"{name}.{suffix}" for name in ("one", "two")]
+    for file in files:
+        assert f"dms fit {file}" in dms("demo", "--table", file).succeeded()
+    one, two = (read_table(file, need_labels=True) for file in files)
+    assert one.notes() == ()
+    assert set(one.modalities) == set(views.VIEWS)
+    for name in one.modalities:
+        np.testing.assert_array_equal(one.embeddings[name], two.embeddings[name])
+    assert 0.85 < one.present.mean() < 0.95 and one.present.any(axis=1).all()
+    assert one.test is not None and one.groups is not None
+    assert 200 < len(one.test) < 300
+    assert not set(one.groups[one.test]) & set(one.groups[one.training_rows()])
+
+
+def test_a_table_takes_no_other_place(tmp_path: Path, dms: Callable[..., Outcome]) -> None:
+    (tmp_path / "mine.npz").write_bytes(b"mine")
+    dms("demo", "--table", tmp_path / "mine.npz").refused()
+    assert (tmp_path / "mine.npz").read_bytes() == b"mine"
+    assert "parquet" in dms("demo", "--table", tmp_path / "train.csv").refused()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
 from dms_spec.cli.printing import say, say_json
 from dms_spec.errors import BackendUnavailable, install_hint
-from dms_spec.files import array_mark, array_target, save_arrays
+from dms_spec.files import array_mark, save_arrays
 from dms_spec.outputs import Target
 from dms_spec.plugins import get_backend
 
@@ -27,7 +27,7 @@ _ARTIFACT = "robust"
 _WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust' with what it learned, as an artifact"}
 _SAMPLE = 3
 
-_ARRAYS, _TABLE = "samples", "table"
+_ARRAYS = "samples"
 # What one knows a file of a demonstration by.
 _MARKS = {
     "results.json": b'"corruption_learned_from"',
@@ -59,7 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--table",
         metavar="FILE",
         type=Path,
-        help="write the scans as a table to try dms fit on, .npz or .safetensors, and nothing else",
+        help="write the scans as a table to try dms fit on, .npz, .safetensors or .parquet, and "
+        "nothing else",
     )
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
@@ -102,24 +103,21 @@ def run(args: argparse.Namespace) -> int:
 
 def _write_table(args: argparse.Namespace) -> int:
     try:
-        from dms_spec.demo.table import TEST_RUNS, digits_table
+        from dms_spec.demo.table import TEST_RUNS, digits_table, table_target, write_table
     except ImportError as error:
         raise _needs("scikit-learn", error) from error
 
-    target = array_target(args.table, _TABLE)  # before the work, not after it
+    target = table_target(args.table)  # before the work, not after it
     arrays = digits_table(args.seed)
-    with target.writing() as new:
-        save_arrays(next(iter(new.values())), arrays, _TABLE)
+    write_table(target, arrays)
     shapes = {name: list(array.shape) for name, array in arrays.items()}
     if args.json:
         say_json({"output": str(args.table), "arrays": shapes})
         return 0
     say(f"wrote {args.table}: " + ", ".join(f"{name} {shape}" for name, shape in shapes.items()))
-    say(
-        f"The rows in test are scans of the last {TEST_RUNS} runs of writers: nothing learns there."
-    )
+    say(f"test marks the scans of the last {TEST_RUNS} runs of writers, to measure on")
     table = shlex.quote(str(args.table))
-    say(f"Go on with\n  dms fit {table} -o model")
+    say(f"\nGo on with\n  dms fit {table} -o model")
     return 0
 
 
