@@ -42,7 +42,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 
 # The example backend goes in as a stranger's would: built, then installed.
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
-	$(INSTALL) --editable ".[conformance,demo,onnxruntime,tables,torch]" --group test
+	$(INSTALL) --editable ".[conformance,demo,hub,onnxruntime,tables,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 
@@ -72,7 +72,7 @@ $(VENV)/lint: $(VENV)/test
 	@touch $@
 
 $(VENV)/docs: $(VENV)/pip pyproject.toml
-	$(INSTALL) --editable ".[conformance,demo,onnxruntime,tables,torch]" --group docs
+	$(INSTALL) --editable ".[conformance,demo,hub,onnxruntime,tables,torch]" --group docs
 	@touch $@
 
 $(VENV)/try: $(VENV)/pip pyproject.toml

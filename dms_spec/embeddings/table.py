@@ -351,7 +351,8 @@ def check_learnable(table: Table, where: str = "the table") -> None:
             f"{where} has no labels",
             expected="labels [N], integers or strings",
             got=", ".join(table.modalities),
-            fix="The column of a frame is named with --label (in Python: Columns(labels=...)).",
+            fix="Give an array labels, or name a frame's column: --label NAME (in Python: "
+            "Columns(labels=...)). `dms demo --table train.npz` writes a table that has them.",
         )
     if table.validation is not None and not len(table.validation):
         raise MissingInput(

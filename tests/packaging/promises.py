@@ -46,6 +46,24 @@ found = assign(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([0, 1]))
 assert found.any.tolist() == [0, 1], found
 """
 
+ESTIMATOR = """
+import numpy as np
+from dms_spec import FusionClassifier
+from sklearn.model_selection import cross_val_score
+arrays = np.load("table.npz")
+classifier = FusionClassifier({"image": slice(0, 4), "text": slice(4, 8)}, epochs=2)
+wide = np.hstack([arrays["image"], arrays["text"]])
+assert cross_val_score(classifier, wide, arrays["labels"], cv=2).min() > 0.4
+classifier.fit(arrays).save("digits")
+"""
+
+HUB = """
+from dms_spec.hub import HubArtifact
+from huggingface_hub import ModelCard
+HubArtifact.from_pretrained("model").save_pretrained("shared")
+assert ModelCard.load("shared/README.md").data.library_name == "dms-spec"
+"""
+
 TO_PARQUET = """
 import numpy as np
 import pyarrow as pa
@@ -165,6 +183,12 @@ PROMISES = (
             f"dms predict model table.csv -o out.npz {PATTERNS}",
         ),
     ),
+    Promise(
+        "sklearn",
+        "learn and predict as scikit-learn does",
+        (f"python -c '{ESTIMATOR}'", "dms predict digits table.npz -o out.npz"),
+    ),
+    Promise("hub", "write what the Hub reads", (f"python -c '{HUB}'",)),
     Promise("matching", "match sets", (f"python -c '{MATCHING}'",)),
     Promise(
         "robustness",
