@@ -6,13 +6,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dms_spec.artifact import Artifact, load_artifact, save_artifact
+from dms_spec.artifact import Artifact
 from dms_spec.embeddings.explanation import Explanations, explain_table
 from dms_spec.embeddings.inputs import (
     WHERE,
@@ -37,7 +36,8 @@ from dms_spec.errors import (
     SpecError,
     install_hint,
 )
-from dms_spec.plugins import get_backend, get_exporter
+from dms_spec.plugins import get_backend
+from dms_spec.pretrained import Pretrained
 from dms_spec.spec import SchedulerSpec
 
 try:
@@ -59,7 +59,7 @@ _ONLY = "inputs"
 _BLOCKS = "blocks"
 
 
-class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
+class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
     """Classifies samples that are seen through several modalities, as ``dms fit`` learns to.
 
     ``X`` is one of these, everywhere:
@@ -67,9 +67,9 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
     - a mapping with an array ``[N, D]`` for each modality under its name. An array may be None, or
       lack, where its modality is absent in all rows. What else a table may hold is read too, so
       that ``numpy.load("train.npz")`` is an ``X``: see `Table.from_arrays`.
-    - a data frame (pandas, polars, pyarrow), with the columns that ``modalities`` names;
-    - one array ``[N, D]``, with the blocks of columns that ``modalities`` names;
-    - a `Table`.
+    - a data frame (pandas, polars, pyarrow, ``datasets``), with the columns that ``modalities``
+      names; without it, each column of vectors is a modality.
+    - one array ``[N, D]``, with the blocks of columns that ``modalities`` names.
 
     A modality is absent in a row that is None, null or NaN throughout, or where ``present`` says
     so. In a row that holds NaN in some columns, it counts as absent, and a note says so.
@@ -80,7 +80,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
     Args:
         modalities: By modality its columns. Of a data frame: a pattern such as ``"image_*"``, or
             names. Of an array: a slice, or indices. For a mapping, names alone will do: others are
-            left out. None: every array of a mapping; all columns are one modality otherwise.
+            left out. None: every array of a mapping, every column of vectors of a frame; otherwise
+            all columns are one modality.
         spec: A preset (``"robust"``, ``"paper"``, ``"static"``), or a spec.
         epochs: This and all others down to ``class_weight``: see `dms_torch.fit.FitSettings`.
         patience: See there.
@@ -222,17 +223,14 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         """Explains each row, as ``dms explain`` does: print it, or read it as data."""
         return explain_table(self._predictor, self._known(X, present))[0]
 
-    # ------------------------------------------------------------------------------------ files
+    def learned(self) -> Artifact:
+        """Gives what was learned, as ``dms fit`` writes it.
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Writes what was learned as an artifact, see `dms_spec.save_artifact`."""
+        Raises:
+            NotFittedError: Nothing has been learned yet.
+        """
         check_is_fitted(self)
-        save_artifact(path, self.artifact_, overwrite=overwrite)
-
-    @classmethod
-    def load(cls, path: Path | str) -> Self:
-        """Reads an artifact of `save` or of ``dms fit``, see `dms_spec.load_artifact`."""
-        return cls.from_artifact(load_artifact(path))
+        return self.artifact_
 
     @classmethod
     def from_artifact(cls, artifact: Artifact) -> Self:
@@ -255,60 +253,7 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         found._bind(artifact)
         return found
 
-    def to_onnx(self, folder: Path | str, *, overwrite: bool = False, **options: Any) -> Path:
-        """Writes ``folder/onnx/model.onnx``, verified, and gives its path.
-
-        Args:
-            folder: Where; the folder of `save` is a good choice.
-            overwrite: Replace an earlier export.
-            options: Of the exporter, see `dms_onnx.exporter.OnnxExporter`.
-
-        Raises:
-            VerificationError: The graph does not compute what the classifier does.
-            FileError: Something else is there.
-        """
-        check_is_fitted(self)
-        exporter = get_exporter("onnx")
-        return exporter.export(self.artifact_, Path(folder), overwrite=overwrite, **options)
-
-    def save_pretrained(
-        self, folder: Path | str, *, datasets: Sequence[str] = (), **options: Any
-    ) -> None:
-        """Writes an artifact as `save` does, in the way of the Hugging Face Hub.
-
-        Args:
-            folder: Where; an artifact that is there is replaced.
-            datasets: Names on the Hub of what was learned from, for the card.
-            options: Of ``huggingface_hub.ModelHubMixin.save_pretrained``.
-        """
-        self._on_hub(datasets).save_pretrained(folder, **options)
-
-    def push_to_hub(self, repo_id: str, *, datasets: Sequence[str] = (), **options: Any) -> str:
-        """Writes an artifact to the Hugging Face Hub, and gives the address of the commit.
-
-        Args:
-            repo_id: Such as ``"name/model"``.
-            datasets: As in `save_pretrained`.
-            options: Of ``huggingface_hub.ModelHubMixin.push_to_hub``, such as ``private``.
-        """
-        address: str = self._on_hub(datasets).push_to_hub(repo_id, **options)
-        return address
-
-    @classmethod
-    def from_pretrained(cls, name: Path | str, **options: Any) -> Self:
-        """Loads an artifact from the Hugging Face Hub, or from a folder.
-
-        Args:
-            name: Such as ``"name/model"``, or a folder of `save` or ``dms fit``.
-            options: Of ``huggingface_hub.ModelHubMixin.from_pretrained``, such as ``revision``.
-        """
-        return cls.from_artifact(_hub().HubArtifact.from_pretrained(name, **options).artifact)
-
     # ----------------------------------------------------------------------------------- inside
-
-    def _on_hub(self, datasets: Sequence[str]) -> Any:
-        check_is_fitted(self)
-        return _hub().HubArtifact.of(self.artifact_, datasets)
 
     def __getstate__(self) -> dict[str, Any]:
         state: dict[str, Any] = super().__getstate__()
@@ -340,7 +285,8 @@ class FusionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # 
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         # Weights by class are weights of rows: see _learnable.
-        own["class_weight"] = "balanced" if self.class_weight == "balanced" else "none"
+        by_row = self.class_weight is None or isinstance(self.class_weight, Mapping)
+        own["class_weight"] = "none" if by_row else self.class_weight
         return FitSettings(**own | {"seed": int(seed)})
 
     def _spec(self, table: Table) -> SchedulerSpec:
@@ -433,11 +379,6 @@ def _labels(y: Any) -> NDArray[Any]:
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     return labels
-
-
-def _hub() -> Any:
-    """Imports what shares artifacts."""
-    return import_module("dms_spec.hub")
 
 
 def _training() -> Any:

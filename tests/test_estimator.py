@@ -37,7 +37,7 @@ from dms_spec.errors import ArtifactError, MissingInput, ShapeError, SpecError
 ROWS, WIDTHS = 90, {"image": 4, "text": 3}
 BLOCKS = {"image": slice(0, 4), "text": [4, 5, 6]}
 #: A fit in a few hundredths of a second, for what does not depend on what is learned.
-QUICK: dict[str, Any] = {"spec": "static", "epochs": 5, "learning_rate": 0.03}
+QUICK: dict[str, Any] = {"spec": "static", "epochs": 2, "learning_rate": 0.03}
 
 #: What cannot pass, and why.
 EXPECTED_FAILURES = {

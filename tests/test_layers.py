@@ -38,7 +38,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("dms_spec.embeddings", "dms_spec.conformance"),
     ("dms_spec.robustness", "dms_spec.demo"),
     ("dms_numpy", "dms_torch", "dms_onnx", "dms_onnxruntime"),
-    ("dms_spec.cli", "dms_spec.estimator", "dms_spec.hub", "dms_spec.__main__"),
+    (
+        "dms_spec.cli",
+        "dms_spec.estimator",
+        "dms_spec.hub",
+        "dms_spec.pretrained",
+        "dms_spec.__main__",
+    ),
     ("dms_spec.__init__",),  # the front door: it names everything, and nothing imports it
 )
 
