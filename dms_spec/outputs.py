@@ -249,11 +249,17 @@ def is_artifact(folder: Path) -> bool:
 
 
 def check_not_input(output: Path, source: Path) -> None:
-    """Refuses an output that is the input, under whatever name.
+    """Refuses an output that is the input, under whatever name, or stands in an input folder.
 
     Raises:
-        FileError: It is.
+        FileError: It is, or does.
     """
+    if source.is_dir() and Path(os.path.realpath(output)).parent == Path(os.path.realpath(source)):
+        raise FileError(
+            "the output would stand among the files of the input",
+            got=str(output),
+            fix="Choose another folder.",
+        )
     with suppress(OSError):  # one of them does not exist, or cannot; opening it will say so
         if output.samefile(source):
             raise FileError(

@@ -369,12 +369,21 @@ def to_stream(rows: Rows, path: Path) -> None:
         stream.write_table(table, max_chunksize=4)
 
 
+def to_parts(rows: Rows, path: Path) -> None:
+    """As engines write them: a part may have no rows, and part 10 comes after part 9."""
+    path.mkdir()
+    table = rows.arrow()
+    for k in range(11):
+        pq.write_table(table.slice(k, 1 if k < 10 else None), path / f"part-{k}.parquet")
+
+
 FILES: dict[str, Callable[[Rows, Path], None]] = {
     "t.npz": to_npz,
     "folder": to_folder,
     "t.parquet": lambda rows, path: pq.write_table(rows.arrow(), path, row_group_size=3),
     "pandas.parquet": lambda rows, path: of_pandas(rows).drop(columns=["odd", 7]).to_parquet(path),
     "polars.parquet": lambda rows, path: of_polars(rows).write_parquet(path),
+    "parts": to_parts,
     "t.feather": lambda rows, path: pa.feather.write_feather(rows.arrow(), path),
     "t.arrow": to_stream,
     "t.csv": to_csv,
@@ -519,8 +528,8 @@ def test_predict_takes_a_frame_without_rows_and_one_that_lacks_a_modality(
         ("t.feather", "cannot read"),
         ("t.csv", "has no column of vectors, and no modality is named"),
         ("t.csv.gz", "cannot read"),
-        ("t.xlsx", "a folder of .npy files, or .npz, .safetensors, .parquet"),
-        ("folder", "expected a folder with an .npy file for each array"),
+        ("t.xlsx", "a folder of .npy or .parquet files, or .npz, .safetensors, .parquet"),
+        ("folder", "expected a folder with an .npy file for each array, or"),
     ],
 )
 def test_a_damaged_file_is_one_message(
@@ -547,6 +556,30 @@ def test_a_cut_parquet_file_and_columns_of_arrays_are_refused(
             "predict", art, tmp_path / "t.npz", "-o", tmp_path / "o.npz", "--modality", option
         )
         assert done.code == 2 and words in done.err
+
+
+def test_a_folder_of_parts_is_one_table_with_one_kind_of_columns(
+    dms: Run, art: Path, tmp_path: Path
+) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    frame = small_frame()
+    for k, part in enumerate((frame[:20], frame[20:20], frame[20:])):
+        pq.write_table(part, parts / f"{k}.parquet")
+    pq.write_table(frame, tmp_path / "t.parquet")
+    for source, out in ((parts, "parts.parquet"), (tmp_path / "t.parquet", "whole.parquet")):
+        done = dms("predict", art, source, "-o", tmp_path / out, "--id", "track")
+        assert done.code == 0, done.err
+    one, other = (pq.read_table(tmp_path / n) for n in ("parts.parquet", "whole.parquet"))
+    assert one.equals(other)
+    for among in ("out.parquet", "out.npz"):
+        done = dms("predict", art, parts, "-o", parts / among)
+        assert done.code == 2 and "would stand among the files of the input" in done.err
+    pq.write_table(frame.drop(["track"]), parts / "3.parquet")
+    done = dms("predict", art, parts, "-o", tmp_path / "out.npz")
+    assert done.code == 2 and "differ in their columns" in done.err and "3.parquet" in done.err
+    (parts / "3.parquet").write_bytes(b"PAR1")
+    assert "3.parquet" in dms("predict", art, parts, "-o", tmp_path / "out.npz").err
 
 
 def test_an_error_in_a_later_part_counts_its_row_from_the_first_of_the_file(
@@ -589,8 +622,7 @@ def test_fit_remembers_the_columns_and_learns_what_it_learns_from_arrays(
         done = dms(*verb)
         assert done.code == 0, done.err
     assert pq.read_table(tmp_path / "out.parquet")["title"].to_pylist()[0] == "song 0"
-    missing = FILES["t.parquet"], rows.arrow().drop(["e5_3"])
-    pq.write_table(missing[1], tmp_path / "t.parquet")
+    pq.write_table(rows.arrow().drop(["e5_3"]), tmp_path / "t.parquet")
     done = dms("predict", out, tmp_path / "t.parquet", "-o", tmp_path / "out.parquet")
     assert done.code == 2 and "no column 'e5_3', for text" in done.err
 

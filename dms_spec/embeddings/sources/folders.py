@@ -30,7 +30,7 @@ def read_folder(
     if not paths:
         raise FileError(
             f"cannot read {folder}",
-            expected="a folder with an .npy file for each array, such as image.npy",
+            expected="a folder with an .npy file for each array, or with .parquet files",
             got="a folder without any",
         )
     return {path.stem: _array(path, wanted, mapped) for path in paths}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dms_spec.embeddings.sources.columns import Columns, Taken
+from dms_spec.embeddings.sources.columns import Columns, Taken, natural
 from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow, take_of
 from dms_spec.errors import DMSError, FileError
 
@@ -23,7 +23,9 @@ _BUFFER = 1 << 20
 
 
 def is_frame_file(path: Path) -> bool:
-    """Says whether a file holds columns, by its name."""
+    """Says whether a file holds columns, by its name; or a folder, by its Parquet files."""
+    if path.is_dir():
+        return next(path.glob("*.parquet"), None) is not None
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -32,7 +34,7 @@ class FrameFile:
     """A file of columns. Opening it reads what they are, and of a CSV file everything.
 
     Attributes:
-        path: The file.
+        path: The file, or a folder of some.
         schema: The ``pyarrow.Schema`` of its columns.
         rows: N.
     """
@@ -84,7 +86,7 @@ class FrameFile:
 
 
 def open_frame_file(path: Path) -> FrameFile:
-    """Opens a file of columns.
+    """Opens a file of columns, or a folder of Parquet files with the same columns.
 
     Raises:
         FileError: It is missing, damaged or of another kind.
@@ -92,6 +94,8 @@ def open_frame_file(path: Path) -> FrameFile:
     """
     pyarrow()
     name = path.name.lower()
+    if path.is_dir():
+        return _folder(path)
     with reading(path):
         if name.endswith(".parquet"):
             return _parquet(path)
@@ -106,12 +110,9 @@ def reading(path: Path) -> Iterator[None]:
         FileError: The file is missing, damaged or of another kind.
     """
     try:
-        if not path.is_file():
+        if not path.exists():
             raise FileError(
-                f"cannot read {path}",
-                expected="a file",
-                got="a folder" if path.is_dir() else "nothing there",
-                fix="Check the path.",
+                f"cannot read {path}", expected="a file", got="nothing there", fix="Check the path."
             )
         yield
     except (DMSError, MemoryError):
@@ -136,6 +137,27 @@ def _parquet(path: Path) -> FrameFile:
 
     with pq.ParquetFile(path) as file:
         return FrameFile(path, file.schema_arrow, file.metadata.num_rows, batches)
+
+
+def _folder(path: Path) -> FrameFile:
+    """Joins the Parquet files of a folder, in the natural order of their names."""
+    paths = sorted(path.glob("*.parquet"), key=lambda part: natural(part.name))
+    files = [open_frame_file(part) for part in paths]
+    for file in files[1:]:
+        if not file.schema.equals(files[0].schema):
+            raise FileError(
+                f"the files of {path} differ in their columns",
+                expected=f"the columns and types of {paths[0].name} in each",
+                got=f"others in {file.path.name}",
+                fix="Write them alike, or read them one by one.",
+            )
+
+    def batches(names: list[str], size: int) -> Iterator[Any]:
+        for file in files:
+            with reading(file.path):
+                yield from file._batches(names, size)
+
+    return FrameFile(path, files[0].schema, sum(file.rows for file in files), batches)
 
 
 def _ipc(path: Path) -> FrameFile:

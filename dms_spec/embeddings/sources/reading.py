@@ -42,7 +42,7 @@ def read_source(
     wanted: Wanted | None = None,
     mapped: bool = False,
 ) -> Found:
-    """Reads ``.npz``, ``.safetensors``, a folder of ``.npy``, Parquet, Arrow or CSV.
+    """Reads ``.npz``, ``.safetensors``, a folder of ``.npy`` or Parquet, Parquet, Arrow or CSV.
 
     Args:
         path: The file or folder.
@@ -87,7 +87,7 @@ def check_arrays(path: Path, columns: Columns) -> None:
     if not path.is_dir() and path.suffix not in SUFFIXES:
         raise FileError(
             f"the format of {path} is unknown",
-            expected=f"a folder of .npy files, or {', '.join(known)}",
+            expected=f"a folder of .npy or .parquet files, or {', '.join(known)}",
             got=path.suffix or "no suffix",
             fix="Give the file one of these suffixes.",
         )
