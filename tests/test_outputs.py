@@ -56,6 +56,7 @@ def everybodys(folder: Path) -> None:
     """Fills a folder with other people's files, under every name that the program writes."""
     names = [
         "config.json", "model.safetensors", "README.md", "out.npz", "out.safetensors",
+        "out.parquet",
         "robustness.html", "robustness.json", "robustness.csv", "robustness.md", "results.json",
         "weights.png", "digits.npz", "why.png", "why.svg", "report.json", "report.md", "badge.svg",
         "onnx/model.onnx", "onnx/verification.json", "robust/config.json", "here.cases.jsonl",
@@ -94,6 +95,7 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
     for out in ("out.npz", "out.safetensors", "digits.npz", "empty.npz", "model.safetensors"):
         yield "schedule", "in.npz", "-o", out
         yield "predict", art, table, "-o", out
+    yield "predict", art, table, "-o", "out.parquet"
     for out in (".", "robust", "onnx"):
         yield "fit", table, "-o", out, *FLAGS, "--overwrite"
     yield "fit", table, "-o", "here", *FLAGS, "--overwrite"
