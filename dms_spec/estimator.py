@@ -30,6 +30,7 @@ from dms_spec.embeddings.sources.frames import arrays_of_frame, open_frame, take
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import (
+    ArtifactError,
     BackendUnavailable,
     DMSWarning,
     MissingInput,
@@ -240,12 +241,13 @@ class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ign
             ArtifactError: The artifact has no heads, or its model does not fit its parameters.
         """
         model = artifact.model
-        given = model.get("settings", {})
-        settings = {f.name: given[f.name] for f in fields(FitSettings) if f.name in given}
+        given = model.get("settings")
+        known = given if isinstance(given, Mapping) else {}
+        settings = {f.name: known[f.name] for f in fields(FitSettings) if f.name in known}
         seed = settings.pop("seed", FitSettings.seed)
         if settings.get("class_weight") == "none":
             del settings["class_weight"]
-        columns = model.get(_BLOCKS)
+        columns: Any = _blocks(artifact)
         if (named := FrameColumns.of_model(model)) is not None:
             columns = named.modalities
         found = cls(columns, spec=artifact.spec, random_state=seed, **settings)
@@ -312,6 +314,12 @@ class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ign
                 got=repr(chosen),
             )
         arrays = self._arrays(X, extra, reset=True)
+        if nothing := [n for n, a in arrays.items() if a is None and not is_reserved(n)]:
+            raise MissingInput(
+                f"modality {nothing[0]!r} is None, so there is nothing to learn from",
+                expected="an array [N, D]",
+                fix="Leave the modality out.",
+            )
         if y is not None or "labels" not in arrays:
             arrays["labels"] = _labels(y)
         if isinstance(self.class_weight, Mapping):
@@ -379,6 +387,31 @@ def _labels(y: Any) -> NDArray[Any]:
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     return labels
+
+
+def _blocks(artifact: Artifact) -> dict[str, list[int]] | None:
+    """Reads which columns of an array were learned from, since an artifact may come from anywhere.
+
+    Raises:
+        ArtifactError: They are not columns of its modalities.
+    """
+    blocks = artifact.model.get(_BLOCKS)
+    if blocks is None:
+        return None
+    names = artifact.spec.modalities
+    if (
+        not isinstance(blocks, Mapping)
+        or tuple(blocks) != names
+        or not all(
+            isinstance(own, list) and all(type(k) is int for k in own) for own in blocks.values()
+        )
+    ):
+        raise ArtifactError(
+            "the artifact's model has no usable blocks",
+            expected=f"numbers of columns for each of {', '.join(names)}",
+            got=repr(blocks)[:80],
+        )
+    return dict(blocks)
 
 
 def _training() -> Any:

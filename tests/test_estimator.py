@@ -7,7 +7,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ pytest.importorskip("tqdm")
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
@@ -31,6 +31,7 @@ import dms_spec
 from dms_onnx.session import Session
 from dms_spec import DMSWarning, FusionClassifier, load_artifact
 from dms_spec.cli import main
+from dms_spec.demo.table import digits_table
 from dms_spec.embeddings.settings import FitSettings
 from dms_spec.errors import ArtifactError, MissingInput, ShapeError, SpecError
 
@@ -240,6 +241,10 @@ def test_without_labels_or_columns_it_says_so(
         fitted.predict(wide(arrays))
     with pytest.raises(ShapeError):
         fitted.predict({name: array[:, :2] for name, array in arrays.items()})
+    with pytest.raises(MissingInput, match="'text' is None"):
+        FusionClassifier(**QUICK).fit(arrays | {"text": None}, labels)
+    with pytest.raises(SpecError, match="class_weight"):
+        FusionClassifier(**QUICK, class_weight="equal").fit(arrays, labels)
     with pytest.raises(NotFittedError):
         FusionClassifier().save("nowhere")
 
@@ -260,6 +265,22 @@ def test_it_works_in_scikit_learns_tools(arrays: dict[str, Any], labels: Any) ->
     np.testing.assert_allclose(calibrated.predict_proba(X).sum(axis=1), 1.0)
     copy = clone(search.best_estimator_)
     assert copy.get_params()[name] == search.best_params_[name]
+
+
+def test_cross_validation_of_the_demonstrations_table_warns_of_nothing() -> None:
+    """Warnings are errors here."""
+    table = digits_table()
+    X = np.hstack([table["pixels"], table["gradients"], table["spectrum"]])
+    blocks = {"pixels": slice(0, 64), "gradients": slice(64, 96), "spectrum": slice(96, 136)}
+    some = (~np.isnan(X)).any(axis=1)
+    scores = cross_val_score(
+        FusionClassifier(blocks, **QUICK),
+        X[some],
+        table["labels"][some],
+        groups=table["groups"][some],
+        cv=GroupKFold(3),
+    )
+    assert scores.min() > 0.7
 
 
 # ------------------------------------------------------------------------------------- its files
@@ -285,6 +306,13 @@ def test_an_artifact_knows_its_columns(arrays: dict[str, Any], labels: Any, tmp_
         np.testing.assert_array_equal(loaded.predict(X), classifier.predict(X))
         again = loaded.fit(X, labels)  # the settings are those that it was learned with
         np.testing.assert_array_equal(again.predict_proba(X), classifier.predict_proba(X))
+
+
+@pytest.mark.parametrize("blocks", [3, {"image": [0]}, {"image": [0], "text": ["1"]}])
+def test_a_damaged_artifact_is_refused(fitted: FusionClassifier, blocks: Any) -> None:
+    model = {**fitted.artifact_.model, "blocks": blocks, "settings": [1]}
+    with pytest.raises(ArtifactError, match="no usable blocks"):
+        FusionClassifier.from_artifact(replace(fitted.artifact_, model=model))
 
 
 def test_a_pickle_answers_alike(fitted: FusionClassifier, arrays: dict[str, Any]) -> None:

@@ -110,6 +110,9 @@ def test_ten_lines_are_enough(name: str, folder: Path, fits: Fits) -> None:
         assert fits.of[name] == training._fingerprint(table, spec, FitSettings(), "cpu")
     fitted = FusionClassifier.from_artifact(fits[fits.of[name]].artifact)
     own = fitted.predict(read_arrays(folder / "train.npz"))
+    if name == "command_line.sh":
+        predicted = read_arrays(folder / "predictions.npz")["predicted"]
+        np.testing.assert_array_equal(predicted, own)
     assert table.labels is not None
     assert (own == table.labels)[table.test].mean() > 0.85
     session = Session.load(folder / EXPORTS[name] / "onnx" / "model.onnx")
