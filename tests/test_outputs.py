@@ -110,6 +110,8 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
     for out in ("why.png", "why.svg", "weights.png"):
         yield "explain", "in.npz", "--plot", out
     yield "demo", "-o", "."
+    for out in ("out.npz", "out.safetensors", "out.parquet"):
+        yield "demo", "--table", out
 
 
 def test_no_verb_loses_a_file_of_somebody_else(dms: Run, work: Path, fitted: Path) -> None:
