@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from dms_spec.artifact import Artifact
 from dms_spec.embeddings.explanation import Explanations, explain_table
 from dms_spec.embeddings.inputs import (
+    BLOCKS,
     WHERE,
     Columns,
     are_named,
+    blocks_of,
     counted,
     is_mapping,
     vector_columns,
@@ -30,7 +32,6 @@ from dms_spec.embeddings.sources.frames import arrays_of_frame, open_frame, take
 from dms_spec.embeddings.table import Table
 from dms_spec.embeddings.typicality import Covariance
 from dms_spec.errors import (
-    ArtifactError,
     BackendUnavailable,
     DMSWarning,
     MissingInput,
@@ -56,8 +57,6 @@ except ImportError as error:
 
 #: The modality that all columns make where nobody names any.
 _ONLY = "inputs"
-#: Where a model keeps the numbers of the columns that it has learned from, by modality.
-_BLOCKS = "blocks"
 
 
 class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ignore[misc] # no types
@@ -192,7 +191,7 @@ class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ign
         fitted = _training().fit(table, self._spec(table), self._settings(), device=self.device)
         artifact = fitted.artifact
         if self.columns_ is not None and table.columns is None:  # a frame's the fit notes itself
-            artifact = replace(artifact, model={**artifact.model, _BLOCKS: self.columns_})
+            artifact = replace(artifact, model={**artifact.model, BLOCKS: self.columns_})
         self._bind(artifact)
         return self
 
@@ -247,7 +246,7 @@ class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ign
         seed = settings.pop("seed", FitSettings.seed)
         if settings.get("class_weight") == "none":
             del settings["class_weight"]
-        columns: Any = _blocks(artifact)
+        columns: Any = blocks_of(artifact)
         if (named := FrameColumns.of_model(model)) is not None:
             columns = named.modalities
         found = cls(columns, spec=artifact.spec, random_state=seed, **settings)
@@ -387,31 +386,6 @@ def _labels(y: Any) -> NDArray[Any]:
     assert_all_finite(labels, input_name="y")
     check_classification_targets(labels)
     return labels
-
-
-def _blocks(artifact: Artifact) -> dict[str, list[int]] | None:
-    """Reads which columns of an array were learned from, since an artifact may come from anywhere.
-
-    Raises:
-        ArtifactError: They are not columns of its modalities.
-    """
-    blocks = artifact.model.get(_BLOCKS)
-    if blocks is None:
-        return None
-    names = artifact.spec.modalities
-    if (
-        not isinstance(blocks, Mapping)
-        or tuple(blocks) != names
-        or not all(
-            isinstance(own, list) and all(type(k) is int for k in own) for own in blocks.values()
-        )
-    ):
-        raise ArtifactError(
-            "the artifact's model has no usable blocks",
-            expected=f"numbers of columns for each of {', '.join(names)}",
-            got=repr(blocks)[:80],
-        )
-    return dict(blocks)
 
 
 def _training() -> Any:

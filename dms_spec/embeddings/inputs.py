@@ -8,17 +8,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.artifact import Artifact
 from dms_spec.embeddings.arrays import to_array
 from dms_spec.embeddings.presence import PREFIX, is_reserved
 from dms_spec.embeddings.sources.columns import Wanted
 from dms_spec.embeddings.sources.frames import open_frame
-from dms_spec.errors import BackendUnavailable, SpecError
+from dms_spec.errors import ArtifactError, BackendUnavailable, SpecError
 
 #: The columns of one modality: of a frame by name or pattern, of an array by number.
 Columns = Wanted | slice | Sequence[int]
 
 #: What messages call it.
 WHERE = "X"
+#: Where a model keeps the numbers of the columns that it has learned from, by modality.
+BLOCKS = "blocks"
 
 
 def is_mapping(given: Any) -> bool:
@@ -68,6 +71,31 @@ def counted(columns: Mapping[str, Columns], width: int) -> dict[str, list[int]]:
                 fix="A data frame has columns by name.",
             ) from error
     return result
+
+
+def blocks_of(artifact: Artifact) -> dict[str, list[int]] | None:
+    """Reads which columns of an array were learned from, since an artifact may come from anywhere.
+
+    Raises:
+        ArtifactError: They are not columns of its modalities.
+    """
+    blocks = artifact.model.get(BLOCKS)
+    if blocks is None:
+        return None
+    names = artifact.spec.modalities
+    if (
+        not isinstance(blocks, Mapping)
+        or tuple(blocks) != names
+        or not all(
+            isinstance(own, list) and all(type(k) is int for k in own) for own in blocks.values()
+        )
+    ):
+        raise ArtifactError(
+            "the artifact's model has no usable blocks",
+            expected=f"numbers of columns for each of {', '.join(names)}",
+            got=repr(blocks)[:80],
+        )
+    return dict(blocks)
 
 
 def with_gaps(arrays: Mapping[str, Any]) -> dict[str, Any]:
