@@ -42,7 +42,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 
 # The example backend goes in as a stranger's would: built, then installed.
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
-	$(INSTALL) --editable ".[conformance,demo,hub,onnxruntime,tables,torch]" --group test
+	$(INSTALL) --editable ".[conformance,demo,numba,hub,onnxruntime,tables,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 
@@ -142,7 +142,7 @@ study: $(VENV)/test
 
 # Every backend that is installed; the page is drawn from the reports.
 reports: $(VENV)/test
-	for name in numpy torch onnxruntime strict; do \
+	for name in numpy numba torch onnxruntime strict; do \
 		$(BIN)/dms check $$name --report benchmarks/results/conformance/$$name.json || exit 1; \
 	done
 	$(BIN)/dms report benchmarks/results/conformance/*.json -o docs/reference/matrix.md

@@ -10,7 +10,7 @@ from dms_spec.plugins import available, get_backend
 # Enough to see that nothing broke, in the time that all tests together may take. `make reports`
 # and `dms check` try a hundred everywhere. A graph is traced for every new spec, and JAX compiles
 # every new shape: fewer cases for these.
-EXAMPLES = {"numpy": 30, "onnxruntime": 4, "jax": 10}
+EXAMPLES = {"numpy": 30, "numba": 6, "onnxruntime": 4, "jax": 10}
 OTHERS = 12
 
 

@@ -20,6 +20,7 @@ from dms_spec.types import ModalityBatch
 
 _PACKAGES = (
     "numpy",
+    "numba",
     "pluggy",
     "array-api-compat",
     "safetensors",

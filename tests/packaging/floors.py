@@ -20,7 +20,9 @@ from environments import ROOT, Environment, build_wheel, report, timed
 from promises import PROMISES, Promise, write_inputs
 
 # onnxruntime stands for both of its wheels, which share one folder.
-EXTRAS = "conformance,demo,hub,matching,onnxruntime,robustness,sklearn,tables,torch,transformers"
+EXTRAS = (
+    "conformance,demo,hub,matching,numba,onnxruntime,robustness,sklearn,tables,torch,transformers"
+)
 
 GRADIENTS = """
 import torch

@@ -173,6 +173,11 @@ PROMISES = (
         "the same with the other wheel, on the CPU here",
         (f"dms schedule example.npz -o out.npz {NAMES} --backend onnxruntime",),
     ),
+    Promise(
+        "numba",
+        "schedule with compiled loops",
+        (f"dms schedule example.npz -o out.npz {NAMES} --backend numba", "dms doctor"),
+    ),
     Promise("plot", "draw an explanation", (f"dms explain example.npz {NAMES} --plot why.png",)),
     Promise(
         "tables",

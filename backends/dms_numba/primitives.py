@@ -1,0 +1,191 @@
+"""Calls the compiled loops on arrays: makes memory flat, and shares rows among threads."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
+from itertools import pairwise
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy as np
+from numba import __version__, config
+from numba.core import event
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+
+from dms_numba import kernels
+from dms_spec.equations import primitives as plain
+from dms_spec.markup import counted
+
+FloatArray = NDArray[np.floating[Any]]
+
+# Below this many entries a thread costs more than it gives.
+_ENTRIES_OF_A_THREAD = 1 << 17
+
+# Integers of the same size, signed and unsigned, and the bits of +Inf and -Inf.
+_BITS = {
+    np.dtype(np.float32): (np.int32, np.uint32, 0x7F800000, 0xFF800000),
+    np.dtype(np.float64): (np.int64, np.uint64, 0x7FF0000000000000, 0xFFF0000000000000),
+}
+
+_COMPILING = event.TimingListener()  # type: ignore[no-untyped-call]
+event.register("numba:compile", _COMPILING)  # type: ignore[no-untyped-call]
+
+
+def notes() -> tuple[str, ...]:
+    """Says what runs, and how long this process has compiled for it."""
+    seconds = _COMPILING.duration if _COMPILING.done else 0.0
+    compiled = f"compiling took {seconds:.1f} s" if seconds else "nothing had to be compiled yet"
+    return (f"numba {__version__} on {counted(threads(), 'thread')}; {compiled}",)
+
+
+def softmax(logits: FloatArray, axis: int = -1) -> FloatArray:
+    """softmax over an axis; compiled over the last."""
+    if not _compiled(logits) or axis not in (-1, logits.ndim - 1):
+        return plain.softmax(xp, logits, axis)  # type: ignore[no-any-return]
+    flat = np.ascontiguousarray(logits)
+    out = np.empty_like(flat)
+    classes = flat.shape[-1]
+    _on_rows(kernels.softmax, flat.size // classes, flat.size, _read(flat), _line(out), classes)
+    return out
+
+
+def entropy(logits: FloatArray) -> FloatArray:
+    """Entropy in nats of softmax(l) over the last axis."""
+    if not _compiled(logits):
+        return plain.entropy(xp, logits)  # type: ignore[no-any-return]
+    flat = np.ascontiguousarray(logits)
+    out = np.empty(flat.shape[:-1], flat.dtype)
+    _on_rows(kernels.entropy, out.size, flat.size, _read(flat), _line(out), flat.shape[-1])
+    return out
+
+
+def variance_over_passes(mc_logits: FloatArray) -> FloatArray:
+    """Population variance over T of softmax(l), summed over classes: [T, B, M, C] -> [B, M]."""
+    if not _compiled(mc_logits):
+        return plain.variance_over_passes(xp, mc_logits)  # type: ignore[no-any-return]
+    mc_logits, flat, apart = _passes(mc_logits)
+    out = np.empty(mc_logits.shape[1:3], mc_logits.dtype)
+    passes, classes = mc_logits.shape[0], mc_logits.shape[-1]
+    _on_rows(kernels.variance, out.size, mc_logits.size, flat, _line(out), passes, apart, classes)
+    return out
+
+
+def cosine(left: FloatArray, right: FloatArray) -> FloatArray:
+    """Cosine over the last axis; compiled where both have the same shape."""
+    alike = left.shape == right.shape and left.dtype == right.dtype
+    if not alike or not _compiled(left):
+        return plain.cosine(xp, left, right)  # type: ignore[no-any-return]
+    out = np.empty(left.shape[:-1], left.dtype)
+    rows = [_read(np.ascontiguousarray(array)) for array in (left, right)]
+    _on_rows(kernels.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
+    return out
+
+
+def usable(
+    *,
+    features: FloatArray | None = None,
+    logits: FloatArray | None = None,
+    mc_logits: FloatArray | None = None,
+) -> NDArray[np.bool_]:
+    """Finds the modalities whose numbers mean something: bool [B, M]."""
+    given = (features, logits, mc_logits)
+    if not all(array is None or _compiled(array) for array in given):
+        return plain.usable(  # type: ignore[no-any-return]
+            xp, features=features, logits=logits, mc_logits=mc_logits
+        )
+    verdicts = []
+    if features is not None:
+        verdicts.append(_finite(features))
+    if logits is not None:
+        verdicts.append(_finite_peaks(logits[None]))
+    if mc_logits is not None:
+        verdicts.append(_finite_peaks(mc_logits))
+    verdict: NDArray[np.bool_] = reduce(np.logical_and, verdicts)
+    return verdict
+
+
+def _finite(array: FloatArray) -> NDArray[np.bool_]:
+    """Says which rows of ``[..., D]`` are finite throughout."""
+    _, unsigned, plus, _ = _BITS[array.dtype]
+    out, flat = np.empty(array.shape[:-1], np.bool_), _read(np.ascontiguousarray(array))
+    bits, width = flat.view(unsigned), array.shape[-1]
+    _on_rows(kernels.finite, out.size, array.size, bits, _line(out), width, unsigned(plus))
+    return out
+
+
+def _finite_peaks(array: FloatArray) -> NDArray[np.bool_]:
+    """Says which rows of ``[T, ..., C]`` have a finite maximum in every pass."""
+    signed, unsigned, plus, minus = _BITS[array.dtype]
+    array, flat, apart = _passes(array)
+    out = np.empty(array.shape[1:-1], np.bool_)
+    shape = (array.shape[0], apart, array.shape[-1], (signed(plus), unsigned(minus)))
+    views = (flat.view(unsigned), flat.view(signed))
+    _on_rows(kernels.finite_peaks, out.size, array.size, *views, _line(out), *shape)
+    return out
+
+
+def _compiled(array: FloatArray) -> bool:
+    """Says whether there is a kernel for an array; for a dtype without one, the plain form runs.
+
+    An axis without entries has no maximum, and the plain form says so.
+    """
+    return array.dtype in _BITS and array.size > 0
+
+
+def _line(array: NDArray[Any]) -> NDArray[Any]:
+    return array.reshape(-1)
+
+
+def _read(array: NDArray[Any]) -> NDArray[Any]:
+    """Flat memory that is only read: one signature to compile, whoever made the array."""
+    line = array.reshape(-1)
+    line.flags.writeable = False
+    return line
+
+
+def _passes(mc_logits: FloatArray) -> tuple[FloatArray, FloatArray, int]:
+    """The passes as one line of memory, and how far they lie apart, in entries.
+
+    A block of samples is contiguous within each pass; what is not is copied.
+    """
+    each = mc_logits[0]
+    size, apart = mc_logits.itemsize, mc_logits.strides[0]
+    if not each.flags.c_contiguous or apart % size or apart < each.nbytes:
+        mc_logits = np.ascontiguousarray(mc_logits)
+        apart = mc_logits.strides[0]
+    apart //= size
+    length = (mc_logits.shape[0] - 1) * apart + each.size
+    return mc_logits, as_strided(mc_logits, (length,), (size,), writeable=False), apart
+
+
+# ---------------------------------------------------------------------------------------- threads
+
+
+def threads() -> int:
+    """How many threads share the rows: ``NUMBA_NUM_THREADS``, or the cores of this process."""
+    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
+
+
+@cache
+def _pool(process: int) -> ThreadPoolExecutor:
+    """The threads of this process. Numba's own end a process that was forked, or call at once."""
+    del process
+    return ThreadPoolExecutor(threads(), thread_name_prefix="dms-numba")
+
+
+def _on_rows(kernel: Callable[..., None], rows: int, entries: int, *arguments: Any) -> None:
+    """Runs a kernel on all rows, on several threads where that pays."""
+    parts = min(threads(), rows, entries // _ENTRIES_OF_A_THREAD)
+    if parts < 2:
+        kernel(*arguments, 0, rows)
+        return
+    ends = [rows * part // parts for part in range(parts + 1)]
+    jobs = [
+        _pool(os.getpid()).submit(kernel, *arguments, start, stop) for start, stop in pairwise(ends)
+    ]
+    for job in jobs:
+        job.result()

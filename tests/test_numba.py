@@ -1,0 +1,145 @@
+"""The compiled primitives compute the plain ones, whatever the memory, the values, the threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import array_api_compat.numpy as xp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("numba")
+
+from dms_numba import primitives
+from dms_spec.equations import primitives as plain
+
+SHAPES = st.tuples(*(st.integers(1, n) for n in (18, 5, 3, 70)))
+
+
+def drawn(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
+    """Logits of all sizes: far apart, offset by 1e4, -inf in some places."""
+    random = np.random.default_rng(seed)
+    x = random.normal(size=shape) * 10.0 ** random.integers(-3, 3, (*shape[:-1], 1))
+    x += random.choice([0.0, 1e4, -1e4], (*shape[:-1], 1))
+    if shape[-1] > 1:
+        x[..., 1:][random.random(shape)[..., 1:] < 0.1] = -np.inf
+    return x.astype(dtype)
+
+
+def off(found: np.ndarray, exact: np.ndarray) -> float:
+    """The largest error in eps of the results' own size, or of 1 where they are smaller."""
+    return float(np.max(np.abs(found - exact) / np.maximum(np.abs(exact), 1.0))) / float(
+        np.finfo(found.dtype).eps
+    )
+
+
+@given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_values_are_those_of_the_plain_forms(shape: tuple[int, ...], dtype: str, seed: int) -> None:
+    x = drawn(shape, dtype, seed)
+    exact = x.astype(np.longdouble)
+    assert off(primitives.softmax(x), plain.softmax(xp, exact)) < 8
+    assert off(primitives.variance_over_passes(x), plain.variance_over_passes(xp, exact)) < 8
+    left = np.where(np.isinf(x), 0, x / 1e4).astype(dtype)
+    left[0, 0] = 0
+    right = left[::-1]
+    found = primitives.cosine(left, right)
+    assert off(found, plain.cosine(xp, left.astype(np.longdouble), right.astype(np.longdouble))) < 8
+    # An entropy is a difference of parts as large as log C.
+    assert off(primitives.entropy(x), plain.entropy(xp, exact)) < 8 * (1 + np.log(shape[-1]))
+
+
+@given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_what_is_usable_is_found_from_the_bits(
+    shape: tuple[int, ...], dtype: str, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    values = [0.0, -0.0, 1.0, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal]
+    odd = random.choice([np.nan, -np.nan, np.inf, -np.inf], shape)
+    passes = np.where(random.random(shape) < 0.1, odd, random.choice(values, shape)).astype(dtype)
+    passes[random.random(shape[:-1]) < 0.1] = -np.inf
+    logits = passes[0]
+    features = logits[..., ::-1]
+    for given_ in (
+        {"features": features},
+        {"logits": logits},
+        {"features": features, "logits": logits, "mc_logits": passes},
+    ):
+        np.testing.assert_array_equal(primitives.usable(**given_), plain.usable(xp, **given_))
+
+
+@pytest.mark.parametrize(
+    "rows", [slice(None), slice(3, 40), slice(40, 3, -1), slice(None, None, 3)]
+)
+def test_any_memory_gives_the_same_bits(rows: slice) -> None:
+    x = drawn((4, 50, 3, 37), "f4", 0)
+    views = (x[:, rows], x[::-1, rows], x[:, rows, ::-1, ::-2], np.asfortranarray(x)[:, rows])
+    for view in views:
+        copy = np.array(view, order="C")
+        copy.flags.writeable = False
+        for function in (primitives.variance_over_passes, primitives.entropy, primitives.softmax):
+            np.testing.assert_array_equal(function(view), function(copy))
+            assert view.flags.writeable
+
+
+def test_bits_do_not_depend_on_where_results_lie() -> None:
+    """Just behind the input, a loop that reads and writes is not made of vectors."""
+    x = drawn((40, 37), "f4", 0)
+    arena = np.empty(3 * x.size, "f4")
+    results = []
+    for apart in range(0, 70, 3):
+        given_, out = arena[: x.size], arena[x.size + apart : 2 * x.size + apart]
+        given_[:] = x.reshape(-1)
+        primitives.kernels.softmax(primitives._read(given_), out, 37, 0, 40)
+        results.append(out.copy())
+    assert all(np.array_equal(results[0], other) for other in results)
+
+
+def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = drawn((5, 301, 3, 200), "f4", 1)
+    results = []
+    for threads in (1, 2, 7):
+        monkeypatch.setattr(primitives, "threads", lambda threads=threads: threads)
+        primitives._pool.cache_clear()
+        results.append([primitives.variance_over_passes(x), primitives.usable(mc_logits=x)])
+    primitives._pool.cache_clear()
+    for other in results[1:]:
+        for one, two in zip(results[0], other, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_callers_in_several_threads_do_not_disturb_each_other() -> None:
+    batches = [drawn((5, 200, 3, 200), "f4", seed) for seed in range(6)]
+    alone = [primitives.variance_over_passes(x) for x in batches]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(primitives.variance_over_passes, batches))
+    for one, two in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def _in_child(x: np.ndarray) -> np.ndarray:
+    return primitives.variance_over_passes(x)
+
+
+# Python 3.12 warns of any fork beside threads; this is the test that ours survives one.
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="needs fork")
+def test_a_forked_process_goes_on() -> None:
+    x = drawn((5, 301, 3, 200), "f4", 1)
+    before = primitives.variance_over_passes(x)
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        after = pool.apply_async(_in_child, (x,)).get(timeout=60)
+    np.testing.assert_array_equal(before, after)
+
+
+def test_nan_stays_nan() -> None:
+    x = drawn((2, 3, 2, 40), "f4", 0)
+    x[0, 1, 1, 7] = np.nan
+    assert np.isnan(primitives.softmax(x)[0, 1, 1]).all()
+    assert np.isnan(primitives.entropy(x)[0, 1, 1]) and np.isnan(x).sum() == 1
+    found = np.isnan(primitives.variance_over_passes(x))
+    assert found[1, 1] and found.sum() == 1
