@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench study reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench gpu gpu-wheels study reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -21,6 +21,8 @@ help:
 	@echo "make lint     formatting, lint and types"
 	@echo "make docs     the documentation, into docs/_build/html"
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
+	@echo "make gpu-wheels  fetch what a machine with a GPU may lack, into .gpu (needs a registry)"
+	@echo "make gpu      tests, conformance and speed on a GPU; nothing is installed (eight minutes)"
 	@echo "make bench    speed, as ratios to named baselines"
 	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
 	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
@@ -134,6 +136,23 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/bench_schedule.py
 	$(BIN)/python benchmarks/bench_torch.py
 	$(BIN)/python benchmarks/bench_onnx.py
+
+# A machine with a GPU may reach no registry: it gets the tree with .gpu in it. Our own entry points
+# come as metadata alone, so that the code that runs is the tree's.
+gpu-wheels: $(VENV)/pip
+	rm -rf .gpu
+	$(PIP) --no-deps --target .gpu array-api-compat tqdm .
+	find .gpu -maxdepth 1 -name "dms_*" ! -name "*.dist-info" -exec rm -r {} +
+	for version in 3.11 3.12 3.13 3.14; do \
+		$(PIP) --no-deps --only-binary :all: --python-version $$version \
+			--target .gpu/$$version ml_dtypes || exit 1; \
+	done
+	git describe --always --dirty > .gpu/commit
+
+# The first thing to run where there is a GPU; commit benchmarks/results/gpu afterwards.
+gpu:
+	PYTHONPATH=.:backends:exporters:.gpu:.gpu/$$($(PYTHON) -c "import sys; print('%d.%d' % sys.version_info[:2])") \
+		$(PYTHON) benchmarks/gpu.py
 
 # Goes on where it was interrupted. SETS is a list of names, SEEDS how many of the seeds.
 study: $(VENV)/test

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -86,3 +87,25 @@ def test_the_robustness_study_writes_every_table(tmp_path: Path) -> None:
         assert f"## {heading}" in text
     assert re.search(r"\| digits \| 100 % \| \S+ \| 100 % \|", text)
     assert str(tmp_path) not in text + (tmp_path / "out" / "environment.json").read_text()
+
+
+def test_the_gpu_run_says_that_there_is_none(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "-o", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 4 and "no CUDA device" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_the_gpu_run_works_on_a_cpu(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    command = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--trial"]
+    done = subprocess.run([*command, "-o", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert {step["status"] for step in summary["steps"].values()} == {"passed"}
+    rows = (tmp_path / "speed.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4 * 2 * 2  # shapes, contenders, forward and with backward

@@ -23,6 +23,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from dms_onnxruntime import Session
+from dms_spec.embeddings.calibration import expected_calibration_error
 from dms_spec.plugins import get_exporter
 from dms_spec.robustness import Answer, average, damaged_sets, expected, metrics
 
@@ -118,7 +119,7 @@ def scores(p: NDArray[Any], y: NDArray[np.intp]) -> dict[str, float]:
         "accuracy": 100 * float(right.mean()),
         "balanced": 100 * float(np.mean(recalls)),
         "log-loss": float(metrics.losses(p[known][:, None], y[known]).mean()),
-        "ece": _number(metrics.calibration_error(p, y)),
+        "ece": expected_calibration_error(p[known], y[known]),
         "auc": auc(p, y),
     }
 
