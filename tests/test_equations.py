@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from dms_numpy import primitives
 from dms_spec.conformance import oracle, worked_example
+from dms_spec.conformance.context import Context
 from dms_spec.conformance.strategies import batches
 from dms_spec.equations import primitives as plain_primitives
 from dms_spec.equations.learned import POLICIES as LEARNED
@@ -350,3 +351,16 @@ def test_every_equation_names_its_source(thing: object) -> None:
 def test_the_core_registers_all_it_defines(kind: str, things: tuple[object, ...]) -> None:
     names = {thing.name for thing in things}  # type: ignore[attr-defined]
     assert names <= set(available(kind))  # type: ignore[arg-type]
+
+
+def test_the_variance_of_many_classes_keeps_its_digits() -> None:
+    """A thousand classes of nearly equal probability do not add up a thousand roundings."""
+    random = np.random.Generator(np.random.Philox(3))
+    passes = np.repeat(random.normal(size=(3, 2, 3, 1)), 1025, axis=-1)
+    passes[2, ..., :30] += 30.0
+    spec = SchedulerSpec(
+        modalities=("a", "b", "c"), policy="static", signals={"uncertainty": {}}, fusion="logit"
+    )
+    arrays = {"logits": passes[0].astype("f4"), "mc_logits": passes.astype("f4")}
+    context = Context(backend=get_backend("numpy"), device="cpu", dtype="float32")
+    context.expect_exact("DMS-Q-003", spec, arrays, {})
