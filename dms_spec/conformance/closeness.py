@@ -15,11 +15,17 @@ from numpy.typing import NDArray
 from dms_spec.conformance.evidence_scale import evidence_scales, weight_scale
 from dms_spec.conformance.oracle import Exact
 from dms_spec.spec import SchedulerSpec
+from dms_spec.types import TERMS
 
 Floats = NDArray[np.float64]
 
 #: The one constant of DMS-N-001.
 K = 8.0
+
+# Policies whose score is one term of their own, and its name.
+_ONE_TERM = {"co_attention": "attention", "dmome": "gate", "qmf": "energy", "tmc": "commitment"}
+# Terms whose scale is their own size already.
+_OWN_SIZE = ("bias", "doubt")
 
 
 def finfo(dtype: Any) -> Any:
@@ -57,14 +63,15 @@ def scales(
             )
             for name in spec.signals
         }
-        score = _score_scale(spec, exact, clean, parameters, signals) + floor
+        terms = _term_scales(spec, exact, clean, parameters, signals)
+        score = _score_scale(spec, exact, terms) + floor
+        known = signals | {f"{TERMS}{name}": own + floor for name, own in terms.items()}
+        known["scores"] = score
         if spec.fusion == "evidence":
             level = evidence_scales(exact, clean["logits"], parameters, score, K * float(info.eps))
-            return {**signals, "scores": score} | {k: v + floor for k, v in level.items()}
+            return known | {name: own + floor for name, own in level.items()}
         weight = weight_scale(exact, exact.scores, score) + floor
-        return {
-            **signals,
-            "scores": score,
+        return known | {
             "weights": weight,
             "fused": _fused_scale(spec, clean, weight, floor) + floor,
         }
@@ -178,55 +185,64 @@ def _typicality_scale(
     return np.asarray(1 + value + steepness * (distance + band + onset))
 
 
-def _score_scale(
+def _score_scale(spec: SchedulerSpec, exact: Exact, terms: Mapping[str, Floats]) -> Floats:
+    """The sum over the terms, each with what it adds; of a policy with one term, that of it."""
+    if spec.policy in _ONE_TERM:
+        return next(iter(terms.values()))
+    total = np.zeros(exact.active.shape)
+    for name, own in terms.items():
+        total = total + own + (0 if name in _OWN_SIZE else np.abs(exact.terms[name]))
+    return np.asarray(total)
+
+
+def _term_scales(
     spec: SchedulerSpec,
     exact: Exact,
     clean: Mapping[str, Floats],
     parameters: Mapping[str, NDArray[Any]],
     signals: Mapping[str, Floats],
-) -> Floats:
-    if spec.policy == "co_attention":
-        h = clean["features"]
-        q = h @ parameters.get("policy.query", np.eye(h.shape[-1]))
-        k = h @ parameters.get("policy.key", np.eye(h.shape[-1]))
-        pairs = np.abs(q)[:, :, None] * np.abs(k)[:, None]
-        peak = pairs.sum(axis=-1).max(axis=(1, 2)) / np.sqrt(q.shape[-1])
-        return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
-    if spec.policy in ("dmome", "qmf", "tmc"):
-        return _published_scale(spec, exact, clean, parameters)
-    if spec.policy == "soundness":
-        return _trust_scale(spec, exact, parameters, signals)
-    total = np.zeros(exact.active.shape)
+) -> dict[str, Floats]:
+    if spec.policy in _ONE_TERM:
+        one = _attention_scale if spec.policy == "co_attention" else _published_scale
+        return {_ONE_TERM[spec.policy]: one(spec, exact, clean, parameters)}
     theta = parameters.get("policy.theta")
     learned = (
         {} if theta is None else dict(zip(spec.coefficients, np.logaddexp(theta, 0), strict=True))
     )
+    exponent = np.logaddexp(parameters.get("policy.exponent", np.log(np.e - 1)), 0.0)
+    found = {}
     for name, term in exact.terms.items():
-        total += np.abs(term)
+        own = np.abs(term)
         if name in ("residual", "rising"):
-            total += _network_scale(spec, exact, parameters, signals)
-        coefficient = learned.get(name, spec.coefficients.get(name, 0.0))
-        if coefficient > 0:  # 0 times an infinite scale is no condition at all
-            total += coefficient * (signals[name] + np.abs(exact.signals[name]))
-    return total
+            own = _network_scale(spec, exact, parameters, signals)
+        elif name in spec.coefficients:
+            k = learned.get(name, spec.coefficients[name])
+            # 0 times an infinite scale is no condition at all.
+            if k <= 0:
+                own = np.zeros(term.shape)
+            elif spec.policy == "soundness":
+                own = (1 + exponent) * k * signals[name]
+            else:
+                own = k * (signals[name] + np.abs(exact.signals[name]))
+        elif name == "doubt":
+            own = 1 + own  # a log of doubt may be taken of 1 + e^x
+        found[name] = np.asarray(own)
+    return found
 
 
-def _trust_scale(
+def _attention_scale(
     spec: SchedulerSpec,
     exact: Exact,
+    clean: Mapping[str, Floats],
     parameters: Mapping[str, NDArray[Any]],
-    signals: Mapping[str, Floats],
 ) -> Floats:
-    """A log of doubt may be taken of 1 + e^x; what multiplies a signal is good to a few eps."""
-    exponent = np.logaddexp(parameters.get("policy.exponent", np.log(np.e - 1)), 0.0)
-    total = 1 + np.abs(exact.terms["doubt"])
-    for name, coefficient in spec.coefficients.items():
-        total = total + np.where(
-            coefficient > 0,
-            np.abs(exact.terms[name]) + (1 + exponent) * coefficient * signals[name],
-            0.0,
-        )
-    return np.asarray(total)
+    h = clean["features"]
+    q = h @ parameters.get("policy.query", np.eye(h.shape[-1]))
+    k = h @ parameters.get("policy.key", np.eye(h.shape[-1]))
+    # |q| |k| bounds every product of entries, and of all pairs only the largest counts.
+    largest = np.einsum("bmi,bni->bmn", np.abs(q), np.abs(k)).max(axis=(1, 2))
+    peak = largest / np.sqrt(q.shape[-1])
+    return np.asarray(1 + np.abs(np.where(exact.active, exact.scores, 0.0)) + 2 * peak[:, None])
 
 
 def _published_scale(

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.spec import SchedulerSpec
+from dms_spec.types import TERMS
 
 Vector = list[float]
 Arrays = Mapping[str, NDArray[Any]]
@@ -65,6 +66,13 @@ class Exact:
     signals: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     terms: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     soundness: NDArray[np.float64] | None = None
+
+    def arrays(self) -> dict[str, NDArray[np.float64]]:
+        """Every output by name, the mask apart."""
+        own = {} if self.soundness is None else {"soundness": self.soundness}
+        terms = {f"{TERMS}{name}": term for name, term in self.terms.items()}
+        plain = {"scores": self.scores, "weights": self.weights, "fused": self.fused}
+        return self.signals | terms | own | plain
 
 
 def schedule(
@@ -220,7 +228,8 @@ def softmax(row: Vector) -> Vector:
     """Computes class probabilities from a row of logits."""
     top = max(row)
     e = [exp(x - top) for x in row]
-    return [x / fsum(e) for x in e]
+    total = fsum(e)
+    return [x / total for x in e]
 
 
 def entropy(p: Vector) -> float:

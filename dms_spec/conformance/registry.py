@@ -30,6 +30,7 @@ LEVELS: tuple[Level, ...] = (
 # The families in the order in which they run: those that tell most come first.
 FAMILIES = (
     "values",
+    "sizes",
     "shapes",
     "presence",
     "weights",
@@ -38,6 +39,7 @@ FAMILIES = (
     "fusion",
     "evidence",
     "refusals",
+    "state",
     "losses",
     "learned",
     "gradients",

@@ -315,7 +315,7 @@ def _refusal(capability: str, function: Callable[[Context, str], None]) -> Check
 def _refuse_dtype(ctx: Context, dtype: str) -> None:
     backend = ctx.backend
     moved = {k: backend.from_numpy(v, ctx.device) for k, v in arrays(dtype).items()}
-    backend.scheduler(SPEC, device=ctx.device)(ModalityBatch(**moved))
+    backend.scheduler(ctx.example(), device=ctx.device)(ModalityBatch(**moved))
 
 
 def _refuse_policy(ctx: Context, policy: str) -> None:

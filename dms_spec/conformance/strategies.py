@@ -69,12 +69,20 @@ def specs(
     policy = draw(st.sampled_from(policies or POLICIES))
     if policy == "soundness":
         return draw(of_trust(modalities))
-    chosen = draw(st.lists(st.sampled_from(sorted(among)), unique=True, max_size=4))
-    signals = {name: draw(st.sampled_from(SIGNAL_OPTIONS[name])) for name in chosen}
+    few = st.just((0, 4))
+    least, most = draw(st.one_of(few, few, few, st.just((min(5, len(among)), len(among)))))
+    chosen = draw(
+        st.lists(st.sampled_from(sorted(among)), unique=True, min_size=least, max_size=most)
+    )
     if policy in LEARNED and not chosen:
         chosen = ["confidence"]
-        signals = {"confidence": {}}
-    weighed = {name: draw(st.sampled_from([0.0, 0.5, 1.0, 4.0])) for name in chosen}
+    signals = {name: draw(options(name)) for name in chosen}
+    # In another order than the signals, and not all of them.
+    order = draw(st.permutations(chosen))
+    count = len(order)
+    if draw(st.booleans()) and order:
+        count = draw(st.integers(1, count))
+    weighed = {name: draw(coefficients()) for name in order[:count]}
     return SchedulerSpec(
         modalities=names(modalities),
         policy=policy,
@@ -82,6 +90,20 @@ def specs(
         coefficients=weighed if policy in WEIGHING else {},
         fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
     )
+
+
+def options(signal: str) -> st.SearchStrategy[dict[str, Any]]:
+    """Draws the options of a signal: those that are listed, or any number that may be one."""
+    listed = st.sampled_from(SIGNAL_OPTIONS[signal])
+    if signal != "energy":
+        return listed
+    any_ = st.floats(0.05, 20.0).map(lambda value: {"temperature": value})
+    return st.one_of(listed, any_)
+
+
+def coefficients() -> st.SearchStrategy[float]:
+    """Draws coefficients: round ones, and those that no narrow format holds."""
+    return st.one_of(st.sampled_from([0.0, 0.5, 1.0, 4.0]), st.floats(1e-3, 30.0))
 
 
 @st.composite
@@ -96,7 +118,9 @@ def of_trust(draw: st.DrawFn, modalities: int, level: str | None = None) -> Sche
         modalities=names(modalities),
         policy="soundness",
         signals=signals,
-        coefficients={"typicality": draw(st.sampled_from([0.0, 1.0, 1.0, 4.0]))} if fitted else {},
+        coefficients={"typicality": draw(st.one_of(st.just(1.0), coefficients()))}
+        if fitted
+        else {},
         fusion=level or draw(st.sampled_from(levels)),  # type: ignore[arg-type]
     )
 
@@ -257,13 +281,14 @@ def parameters(
     if spec.policy == "learned_linear" or (spec.policy == "static" and optional):
         shapes["policy.bias"] = (modalities,)
     if spec.policy in ("residual_mlp", "monotone"):
-        shapes["policy.hidden_weight"] = (count, 3)
-        shapes["policy.hidden_bias"] = shapes["policy.output_weight"] = (3,)
+        hidden = int(random.choice([1, 3, 16, 17, 40]))
+        shapes["policy.hidden_weight"] = (count, hidden)
+        shapes["policy.hidden_bias"] = shapes["policy.output_weight"] = (hidden,)
     if spec.policy == "dmome":
         shapes["policy.gate_weight"] = (modalities, width, modalities)
         shapes["policy.gate_bias"] = (modalities,)
     if spec.policy == "co_attention" and optional:
-        shapes["policy.query"] = shapes["policy.key"] = (width, 3)
+        shapes["policy.query"] = shapes["policy.key"] = (width, int(random.choice([1, 3, 8])))
     drawn = {name: random.normal(size=shape) for name, shape in shapes.items()}
     return {name: array.astype(dtype) for name, array in (drawn | fitted).items()}
 
@@ -313,6 +338,7 @@ def level(random: np.random.Generator, modalities: int, classes: int) -> Arrays:
 
 #: The covariances that a place may have.
 COVARIANCES = ("full", "low_rank", "diagonal")
+_WIDE = 64
 
 
 def typical(
@@ -324,9 +350,11 @@ def typical(
         random: Where it is drawn from.
         modalities: M.
         width: D.
-        covariance: One of `COVARIANCES`; any if None.
+        covariance: One of `COVARIANCES`. If None, any, and the diagonal one for great widths, whose
+            matrices would take the oracle minutes.
     """
-    covariance = covariance or str(random.choice(COVARIANCES))
+    any_ = "diagonal" if width > _WIDE else str(random.choice(COVARIANCES))
+    covariance = covariance or any_
     rank = max(1, width // 2) if covariance == "low_rank" else width
     deviations = np.exp(0.5 * random.normal(size=(modalities, rank)))
     if covariance == "diagonal":

@@ -112,6 +112,7 @@ def build() -> str:
 
 if __name__ == "__main__":
     TARGET.write_text(build(), encoding="utf-8")
-    bare = [c.id for c in read_pages() if not c.unchecked and c.id not in read_checks()]
+    checked = read_checks()
+    bare = [c.id for c in read_pages() if not c.unchecked and c.id not in checked]
     print(f"wrote {TARGET.relative_to(ROOT)}; without check or reason: {', '.join(bare) or 'none'}")
     sys.exit(bool(bare))

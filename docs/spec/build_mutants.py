@@ -1,25 +1,23 @@
 """Writes the page of the wrong backends: ``python docs/spec/build_mutants.py``.
 
-Every check of the suite runs on every mutant, in the mutant's dtype. The page says which of them
-fail, and in the name of which clause. A test fails when a mutant is missing from the page.
+The checks of the clause that a mutant breaks run on it, in its dtype. The page says which of them
+fail in the name of that clause. A test fails when a mutant is missing from the page.
 """
 
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from dms_spec.conformance.clauses import clauses
-from dms_spec.conformance.mutants import broken_clause, get_mutant, mutants
+from dms_spec.conformance.mutants import KINDS, broken_clause, get_mutant, mutants
 from dms_spec.conformance.registry import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "docs" / "reference" / "mutants.md"
-EXAMPLES = 30
-# Exchange and export are slow, and run other backends beside the mutant: only for their clauses.
-_SLOW = ("exchange", "export")
+EXAMPLES = 100
 
 _HEAD = """\
 # Mutants: wrong backends that measure the suite
@@ -37,13 +35,21 @@ dms check mutant:nan_times_zero
 Most mutants are NumPy with one thing wrong. Those that need gradients are made from torch, and are
 listed where torch is installed.
 
-`make mutants` writes this page. It runs every check on every mutant, with {examples} cases for each
-property. The column *breaks* names the clause that a check must name to catch the mutant. *Caught
-by* lists the checks that failed in the name of that clause. *And by* counts the other checks that
-failed.
+`make mutants` writes this page. It runs the checks of the clause that a mutant breaks, with
+{examples} cases for each property. The column *breaks* names the clause that a check must name to
+catch the mutant. *Caught by* lists the checks that failed in the name of that clause.
 
-| mutant | what is wrong | breaks | caught by | and by |
-|---|---|---|---|---|
+## What has to be looked at
+
+Most mutants are wrong about an equation, and any case of the right kind shows it. The others are
+right in small cases, in the first call or in all that is mostly compared.
+
+{kinds}
+
+## All of them
+
+| mutant | what is wrong | breaks | caught by |
+|---|---|---|---|
 """
 
 _CLAUSES = """
@@ -58,49 +64,43 @@ because a backend cannot break them.
 """
 
 
-def failures(name: str) -> dict[str, str]:
-    """For each check that fails on a mutant, the clause that it names; empty for a crash."""
+def catching(name: str) -> list[str]:
+    """The checks that fail on a mutant in the name of the clause that it breaks."""
     backend = get_mutant(name)
-    found = {}
-    for check in checks():
-        own = backend.mutant.clause in check.clauses
-        # Checks of the clause run as in the suite; for the others a quick look is enough.
-        if check.level in _SLOW and not own:
-            continue
-        clause = broken_clause(backend, check, examples=100 if own else EXAMPLES)
-        if clause is not None:
-            found[check.name] = clause
-    return found
+    clause = backend.mutant.clause
+    return [
+        check.name
+        for check in checks(clauses=[clause])
+        if broken_clause(backend, check, examples=EXAMPLES, only=clause) == clause
+    ]
 
 
 def build() -> str:
     """The page, as Markdown."""
     every = mutants()
     with ProcessPoolExecutor() as pool:
-        found = list(pool.map(failures, [mutant.name for mutant in every]))
-    lines = []
-    breakers: dict[str, set[str]] = defaultdict(set)
-    for mutant, failed in zip(every, found, strict=True):
-        own = [name for name, clause in failed.items() if clause == mutant.clause]
-        if not own:
+        found = list(pool.map(catching, [mutant.name for mutant in every]))
+    lines, breakers = [], defaultdict(set)
+    caught = Counter[str]()
+    for mutant, names in zip(every, found, strict=True):
+        if not names:
             raise SystemExit(f"no check catches {mutant.name} in the name of {mutant.clause}")
-        for clause in {mutant.clause, *failed.values()} - {""}:
-            breakers[clause].add(mutant.name)
-        caught = ", ".join(f"`{name}`" for name in own)
+        caught[mutant.kind] += 1
+        breakers[mutant.clause].add(mutant.name)
+        shown = ", ".join(f"`{name}`" for name in names)
         dtype = "" if mutant.dtype == "float32" else f" ({mutant.dtype})"
-        more = len(failed) - len(own)
-        others = f"{more} more" if more else ""
-        lines.append(
-            f"| `{mutant.name}` | {mutant.summary}{dtype} | {mutant.clause} | {caught} | {others} |"
-        )
+        lines.append(f"| `{mutant.name}` | {mutant.summary}{dtype} | {mutant.clause} | {shown} |")
+    count = Counter(mutant.kind for mutant in every)
+    rows = [f"| {kind} | {count[kind]} | {caught[kind]} |" for kind in KINDS if count[kind]]
+    kinds = "\n".join(["| kind | mutants | caught |", "|---|---|---|", *rows])
     checked = {clause for check in checks() for clause in check.clauses}
-    page = _HEAD.format(count=len(every), examples=EXAMPLES) + "\n".join(lines) + "\n"
+    page = _HEAD.format(count=len(every), examples=EXAMPLES, kinds=kinds) + "\n".join(lines) + "\n"
     broken = len(checked & set(breakers))
     page += _CLAUSES.format(checked=len(checked), broken=broken)
     for clause in clauses():
         if clause in checked:
-            names = ", ".join(f"`{name}`" for name in sorted(breakers[clause]))
-            page += f"| {clause} | {names or 'no mutant yet'} |\n"
+            own = ", ".join(f"`{name}`" for name in sorted(breakers[clause]))
+            page += f"| {clause} | {own or 'no mutant yet'} |\n"
     return page
 
 

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies, worked_example
 from dms_spec.conformance.closeness import K, finfo, scales
-from dms_spec.conformance.context import Arrays, ConformanceError, same_bits
+from dms_spec.conformance.context import Arrays, ConformanceError
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import SpecError
 from dms_spec.spec import SchedulerSpec
-from dms_spec.types import Schedule
+from dms_spec.types import TERMS, Schedule
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +50,8 @@ def check_evidence_matches_the_oracle(ctx: Context) -> None:
         same = list(result.terms) == ["doubt", *case.spec.coefficients]
         ctx.expect("DMS-L-010", same, f"the terms are {', '.join(result.terms)}")
         for name, term in exact.terms.items():
-            ctx.expect_close("DMS-L-010", name, result.terms[name], term, scale["scores"])
+            own = scale[f"{TERMS}{name}"]
+            ctx.expect_close("DMS-L-010", f"{TERMS}{name}", result.terms[name], term, own)
         ctx.expect_close("DMS-L-010", "scores", result.scores, exact.scores, scale["scores"])
         ctx.expect_close("DMS-F-005", "fused", result.fused, exact.fused, scale["fused"])
         sound = _soundness(ctx, result).astype(ctx.computing)
@@ -180,7 +181,9 @@ def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
         found = [
             ctx.schedule(spec, arrays | {"present": both}, parameters) for arrays, _ in results
         ]
-        ctx.expect("DMS-F-009", same_bits(*found), f"{value} for a class never seen changes it")
+        what, common = f"{value} for a class never seen", results[0][0] | {"present": both}
+        first, second = found
+        ctx.expect_same("DMS-F-009", first, second, what, spec, common, parameters)
 
 
 @check("DMS-F-010", needs=_NEEDS)

@@ -5,18 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from array_api_compat import array_namespace
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
-from dms_spec.conformance.context import Arrays
+from dms_spec.conformance.context import Arrays, ConformanceError
 from dms_spec.conformance.registry import Context, check
-from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.interface.backend import Differentiable
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 
-_NEEDS = ("arrays", "gradients")
+_NEEDS = ("gradients",)
 _ROLES = ("features", "logits", "mc_logits")
 _SIGNALS = (
     "confidence",
@@ -30,13 +30,17 @@ _SIGNALS = (
 )
 
 
+#: Every signal that the oracle knows.
+_EVERY = oracle.SIGNALS
+
+
 def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[str, NDArray[Any]]:
     """Computes those of the outputs times a direction each, by each floating array of the batch."""
     backend, device = ctx.backend, ctx.device
-    ctx.expect("DMS-C-001", isinstance(backend, Differentiable), "gradients are claimed, not given")
-    assert isinstance(backend, ArrayBackend) and isinstance(backend, Differentiable)  # noqa: S101
-    xp = backend.namespace(device).xp
+    if not isinstance(backend, Differentiable):
+        raise ConformanceError("DMS-C-001: gradients are claimed, but there is no way to take them")
     present = backend.from_numpy(case.arrays["present"], device)
+    xp = array_namespace(present)
     towards = {name: backend.from_numpy(array, device) for name, array in direction.items()}
     scheduler = backend.scheduler(case.spec, case.parameters, device=device)
     ctx.last = case.spec, case.arrays, case.parameters
@@ -88,8 +92,9 @@ def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
 
 
 def _policies(ctx: Context) -> tuple[str, ...]:
-    learned = tuple(n for n in strategies.LEARNED if not ctx.lacks((f"policy:{n}",)))
-    return strategies.POLICIES + learned
+    known = (*strategies.POLICIES, *strategies.LEARNED)
+    claimed = tuple(name for name in known if not ctx.lacks((f"policy:{name}",)))
+    return claimed or (ctx.plain_policy(),)
 
 
 @check("DMS-G-003", level="gradients", needs=(*_NEEDS, "dtype:float64"), dtypes=("float64",))
@@ -102,27 +107,103 @@ def check_gradients_are_those_of_the_oracle(ctx: Context) -> None:
         found = _gradients(ctx, case, direction)
         random = np.random.Generator(np.random.Philox(seed))
 
-        def value(role: str, where: tuple[int, ...], step: float) -> float:
-            moved = case.arrays[role].copy()
-            moved[where] += step
-            exact = oracle.schedule(case.spec, case.arrays | {role: moved}, case.parameters)
-            outputs = {"fused": exact.fused, "weights": exact.weights}
-            if exact.soundness is not None:
-                outputs["soundness"] = exact.soundness
-            return float(sum((array * direction[name]).sum() for name, array in outputs.items()))
-
         for role in _ROLES:
             for _ in range(2):
                 where = tuple(int(random.integers(size)) for size in case.arrays[role].shape)
-                slopes = [
-                    (value(role, where, h) - value(role, where, -h)) / (2 * h) for h in (2e-4, 1e-4)
-                ]
-                # Halving the step quarters the error of the differences, but for round-off.
-                allowed = abs(slopes[0] - slopes[1]) + 1e-8 * (1 + abs(slopes[1]))
-                off = abs(float(found[role][where]) - slopes[1])
-                ctx.expect(
-                    "DMS-G-003", off <= allowed, f"the gradient by {role} is off by {off:.1e}"
-                )
+                _expect_slope(ctx, "DMS-G-003", case, direction, found[role], (role, where))
+
+
+def _expect_slope(
+    ctx: Context,
+    clause: str,
+    case: strategies.Case,
+    direction: Arrays,
+    found: NDArray[Any],
+    place: tuple[str, tuple[int, ...]],
+) -> None:
+    """Compares the gradient by one entry with central differences of the oracle."""
+    role, where = place
+    wide = {name: array if name == "present" else array.astype(np.float64)
+            for name, array in case.arrays.items()}  # fmt: skip
+
+    def value(step: float) -> float:
+        moved = wide[role].copy()
+        moved[where] += step
+        exact = oracle.schedule(case.spec, wide | {role: moved}, case.parameters)
+        outputs = {"fused": exact.fused, "weights": exact.weights}
+        if exact.soundness is not None:
+            outputs["soundness"] = exact.soundness
+        return float(sum((array * direction[name]).sum() for name, array in outputs.items()))
+
+    slopes = [(value(h) - value(-h)) / (2 * h) for h in (2e-4, 1e-4)]
+    # Halving the step quarters the error of the differences, but for round-off.
+    allowed = abs(slopes[0] - slopes[1]) + 1e-8 * (1 + abs(slopes[1]))
+    if clause == "DMS-G-004":
+        allowed += 1e-4 * max(float(np.abs(found).max()), abs(slopes[1]))
+    off = abs(float(found[where]) - slopes[1])
+    what = f"{case.spec.policy} over {', '.join(case.spec.coefficients) or 'nothing'}"
+    ctx.expect(
+        clause,
+        off <= allowed,
+        f"the gradient by {role} of {what} is off by {off:.1e} at {list(where)}: "
+        f"got {found[where]:.6g}, expected {slopes[1]:.6g}",
+    )
+
+
+@check(
+    "DMS-G-005", "DMS-G-004", "DMS-C-001",
+    level="gradients", needs=_NEEDS, dtypes=("float64", "float32"),
+)  # fmt: skip
+def check_gradients_of_everything(ctx: Context) -> None:
+    """Gradients of every signal and every policy, with gaps, are those of the oracle."""
+    weighs = [n for n in strategies.WEIGHING if not ctx.lacks((f"policy:{n}",))]
+    alone = [(weighs[0], name) for name in _EVERY] if weighs else []
+    others = [n for n in oracle.POLICIES if n not in weighs and not ctx.lacks((f"policy:{n}",))]
+    whole = [(name, "") for name in (*weighs, *others)]
+    clause = "DMS-G-005" if ctx.dtype == "float64" else "DMS-G-004"
+    for random, ((policy, signal), level) in ctx.grid(alone + whole, ("probability", "feature")):
+        case = _with_gaps(ctx, random, policy, signal, level)
+        direction = _direction(ctx, case, int(random.integers(2**16)))
+        found = _gradients(ctx, case, direction)
+        for role, gradient in found.items():
+            wanted, dtype = case.arrays[role].shape, case.arrays[role].dtype
+            same = (gradient.shape, gradient.dtype) == (wanted, dtype)
+            ctx.expect("DMS-G-005", same, f"the gradient by {role} has another shape or dtype")
+            there = case.arrays["present"][..., None] & np.ones(wanted, dtype=bool)
+            largest = np.where(there, np.abs(gradient), -1).argmax()
+            some = np.argwhere(there)[int(random.integers(there.sum()))]
+            for where in (np.unravel_index(largest, wanted), some):
+                place = tuple(int(index) for index in where)
+                _expect_slope(ctx, clause, case, direction, gradient, (role, place))
+
+
+def _with_gaps(
+    ctx: Context, random: np.random.Generator, policy: str, signal: str, level: str
+) -> strategies.Case:
+    """Draws ordinary numbers with gaps. Without a signal, all of them are weighed."""
+    arrays: Arrays = {
+        "features": random.normal(size=(3, 4, 3)).astype(ctx.dtype),
+        "logits": random.normal(size=(3, 4, 3)).astype(ctx.dtype),
+        "mc_logits": random.normal(size=(3, 3, 4, 3)).astype(ctx.dtype),
+    }
+    arrays["present"] = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1]], dtype=bool)
+    strategies.fill_absent(arrays, np.nan)
+    names = (signal,) if signal else _EVERY
+    weighed = dict.fromkeys(names, 0.8) if policy in strategies.WEIGHING else {}
+    if policy == "soundness":
+        weighed, level = {"typicality": 0.8}, "evidence"
+    spec = SchedulerSpec(
+        modalities=strategies.names(4),
+        policy=policy,
+        signals={name: {} for name in names} | {name: {} for name in weighed},
+        coefficients=weighed,
+        fusion=level,  # type: ignore[arg-type]
+        detach_signals=False,
+    )
+    own = strategies.parameters(
+        spec, random, width=3, classes=3, dtype=ctx.computing, optional=True, own=True
+    )
+    return strategies.Case(spec=spec, arrays=arrays, parameters=own)
 
 
 @check("DMS-G-002", level="gradients", needs=_NEEDS)
@@ -179,7 +260,7 @@ def check_gradients_are_finite(ctx: Context) -> None:
             ctx.expect("DMS-G-002", there == 0, f"what is absent in {name} has a gradient")
 
 
-@check("DMS-G-001", level="gradients", needs=_NEEDS)
+@check("DMS-G-001", level="gradients", needs=(*_NEEDS, "policy:linear"))
 def check_signals_are_constants_unless_asked(ctx: Context) -> None:
     """By default nothing flows through the signals; with detach_signals=False it does."""
 

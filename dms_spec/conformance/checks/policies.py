@@ -18,7 +18,7 @@ from dms_spec.types import ModalityBatch
 def far_apart(ctx: Context, modalities: int, seed: int) -> strategies.Arrays:
     """Draws a bias for `static`: some entries are near, and some so far that weights underflow."""
     random = np.random.Generator(np.random.Philox(seed))
-    levels = random.choice([-1e10, -300.0, 0.0, 0.0, 0.0], size=modalities)
+    levels = random.choice([-1e10, -300.0, -86.0, -70.0, 0.0, 0.0, 0.0, 0.0], size=modalities)
     bias = levels + random.normal(size=modalities)
     return {"policy.bias": np.asarray(bias, dtype=ctx.computing)}
 
@@ -37,6 +37,12 @@ def check_static_scores(ctx: Context) -> None:
         wanted = np.broadcast_to(bias if biased else np.zeros_like(bias), result.active.shape)
         same = result.scores[result.active] == wanted[result.active]
         ctx.expect("DMS-L-002", same, "scores are not the bias")
+
+    @ctx.given(strategies.batches(ctx.dtype, nonfinite=False), st.integers(0, 2**16))
+    def apart(arrays: strategies.Arrays, seed: int) -> None:
+        m = arrays["present"].shape[1]
+        spec = SchedulerSpec(modalities=strategies.names(m), policy="static")
+        ctx.expect_exact("DMS-L-002", spec, arrays, far_apart(ctx, m, seed))
 
 
 @check("DMS-L-003", needs=("policy:linear",))
@@ -80,6 +86,36 @@ def _published(ctx: Context, policy: str, clause: str, term: str) -> None:
     def property_(case: strategies.Case) -> None:
         result = ctx.expect_exact(clause, case.spec, case.arrays, case.parameters)
         ctx.expect(clause, set(result.terms) == {term}, f"the only term is not {term!r}")
+
+
+@check("DMS-L-012", level="learned", needs=("policy:monotone",))
+def check_monotone_without_parameters(ctx: Context) -> None:
+    """Without parameters monotone gives the terms and scores of linear."""
+
+    @ctx.given(ctx.cases(policies=("monotone",)))
+    def property_(case: strategies.Case) -> None:
+        own = {k: v for k, v in case.parameters.items() if not k.startswith("policy.")}
+        result = ctx.expect_exact("DMS-L-012", case.spec, case.arrays, own)
+        same = set(result.terms) == set(case.spec.coefficients)
+        ctx.expect("DMS-L-012", same, f"the terms are {', '.join(result.terms)}")
+
+
+@check("DMS-C-005", needs=("policy:linear",))
+def check_every_weakness_is_noted(ctx: Context) -> None:
+    """Each thing that is weaker than asked for has a note, however many there are."""
+    arrays = {
+        name: array[..., :2] if name == "present" else array[..., :2, :]
+        for name, array in worked_example.arrays(ctx.dtype).items()
+        if name != "mc_logits"
+    }
+    weak = ("uncertainty", "mutual_information", "typicality", "alignment", "agreement")
+    spec = SchedulerSpec(
+        modalities=("a", "b"), signals={n: {} for n in weak}, coefficients=dict.fromkeys(weak, 1.0)
+    )
+    notes = ctx.schedule(spec, arrays).notes
+    for name in weak:
+        told = any(name in note for note in notes)
+        ctx.expect("DMS-C-005", told, f"no note says that {name} is weaker: {notes}")
 
 
 @check("DMS-M-001", needs=("policy:dmome",))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dms_spec.conformance import oracle, strategies
-from dms_spec.conformance.context import ConformanceError, same_bits
+from dms_spec.conformance.closeness import finfo
+from dms_spec.conformance.context import ConformanceError
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import NonFiniteInput, NothingPresent
+from dms_spec.spec import SchedulerSpec
+
+# A whole number that stands by itself.
+_NUMBER = re.compile(r"(?<![\w.])\d+(?!\w|\.\d)")
 
 _FILLERS = (0.0, np.nan, np.inf, -np.inf, 3.0)
 
@@ -40,11 +48,9 @@ def check_filler_never_matters(ctx: Context) -> None:
             arrays = {name: array.copy() for name, array in case.arrays.items()}
             strategies.fill_absent(arrays, filler)
             results.append(ctx.schedule(case.spec, arrays, case.parameters))
-        ctx.expect(
-            "DMS-P-002",
-            same_bits(*results),
-            f"{one} and {other} in an absent modality give different results",
-        )
+        what = f"{one} and {other} in an absent modality"
+        first, second = results
+        ctx.expect_same("DMS-P-002", first, second, what, case.spec, case.arrays, case.parameters)
 
 
 @check("DMS-P-003")
@@ -56,9 +62,8 @@ def check_no_mask_means_all_present(ctx: Context) -> None:
         bare = {name: array for name, array in case.arrays.items() if name != "present"}
         with_mask = ctx.schedule(case.spec, case.arrays, case.parameters)
         without = ctx.schedule(case.spec, bare, case.parameters)
-        ctx.expect(
-            "DMS-P-003", same_bits(with_mask, without), "leaving present out changes the result"
-        )
+        pair, what = (without, with_mask), "without present"
+        ctx.expect_same("DMS-P-003", *pair, what, case.spec, case.arrays, case.parameters)
 
 
 @check("DMS-P-004", "DMS-P-005")
@@ -87,9 +92,8 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
         if not exact.active[sample, modality]:
             marked = arrays | {"present": exact.active}
             absent = ctx.schedule(case.spec, marked, case.parameters)
-            ctx.expect(
-                "DMS-P-005", same_bits(damaged, absent), f"{kind} in {role} changes the result"
-            )
+            pair, what = (damaged, absent), f"{kind} in {role} beside a modality marked absent"
+            ctx.expect_same("DMS-P-005", *pair, what, case.spec, marked, case.parameters)
 
     @ctx.given(
         ctx.cases(all_present=True, nonfinite=False),
@@ -113,10 +117,80 @@ def check_not_finite_is_refused_on_request(ctx: Context) -> None:
         try:
             ctx.schedule(spec, case.arrays, case.parameters)
         except NonFiniteInput as error:
-            named = any(repr(spec.modalities[m]) in str(error) for m in np.nonzero(bad)[1])
-            ctx.expect("DMS-P-006", named, f"the refusal does not name the modality: {error}")
+            ctx.expect("DMS-P-006", bad.any(), f"what is finite was refused: {error}")
+            _expect_named(ctx, spec, bad, error)
         else:
             ctx.expect("DMS-P-006", not bad.any(), "a modality that is not finite was not refused")
+
+
+def _expect_named(
+    ctx: Context, spec: SchedulerSpec, bad: NDArray[np.bool_], error: Exception
+) -> None:
+    """Expects an error to name one of the modalities that are bad, and its sample."""
+    said = str(error)
+    numbers = {int(number) for number in _NUMBER.findall(said)}
+    pairs = [(int(b), spec.modalities[m]) for b, m in np.argwhere(bad)]
+    named = any(b in numbers and re.search(rf"\b{re.escape(m)}\b", said) for b, m in pairs)
+    ctx.expect("DMS-P-006", named, f"the refusal names neither of {pairs[:4]}: {said}")
+
+
+@check("DMS-P-006", "DMS-P-008", "DMS-E-001")
+def check_a_sample_is_named_wherever_it_is(ctx: Context) -> None:
+    """The one bad sample of a batch is found, and named, at any place."""
+    names = strategies.names(3)
+    for random, (count, place) in ctx.grid((300, 1030, 5, 65_600), (-1, 0.7, 1, 2)):
+        row = int(place * count) if place == 0.7 else place % count
+        features = random.normal(size=(count, 3, 2)).astype(ctx.dtype)
+        features[row, 1, 0] = np.nan
+        spec = SchedulerSpec(modalities=names, policy=ctx.plain_policy(), nonfinite="raise")
+        bad = np.zeros((count, 3), dtype=bool)
+        bad[row, 1] = True
+        try:
+            ctx.schedule(spec, {"features": features})
+        except NonFiniteInput as error:
+            _expect_named(ctx, spec, bad, error)
+        else:
+            ctx.expect("DMS-P-006", False, f"NaN in sample {row} of {count} was not refused")
+        present = np.ones((count, 3), dtype=bool)
+        present[row] = False
+        strict = SchedulerSpec(modalities=names, policy=ctx.plain_policy(), strict=True)
+        try:
+            ctx.schedule(strict, {"features": features, "present": present})
+        except NothingPresent as error:
+            named = str(row) in _NUMBER.findall(str(error))
+            ctx.expect("DMS-E-001", named, f"sample {row} is not named: {error}")
+        else:
+            ctx.expect("DMS-P-008", False, f"nothing in sample {row} of {count} was not refused")
+
+
+@check("DMS-P-004")
+def check_every_finite_number_is_usable(ctx: Context) -> None:
+    """The largest and the smallest numbers of a dtype are finite, and so is what holds them."""
+    info = finfo(ctx.dtype)
+    numbers = [float(sign * x) for x in (info.max, info.max / 2, info.tiny) for sign in (1, -1)]
+
+    @ctx.given(
+        ctx.cases(all_present=True, nonfinite=False, tame=True),
+        st.sampled_from(["features", "logits", "mc_logits"]),
+        st.sampled_from(numbers),
+        st.booleans(),
+    )
+    def property_(case: strategies.Case, role: str, number: float, whole: bool) -> None:
+        # No signal: what is computed from such numbers may overflow.
+        spec = SchedulerSpec(modalities=case.spec.modalities, policy=ctx.plain_policy())
+        arrays = {name: array.copy() for name, array in case.arrays.items()}
+        row = arrays[role][..., -1, -1, :]
+        if not row.size:
+            return
+        if whole:
+            row[...] = number
+        row[..., -1] = number
+        if spec.policy == "co_attention":  # its products overflow
+            return
+        exact = oracle.schedule(spec, arrays, {})
+        result = ctx.schedule(spec, arrays)
+        what = f"active is wrong beside {number:g} in {role}"
+        ctx.expect("DMS-P-004", result.active == exact.active, what, result.active, exact.active)
 
 
 @check("DMS-P-007", "DMS-P-008")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.conformance import strategies
+from dms_spec.conformance.context import everything
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
+from dms_spec.types import Schedule
 
 
 @check("DMS-S-001", "DMS-S-002", "DMS-S-003", "DMS-N-003", "DMS-N-005")
@@ -19,22 +19,52 @@ def check_shapes_and_dtypes(ctx: Context) -> None:
     @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
-        square = case.arrays["present"].shape
-        role = "features" if case.spec.fusion == "feature" else "logits"
-        wanted: dict[str, tuple[tuple[int, ...], Any]] = {
-            "weights": (square, ctx.computing),
-            "scores": (square, ctx.computing),
-        }
-        wanted |= dict.fromkeys((*result.signals, *result.terms), (square, ctx.computing))
-        wanted |= {"active": (square, np.bool_), "soundness": (square, ctx.computing)}
-        wanted |= {"fused": ((square[0], case.arrays[role].shape[-1]), ctx.dtype)}
-        for name, value in (result.arrays() | dict(result.terms)).items():
-            shape, dtype = wanted[name]
-            ctx.expect("DMS-S-001", value.shape == shape, f"{name} has shape {value.shape}")
-            ctx.expect("DMS-S-003", value.dtype == np.dtype(dtype), f"{name} is {value.dtype}")
-        ctx.expect(
-            "DMS-S-001", set(result.signals) == set(case.spec.signals), "signals are missing"
-        )
+        _expect_kinds(ctx, "DMS-S-001", "DMS-S-003", case.spec, case.arrays, result)
+
+
+def _expect_kinds(
+    ctx: Context,
+    shapes: str,
+    dtypes: str,
+    spec: SchedulerSpec,
+    arrays: strategies.Arrays,
+    result: Schedule,
+) -> None:
+    """Expects every output to have its shape and dtype, each in the name of a clause."""
+    square = arrays["present"].shape
+    summed = arrays["features" if spec.fusion == "feature" else "logits"]
+    for name, value in everything(result).items():
+        shape, dtype = square, np.dtype(bool if name == "active" else ctx.computing)
+        if name == "fused":
+            shape, dtype = (square[0], summed.shape[-1]), summed.dtype
+        ctx.expect(shapes, value.shape == shape, f"{name} has shape {value.shape}, not {shape}")
+        ctx.expect(dtypes, value.dtype == dtype, f"{name} is {value.dtype}, not {dtype}")
+    ctx.expect(shapes, set(result.signals) == set(spec.signals), "signals are not those asked for")
+
+
+@check("DMS-S-002", "DMS-S-003", "DMS-N-001")
+def check_each_array_has_its_own_dtype(ctx: Context) -> None:
+    """Arrays of several dtypes are computed in the widest, and what is fused keeps its own."""
+    names = ("float16", "bfloat16", "float32", "float64")
+    claimed = [n for n in ctx.backend.capabilities.dtypes if n in names]
+    narrow = [n for n in claimed if names.index(n) <= names.index(ctx.dtype)]
+    roles = ("features", "logits", "mc_logits")
+
+    @ctx.given(
+        ctx.cases(tame=True, nonfinite=False),
+        st.permutations(roles),
+        st.sampled_from(narrow),
+        st.sampled_from(narrow),
+    )
+    def property_(case: strategies.Case, order: list[str], one: str, other: str) -> None:
+        # One keeps the dtype that is checked, so that the widest is known.
+        dtypes = dict(zip(order, (ctx.dtype, one, other), strict=True))
+        arrays = case.arrays | {n: case.arrays[n].astype(d) for n, d in dtypes.items()}
+        result = ctx.schedule(case.spec, arrays, case.parameters)
+        _expect_kinds(ctx, "DMS-S-001", "DMS-S-003", case.spec, arrays, result)
+        wide = result.weights.dtype == np.dtype(ctx.computing)
+        ctx.expect("DMS-S-002", wide, f"weights of {dtypes} are {result.weights.dtype}")
+        ctx.expect_result("DMS-S-002", result, case.spec, arrays, case.parameters)
 
 
 @check("DMS-S-002", needs=("dtype:float64",))
@@ -44,9 +74,7 @@ def check_widest_input_decides(ctx: Context) -> None:
     @ctx.given(strategies.batches(ctx.dtype, tame=True))
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
-        spec = SchedulerSpec.preset("paper", strategies.names(m))
-        if m == 2:
-            return  # warns, which is another clause
+        spec = ctx.example().replace(modalities=strategies.names(m))
         wide = arrays | {"logits": arrays["logits"].astype(np.float64)}
         result = ctx.schedule(spec, wide)
         ctx.expect("DMS-S-002", result.weights.dtype == np.float64, "float64 logits were narrowed")
@@ -66,8 +94,10 @@ def check_empty_batch(ctx: Context) -> None:
             for name, array in case.arrays.items()
         }
         result = ctx.schedule(case.spec, empty, case.parameters)
-        for name, value in result.arrays().items():
-            ctx.expect("DMS-S-007", value.shape[0] == 0, f"{name} has samples")
+        _expect_kinds(ctx, "DMS-S-007", "DMS-S-007", case.spec, empty, result)
+        some = ctx.schedule(case.spec, case.arrays, case.parameters)
+        same = set(everything(result)) == set(everything(some))
+        ctx.expect("DMS-S-007", same, f"the outputs are {', '.join(everything(result))}")
 
 
 @check("DMS-S-008", "DMS-S-009")

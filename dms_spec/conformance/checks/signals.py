@@ -33,7 +33,9 @@ def _hold(
     @ctx.given(batches, st.sampled_from(options), st.booleans(), st.integers(0, 99))
     def property_(arrays: strategies.Arrays, own: dict[str, Any], each: bool, seed: int) -> None:
         m, d = arrays["features"].shape[1:]
-        spec = SchedulerSpec(modalities=strategies.names(m), policy="static", signals={name: own})
+        spec = SchedulerSpec(
+            modalities=strategies.names(m), policy=ctx.plain_policy(), signals={name: own}
+        )
         parameters = strategies.parameters(
             spec,
             np.random.Generator(np.random.Philox(seed)),
@@ -78,7 +80,9 @@ def check_alignment(ctx: Context) -> None:
     """Alignment is the cosine with the mean of the others, whatever their sizes."""
     _hold(ctx, "DMS-Q-006", "alignment", {})
     # One so large that a sum loses the others; but its own mean is made of them alone.
-    spec = SchedulerSpec(modalities=strategies.names(3), policy="static", signals={"alignment": {}})
+    spec = SchedulerSpec(
+        modalities=strategies.names(3), policy=ctx.plain_policy(), signals={"alignment": {}}
+    )
     large = 1e4 if ctx.dtype == "float16" else 1e10
     features = np.array([[[0.6, 0.8], [1.0, 0.5], [0.25, -1.0]]])
     features[:, 0] *= large
@@ -101,7 +105,8 @@ def check_agreement(ctx: Context) -> None:
 @check("DMS-Q-010")
 def check_energy(ctx: Context) -> None:
     """Energy is the oracle's at temperatures of 1, below and above."""
-    _hold(ctx, "DMS-Q-010", "energy", {}, {"temperature": 0.5}, {"temperature": 3})
+    listed = [{"temperature": t} for t in (0.5, 3, 0.07, 1.26, 17.3)]
+    _hold(ctx, "DMS-Q-010", "energy", {}, *listed)
 
 
 @check("DMS-Q-013")
@@ -123,7 +128,7 @@ def check_typicality_of_places(ctx: Context) -> None:
     def property_(covariance: str, width: int, beside: bool, seed: int) -> None:
         random = np.random.Generator(np.random.Philox(seed))
         spec = SchedulerSpec(
-            modalities=strategies.names(3), policy="static", signals={"typicality": {}}
+            modalities=strategies.names(3), policy=ctx.plain_policy(), signals={"typicality": {}}
         )
         place = strategies.typical(random, 3, width, covariance)
         place["prototypes"] = place["prototypes"][:, :1]  # so that a step away is one outwards
@@ -162,6 +167,31 @@ def check_typicality_of_places(ctx: Context) -> None:
         ctx.expect("DMS-Q-013", value[-1] <= -most / 2, "typicality does not fall without bound")
 
 
+@check("DMS-Q-013")
+def check_typicality_at_a_prototype(ctx: Context) -> None:
+    """Where features are exactly a prototype, typicality is a number, and not above 0."""
+    identity = np.repeat(np.eye(4)[None], 2, axis=0)
+    for random, (whitening,) in ctx.grid((identity, np.ones((2, 4)))):
+        place = {
+            "center": random.integers(-3, 4, size=(2, 4)),
+            "whitening": whitening,
+            "deviations": np.ones((2, 4)),
+            "prototypes": random.integers(-3, 4, size=(2, 3, 4)),
+            "outside": np.zeros(2),
+        } | strategies.trust(random, 2, 4)
+        parameters = {
+            f"signals.typicality.{name}": array.astype(ctx.computing)
+            for name, array in place.items()
+        }
+        at = place["center"] + np.moveaxis(place["prototypes"], 1, 0)
+        spec = SchedulerSpec(
+            modalities=strategies.names(2), policy=ctx.plain_policy(), signals={"typicality": {}}
+        )
+        result = ctx.expect_exact("DMS-Q-013", spec, {"features": at.astype(ctx.dtype)}, parameters)
+        value = result.signals["typicality"]
+        ctx.expect("DMS-Q-013", value <= 0, "typicality is above 0", value)
+
+
 def _distance(x: NDArray[Any], parameters: strategies.Arrays, m: int) -> float:
     own = {name.rpartition(".")[2]: array[m] for name, array in parameters.items()}
     return oracle.log_distance([float(a) for a in x], own)
@@ -197,7 +227,7 @@ def _at(
     return np.asarray(place["center"] + home + np.exp(distances)[..., None] * away)
 
 
-@check("DMS-Q-014")
+@check("DMS-Q-014", needs=("policy:linear",))
 def check_typicality_without_parameters(ctx: Context) -> None:
     """Without its parameters typicality is 0, also where it is weighed, and a note says so."""
 
@@ -227,7 +257,7 @@ def check_corroboration(ctx: Context) -> None:
     def property_(arrays: strategies.Arrays) -> None:
         spec = SchedulerSpec(
             modalities=strategies.names(arrays["present"].shape[1]),
-            policy="static",
+            policy=ctx.plain_policy(),
             signals={"corroboration": {}},
         )
         result = ctx.schedule(spec, arrays)

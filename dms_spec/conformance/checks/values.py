@@ -18,7 +18,7 @@ def check_any_case_matches_the_oracle(ctx: Context) -> None:
         ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
 
 
-@check("DMS-A-007", "DMS-Q-001", "DMS-Q-003", "DMS-Q-006")
+@check("DMS-A-007", "DMS-Q-001", "DMS-Q-003", "DMS-Q-006", needs=("policy:linear",))
 def check_paper_preset_matches_the_oracle(ctx: Context) -> None:
     """The preset of the method itself matches the oracle on any batch."""
 
@@ -29,7 +29,7 @@ def check_paper_preset_matches_the_oracle(ctx: Context) -> None:
         ctx.expect_exact("DMS-A-007", spec, arrays, {})
 
 
-@check("DMS-A-007", "DMS-W-002", "DMS-F-001")
+@check("DMS-A-007", "DMS-W-002", "DMS-F-001", needs=("policy:linear",))
 def check_worked_example(ctx: Context) -> None:
     """The specification's worked example matches, with three, two and one modality present."""
     ctx.expect_exact("DMS-A-007", worked_example.SPEC, worked_example.arrays(ctx.dtype), {})
@@ -48,7 +48,7 @@ def check_offset_logits(ctx: Context) -> None:
         # No signal is weighed, so that an overflow is found here and not refused as a score.
         spec = SchedulerSpec(
             modalities=strategies.names(m),
-            policy="static",
+            policy=ctx.plain_policy(),
             signals={
                 "confidence": {},
                 "uncertainty": {},
@@ -71,7 +71,7 @@ def check_ruled_out_classes(ctx: Context) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
             modalities=strategies.names(m),
-            policy="static",
+            policy=ctx.plain_policy(),
             signals={
                 "confidence": {"normalize": False},
                 "uncertainty": {"reduction": "sum"},
@@ -101,7 +101,7 @@ def check_confidence_range(ctx: Context) -> None:
     def property_(arrays: strategies.Arrays) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
-            modalities=strategies.names(m), policy="static", signals={"confidence": {}}
+            modalities=strategies.names(m), policy=ctx.plain_policy(), signals={"confidence": {}}
         )
         result = ctx.schedule(spec, arrays)
         c = result.signals["confidence"]
@@ -110,7 +110,7 @@ def check_confidence_range(ctx: Context) -> None:
             ctx.expect("DMS-Q-001", c[result.active] == 1, "one class does not give 1")
 
 
-@check("DMS-Q-003", "DMS-Q-004")
+@check("DMS-Q-003", "DMS-Q-004", needs=("policy:linear",))
 def check_few_passes(ctx: Context) -> None:
     """Without two passes, the signals that need them are 0, and a note says so."""
 
@@ -140,7 +140,7 @@ def check_equal_passes_have_no_variance(ctx: Context) -> None:
         m = arrays["present"].shape[1]
         spec = SchedulerSpec(
             modalities=strategies.names(m),
-            policy="static",
+            policy=ctx.plain_policy(),
             signals={"uncertainty": {"reduction": "sum"}, "mutual_information": {}},
         )
         # Three, because a mean of four equal numbers has nothing to round.
@@ -150,7 +150,7 @@ def check_equal_passes_have_no_variance(ctx: Context) -> None:
         ctx.expect("DMS-Q-005", told >= 0, "mutual information is below 0")
 
 
-@check("DMS-Q-008")
+@check("DMS-Q-008", needs=("policy:linear",))
 def check_anchored_alignment_counts_with_two(ctx: Context) -> None:
     """With two modalities the anchored form still moves the weights."""
     spec = SchedulerSpec(

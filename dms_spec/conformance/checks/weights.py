@@ -147,7 +147,7 @@ def check_terms_sum_to_scores(ctx: Context) -> None:
         ctx.expect("DMS-L-001", off <= _TWICE * ctx.eps * (1 + size[on]), "terms do not add up")
 
 
-@check("DMS-L-003", "DMS-L-004")
+@check("DMS-L-003", "DMS-L-004", needs=("policy:linear",))
 def check_weights_follow_signals(ctx: Context) -> None:
     """A modality that looks better, in one signal alone, never loses weight."""
 
@@ -184,7 +184,7 @@ def check_weights_follow_signals(ctx: Context) -> None:
         ctx.expect("DMS-L-004", fell <= allowed, f"better {name}, but a lower weight")
 
 
-@check("DMS-Q-007")
+@check("DMS-Q-007", needs=("policy:linear",))
 def check_alignment_is_inert_with_two(ctx: Context) -> None:
     """With exactly two active modalities, alignment and agreement do not move the weights."""
 

@@ -11,21 +11,30 @@ import warnings
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.mutants import (
     arrays,
+    draws,
     evidence,
     gradients,
     learned,
     presence,
     relations,
     signals,
+    silence,
+    sizes,
+    state,
     typicality,
     values,
     weights,
+)
+from dms_spec.conformance.mutants.mutant import KINDS as KINDS
+from dms_spec.conformance.mutants.mutant import (
+    DifferentiableMutantBackend as DifferentiableMutantBackend,
 )
 from dms_spec.conformance.mutants.mutant import EquationsMutantBackend as EquationsMutantBackend
 from dms_spec.conformance.mutants.mutant import Mutant as Mutant
 from dms_spec.conformance.mutants.mutant import MutantBackend as MutantBackend
 from dms_spec.conformance.registry import Check, checks
 from dms_spec.errors import unknown
+from dms_spec.plugins import get_backend
 
 
 def mutants() -> tuple[Mutant, ...]:
@@ -41,6 +50,10 @@ def mutants() -> tuple[Mutant, ...]:
         *learned.MUTANTS,
         *arrays.MUTANTS,
         *gradients.MUTANTS,
+        *sizes.MUTANTS,
+        *state.MUTANTS,
+        *draws.MUTANTS,
+        *silence.MUTANTS,
     )
 
 
@@ -54,7 +67,10 @@ def get_mutant(name: str) -> MutantBackend | EquationsMutantBackend:
     if name not in found:
         raise unknown("mutant", name, found)
     mutant = found[name]
-    return EquationsMutantBackend(mutant) if mutant.equations else MutantBackend(mutant)
+    if mutant.equations:
+        return EquationsMutantBackend(mutant)
+    differentiable = get_backend(mutant.base).capabilities.gradients
+    return DifferentiableMutantBackend(mutant) if differentiable else MutantBackend(mutant)
 
 
 #: The two that every run starts with: they are cheap, and wrong in different ways.

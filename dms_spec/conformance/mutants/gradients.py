@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from dms_spec.conformance.mutants.mutant import Mutant, library, primitives
+from dms_spec.conformance.mutants.mutant import Mutant, library, primitives, signal
 from dms_spec.equations.namespace import Namespace
-from dms_spec.plugins import available
+from dms_spec.interface.signal import Evidence
+from dms_spec.plugins import available, get_signal
 from dms_spec.types import Array
 
 
@@ -179,4 +180,85 @@ _TORCH = (
     ),
 )
 
-MUTANTS = (*_LOSSES, *(_TORCH if "torch" in available("backend") else ()))
+
+_Gradients = dict[str, Array]
+
+
+def _in_half(gradients: _Gradients) -> _Gradients:
+    """Accumulates gradients of float32 in half precision."""
+    return {
+        name: array.half().to(array.dtype) if "float32" in str(array.dtype) else array
+        for name, array in gradients.items()
+    }
+
+
+def _none(gradients: _Gradients) -> _Gradients:
+    return {name: array * 0 for name, array in gradients.items()}
+
+
+def _none_by(role: str) -> Any:
+    return lambda found: {k: a * 0 if k == role else a for k, a in found.items()}
+
+
+def _first_pass_alone(gradients: _Gradients) -> _Gradients:
+    found = dict(gradients)
+    found["mc_logits"] = found["mc_logits"].clone()
+    found["mc_logits"][1:] = 0
+    return found
+
+
+def _not_through_gaps(ns: Namespace) -> Namespace:
+    """Stops gradients at arrays of which something is absent."""
+
+    def select(mask: Array, values: Array) -> Array:
+        found = ns.select(mask, values)
+        return found if bool(ns.xp.all(mask)) else found.detach()
+
+    return replace(ns, select=select)
+
+
+def _constant(name: str) -> Any:
+    """Treats one signal as a constant."""
+
+    def constant(ns: Namespace, evidence: Evidence, **options: Any) -> Array:
+        return get_signal(name).function(ns, evidence, **options).detach()
+
+    return signal(name, constant)
+
+
+def _wrong(name: str, summary: str, *, dtype: str = "float64", **how: Any) -> Mutant:
+    clause = "DMS-G-005" if dtype == "float64" else "DMS-G-004"
+    return Mutant(
+        name=name,
+        summary=summary,
+        clause=clause,
+        kind="gradients",
+        dtype=dtype,
+        base="torch",
+        **how,
+    )
+
+
+_MORE = (
+    _wrong("gradients_of_nothing", "returns gradients of 0", gradients=_none),
+    _wrong("gradients_in_half", "takes gradients in half precision where float32 came in",
+           dtype="float32", gradients=_in_half),
+    _wrong("gradients_lost_in_single", "returns gradients of 0 by the passes in float32",
+           dtype="float32", gradients=_none_by("mc_logits")),
+    _wrong("first_pass_learns", "sends the gradient to the first pass alone",
+           gradients=_first_pass_alone),
+    _wrong("gaps_stop_gradients", "stops gradients where something is absent",
+           namespace=_not_through_gaps),
+    _wrong("corroboration_constant", "treats corroboration as a constant",
+           resolved=_constant("corroboration")),
+    _wrong("typicality_constant", "treats typicality as a constant",
+           resolved=_constant("typicality")),
+    _wrong("vacuity_constant", "treats vacuity as a constant",
+           resolved=_constant("vacuity")),
+    _wrong("energy_constant_in_single", "treats energy as a constant", dtype="float32",
+           resolved=_constant("energy")),
+)  # fmt: skip
+
+_GRADIENTS = (*_TORCH, *_MORE)
+
+MUTANTS = (*_LOSSES, *(_GRADIENTS if "torch" in available("backend") else ()))

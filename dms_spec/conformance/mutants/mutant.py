@@ -21,6 +21,19 @@ from dms_spec.types import Array, ModalityBatch, Schedule
 
 Arrays = dict[str, NDArray[Any]]
 
+#: What a check has to look at to see that a backend is wrong.
+KINDS = (
+    "equations",
+    "size",
+    "state",
+    "numbers drawn",
+    "terms and notes",
+    "gradients",
+    "presence",
+    "errors",
+    "several at once",
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
@@ -31,6 +44,7 @@ class Call:
         batch: What it was called with.
         spec: Its spec.
         state: What the backend remembers from call to call.
+        own: What this scheduler remembers from call to call.
         parameters: Its parameters, by full name.
     """
 
@@ -38,6 +52,7 @@ class Call:
     batch: ModalityBatch
     spec: SchedulerSpec
     state: dict[Any, Any]
+    own: dict[Any, Any]
     parameters: Mapping[str, Array]
 
 
@@ -49,6 +64,7 @@ class Mutant:
         name: A word or two for it.
         summary: What somebody did wrong.
         clause: The clause that this breaks: a check of it must fail, and name it.
+        kind: What has to be looked at to see it: one of `KINDS`.
         dtype: A dtype in which it shows.
         base: The right backend that it is made from.
         equations: It is an `ArrayBackend` like its base, so that losses and gradients can be
@@ -61,11 +77,13 @@ class Mutant:
         result: What it does to the result, given the inputs.
         claims: What it claims; by default what its base does.
         convert: What it does to an array on its way to a device.
+        gradients: What it does to gradients, by array.
     """
 
     name: str
     summary: str
     clause: str
+    kind: str = "equations"
     dtype: str = "float32"
     base: str = "numpy"
     equations: bool = False
@@ -77,6 +95,7 @@ class Mutant:
     result: Callable[[Schedule, ModalityBatch, SchedulerSpec], Schedule] | None = None
     claims: Callable[[Capabilities], Capabilities] | None = None
     convert: Callable[[Array, str], Array] | None = None
+    gradients: Callable[[dict[str, Array]], dict[str, Array]] | None = None
 
 
 @dataclass
@@ -103,6 +122,13 @@ class _Shared:
     def namespace(self, device: str) -> Namespace:
         ns = self.right.namespace(device)
         return self.mutant.namespace(ns) if self.mutant.namespace else ns
+
+    def gradients(
+        self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        assert isinstance(self.right, Differentiable)  # noqa: S101 - what is claimed
+        found = self.right.gradients(function, arrays)
+        return self.mutant.gradients(found) if self.mutant.gradients else found
 
 
 class MutantBackend(Backend):
@@ -139,6 +165,16 @@ class MutantBackend(Backend):
 
 
 @final
+class DifferentiableMutantBackend(MutantBackend, Differentiable):
+    """The backend of a mutant that claims gradients, and is no `ArrayBackend`."""
+
+    def gradients(
+        self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        return self._shared.gradients(function, arrays)
+
+
+@final
 class EquationsMutantBackend(ArrayBackend, Differentiable):
     """The backend of a mutant that is an array library: losses and gradients go through it."""
 
@@ -166,8 +202,7 @@ class EquationsMutantBackend(ArrayBackend, Differentiable):
     def gradients(
         self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
     ) -> dict[str, Array]:
-        assert isinstance(self._shared.right, Differentiable)  # noqa: S101 - what is claimed
-        return self._shared.right.gradients(function, arrays)
+        return self._shared.gradients(function, arrays)
 
 
 @final
@@ -182,6 +217,7 @@ class _MutantScheduler(Scheduler):
     ) -> None:
         self._mutant, self._spec, self._right, self._state = mutant, spec, right, state
         self._parameters = parameters
+        self._own: dict[Any, Any] = {}
 
     @property
     def spec(self) -> SchedulerSpec:
@@ -199,6 +235,7 @@ class _MutantScheduler(Scheduler):
                         batch=batch,
                         spec=self._spec,
                         state=self._state,
+                        own=self._own,
                         parameters=self._parameters,
                     )
                 )
