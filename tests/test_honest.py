@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from witness import Witness
 
 from dms_spec.conformance.mutants.mutant import Call, Mutant, MutantBackend, library
 from dms_spec.conformance.runner import plan, run_one
@@ -82,7 +83,7 @@ def _backwards(values: _Values, axis: Any = None, **how: Any) -> _Values:
     return np.asarray(np.add.reduce(np.asfortranarray(turned), axis=axis, **how))
 
 
-HONEST = [
+HONEST: list[Backend] = [
     _right(
         "float32 and linear only",
         claims=lambda c: replace(c, dtypes=("float32",), policies=("linear",), gradients=False),
@@ -98,10 +99,11 @@ HONEST = [
         claims=lambda c: replace(c, dtypes=("float32",)),
         namespace=library(sum=_backwards),
     ),
+    Witness(),
 ]
 
 
-@pytest.mark.parametrize("backend", HONEST, ids=lambda backend: backend.mutant.name)
+@pytest.mark.parametrize("backend", HONEST, ids=lambda backend: backend.name)
 def test_whoever_is_right_passes(backend: Backend) -> None:
     bad = []
     for one in plan(backend):

@@ -110,9 +110,13 @@ class OnnxRuntimeScheduler(Scheduler):
 
     def _run(self, batch: ModalityBatch) -> Schedule:
         arrays = batch.arrays()
-        if batch.passes == 0:  # optional arrays; a graph cannot reduce over no passes
-            del arrays["mc_logits"]
-        session, notes = self._graph(arrays, one_pass=batch.passes == 1)
+        if batch.passes == 0:  # a graph cannot reduce over no passes; one says as little as none
+            ns = _library(self._device).namespace(self._device)
+            none = arrays["mc_logits"]
+            arrays["mc_logits"] = ns.xp.zeros(
+                (1, *none.shape[1:]), dtype=none.dtype, device=none.device
+            )
+        session, notes = self._graph(arrays, one_pass=batch.passes in (0, 1))
         return _schedule(session.run(arrays), notes)
 
     def _graph(

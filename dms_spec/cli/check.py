@@ -37,7 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clause", action="append", default=[], help="run checks of this clause")
     parser.add_argument("--list", action="store_true", help="list checks and mutants, run nothing")
     parser.add_argument(
-        "--examples", type=int, default=100, help="cases to try for each property (default: 100)"
+        "--examples", type=int, help="cases to try for each property (default: 100)"
+    )
+    parser.add_argument(
+        "--thorough", action="store_true", help="try 500 cases: minutes, where it takes one or two"
     )
     parser.add_argument(
         "--explore", action="store_true", help="draw new cases instead of the same in every run"
@@ -71,10 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise SpecError("there is nothing to check", expected="the name of a backend")
     if args.seed is not None and not args.explore:
         raise SpecError("--seed is for --explore", fix="Without it the cases are always the same.")
-    if args.examples < 1:
-        raise SpecError(
-            "there are no cases to try", expected="--examples 1 or more", got=str(args.examples)
-        )
+    examples = _examples(args.examples, args.thorough)
     if args.report is not None:
         _check_format(args.report)
         Target.of_file(args.report, REPORT_MARK if args.report.suffix == ".json" else _DRAWN)
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         backend,
         plan(backend, selected, devices=args.device, dtypes=args.dtype),
         registered=len(plan(backend)),
-        examples=args.examples,
+        examples=examples,
         seed=seed,
         expected=expected,
         failed=_freezer(args.freeze) if args.freeze else None,
@@ -104,16 +104,31 @@ def run(args: argparse.Namespace) -> int:
     return _exit_code(found)
 
 
+def _examples(given: int | None, thorough: bool) -> int:
+    from dms_spec.conformance.runner import EXAMPLES, THOROUGH
+
+    if given is not None and thorough:
+        raise SpecError("--thorough says how many cases to try", fix="Leave --examples out.")
+    if given is not None and given < 1:
+        raise SpecError(
+            "there are no cases to try", expected="--examples 1 or more", got=f"{given}"
+        )
+    return given or (THOROUGH if thorough else EXAMPLES)
+
+
 def _seed(given: int | None) -> int:
 
     return secrets.randbits(32) if given is None else given
 
 
 def _progress(planned: Iterable[Planned]) -> Iterable[Planned]:
+    """Shows how far it is, and the check that is running."""
     from tqdm import tqdm
 
-    bar: Iterable[Planned] = tqdm(planned, unit="check", leave=False, disable=None)
-    return bar
+    with tqdm(planned, unit="check", leave=False, disable=None) as bar:
+        for one in bar:
+            bar.set_postfix_str(f"{one.check.name} {one.dtype}")
+            yield one
 
 
 def _freezer(folder: Path) -> Callable[[Planned, Context], None]:

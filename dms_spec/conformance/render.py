@@ -15,19 +15,19 @@ _SIGNS = {
     "error": "✗",
     "refusal_missing": "✗",
     "xpass": "✗",
-    "xfail": "x",
+    "xfail": "~",
     "not_claimed": "-",
     "not_run": "?",
 }
 _WORDS = {
     "✓": "passed",
     "✗": "failed",
-    "x": "expected to fail, with a reason",
+    "~": "expected to fail, with a reason",
     "-": "not claimed",
     "?": "not run",
 }
 # What one cell shows when several checks of a clause differ: the first of these that is among them.
-_FIRST = ("✗", "x", "?", "✓", "-")
+_FIRST = ("✗", "~", "?", "✓", "-")
 
 _COLOURS = {
     "conformant": "#2e7d32",
@@ -48,17 +48,13 @@ def markdown(reports: Sequence[Report]) -> str:
     """Writes a verdict for each report, the matrix of clauses, and the worst errors."""
     parts = ["# Conformance results", "", _about(reports), ""]
     parts.append(markdown_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports)))
+    if reasons := _gaps(reports):
+        parts += ["", "## What did not pass", ""]
+        parts += [f"- {plain_markdown(reason)}" for reason in reasons]
     parts += ["", "## Clauses", "", f"{_legend()}.", ""]
     parts.append(markdown_table(("clause", *_columns(reports)), _matrix(reports)))
     parts += ["", "## Worst error", "", "In eps of its scale; 8 are allowed.", ""]
     parts.append(markdown_table(("output", *_columns(reports)), _errors(reports)))
-    if reasons := _gaps(reports):
-        parts += [
-            "",
-            "## What did not pass",
-            "",
-            *(f"- {plain_markdown(reason)}" for reason in reasons),
-        ]
     return "\n".join(parts) + "\n"
 
 
@@ -69,13 +65,13 @@ def html(reports: Sequence[Report]) -> str:
     body.append(
         html_table(("backend", "verdict", *_level_names(reports)), _verdicts(reports), kind=_kind)
     )
+    if reasons := _gaps(reports):
+        items = "".join(f"<li><pre>{escape(reason)}</pre></li>" for reason in reasons)
+        body += ["<h2>What did not pass</h2>", f"<ul>{items}</ul>"]
     body += ["<h2>Clauses</h2>", f"<p>{escape(_legend())}.</p>"]
     body.append(html_table(("clause", *columns), _matrix(reports), kind=_kind, hint=_text_of))
     body += ["<h2>Worst error</h2>", "<p>In eps of its scale; 8 are allowed.</p>"]
     body.append(html_table(("output", *columns), _errors(reports), kind=_kind))
-    if reasons := _gaps(reports):
-        items = "".join(f"<li><pre>{escape(reason)}</pre></li>" for reason in reasons)
-        body += ["<h2>What did not pass</h2>", f"<ul>{items}</ul>"]
     return html_page("Conformance", "\n".join(body), _STYLE)
 
 
@@ -190,7 +186,7 @@ def _gaps(reports: Sequence[Report]) -> list[str]:
         f"{report.backend['name']}, {r.check} [{r.device}, {r.dtype}], {r.status}: {r.message}"
         for report in reports
         for r in report.results
-        if _SIGNS[r.status] in "✗x?"
+        if _SIGNS[r.status] in "✗~?"
     ]
 
 
@@ -204,7 +200,7 @@ def _text_of(clause: str) -> str:
 
 
 def _kind(cell: str) -> str:
-    return {"✓": "good", "✗": "bad", "x": "gap", "non-conformant": "bad", "conformant": "good"}.get(
+    return {"✓": "good", "✗": "bad", "~": "gap", "non-conformant": "bad", "conformant": "good"}.get(
         cell, "plain"
     )
 

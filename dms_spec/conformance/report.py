@@ -40,6 +40,9 @@ Verdict = Literal[
     "conformant", "conformant-with-declared-gaps", "non-conformant", "partial", "invalid-run"
 ]
 
+#: Why a check was not run whose turn did not come.
+STOPPED = "the run was stopped before it"
+
 _BAD = ("failed", "error", "xpass", "refusal_missing")
 _IDLE = ("not_claimed", "not_run")
 
@@ -146,6 +149,8 @@ class Report(_Run):
             reasons.append("nothing was executed")
         if survivors := [name for name, caught in self.self_test.items() if not caught]:
             reasons.append(f"the suite did not catch {', '.join(survivors)}")
+        if left := [r.check for r in self.results if r.message == STOPPED]:
+            reasons.append(f"it was stopped before {left[0]}")
         if len(self.results) > self.registered:
             reasons.append("there are more results than checks")
         return reasons

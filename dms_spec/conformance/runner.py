@@ -7,8 +7,10 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from math import isfinite
+from pathlib import Path
 
 from dms_spec._version import PACKAGE
 from dms_spec.conformance import clauses, strategies
@@ -16,7 +18,7 @@ from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.expected import Expectation
 from dms_spec.conformance.mutants import get_mutant, self_test
 from dms_spec.conformance.registry import Check, checks
-from dms_spec.conformance.report import Report, Result, Status
+from dms_spec.conformance.report import STOPPED, Report, Result, Status
 from dms_spec.conformance.worked_example import SPEC, arrays
 from dms_spec.errors import DMSWarning, UnsupportedCapability
 from dms_spec.interface.backend import Backend
@@ -26,6 +28,8 @@ from dms_spec.types import ModalityBatch
 
 #: Cases that each property tries when it certifies.
 EXAMPLES = 100
+#: The same, when there is time.
+THOROUGH = 500
 
 #: The dtypes that a backend may claim.
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -135,13 +139,13 @@ def run_one(
     else:
         try:
             _quietly(check, context)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # one that exits or panics ends no run
             own = isinstance(error, ConformanceError)
             refused = status == "refusal_ok"
             status = "refusal_missing" if refused else "failed" if own else "error"
-            message = _message(error, own=own)
-            if failed is not None:
-                failed(planned, context)
+            message = _message(error, backend, own=own) + _kept(planned, context, failed)
     expectation = next((e for e in expected if e.matches(check.name, device, dtype)), None)
     if expectation is not None and not planned.idle:
         status = "xfail" if status in ("failed", "error", "refusal_missing") else "xpass"
@@ -187,12 +191,28 @@ def run(
         progress: Wraps the loop, to show how far it is.
     """
     caught = self_test()
-    results = [
-        run_one(backend, one, examples=examples, seed=seed, expected=expected, failed=failed)
-        for one in progress(planned)
-    ]
+    results: list[Result] = []
+    with suppress(KeyboardInterrupt):
+        results.extend(
+            run_one(backend, one, examples=examples, seed=seed, expected=expected, failed=failed)
+            for one in progress(planned)
+        )
+    # What was found so far is worth more than a traceback.
+    results += [_stopped(one) for one in planned[len(results) :]]
     return report(
         backend, results, registered=registered, examples=examples, seed=seed, self_test=caught
+    )
+
+
+def _stopped(planned: Planned) -> Result:
+    return Result(
+        check=planned.check.name,
+        clauses=planned.check.clauses,
+        level=planned.check.level,
+        device=planned.device,
+        dtype=planned.dtype,
+        status="not_run",
+        message=STOPPED,
     )
 
 
@@ -272,14 +292,31 @@ def _quietly(check: Check, context: Context) -> None:
         check.run(context)
 
 
-def _message(error: Exception, *, own: bool) -> str:
+def _message(error: BaseException, backend: Backend, *, own: bool) -> str:
     """Repeats what was said, with the smallest failing case, and for a crash where it came from."""
     lines = [f"{error}" if own else f"{type(error).__name__}: {error}"]
     if not own:
         frames = traceback.extract_tb(error.__traceback__)
-        lines += [f"in {frame.name}, line {frame.lineno}" for frame in frames[-1:]]
+        lines += [f"in {f.name} of {Path(f.filename).name}, line {f.lineno}" for f in frames[-1:]]
+    if isinstance(error, UnsupportedCapability):
+        claims = backend.capabilities
+        policies = "every policy" if claims.policies is None else ", ".join(claims.policies)
+        lines.append(f"it was asked because {policies} and {', '.join(claims.dtypes)} are claimed")
     lines += getattr(error, "__notes__", [])
     return "\n".join(lines)
+
+
+def _kept(
+    planned: Planned, context: Context, failed: Callable[[Planned, Context], None] | None
+) -> str:
+    """Hands the smallest failing case on. If that fails, it says so and the run goes on."""
+    if failed is None:
+        return ""
+    try:
+        failed(planned, context)
+    except Exception as error:
+        return f"\nthe case could not be kept: {type(error).__name__}: {error}"
+    return ""
 
 
 # ------------------------------------------------------------------------------------ the refusals

@@ -87,10 +87,10 @@ def _evidence(ns: Namespace, batch: ModalityBatch) -> Evidence:
     xp = ns.xp
     arrays = batch.arrays()
     present = arrays.pop("present", None)
-    if "mc_logits" in arrays and batch.passes == 0:
-        del arrays["mc_logits"]
     wide = any(array.dtype == xp.float64 for array in arrays.values())
     dtype = xp.float64 if wide else xp.float32
+    if batch.passes == 0:  # of no use but for its dtype
+        del arrays["mc_logits"]
     arrays = {name: xp.astype(array, dtype, copy=False) for name, array in arrays.items()}
     active = ns.usable(**arrays)
     active = active if present is None else active & present
