@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dms_spec.conformance.clauses import clauses
+from dms_spec.conformance.context import Context
 from dms_spec.conformance.expected import Expectation, read_expected
 from dms_spec.conformance.mutants import get_mutant
 from dms_spec.conformance.mutants.mutant import Mutant, MutantBackend
@@ -19,7 +20,16 @@ from dms_spec.conformance.reading import read_reports
 from dms_spec.conformance.registry import LEVELS, checks
 from dms_spec.conformance.render import badge, badge_message, html, markdown
 from dms_spec.conformance.report import Report, Result, write_report
-from dms_spec.conformance.runner import known_checks, plan, report, run, run_check, run_one
+from dms_spec.conformance.runner import (
+    Planned,
+    known_checks,
+    plan,
+    report,
+    run,
+    run_check,
+    run_one,
+)
+from dms_spec.conformance.strategies import Case
 from dms_spec.errors import FileError, SpecError, UnknownName, UnsupportedCapability
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
@@ -259,6 +269,85 @@ def test_pictures_of_a_report_say_the_same(numpy_report: Report) -> None:
     assert f"core {core['passed']}/{core['of']}" in badge_message(numpy_report)
     assert badge_message(numpy_report) in badge(numpy_report)
     assert badge_message(replace(numpy_report, results=())) == "invalid-run"
+
+
+def test_what_did_not_pass_comes_first_and_signs_differ(numpy_report: Report) -> None:
+    bad = replace(numpy_report.results[0], status="failed", message="it is wrong")
+    known = replace(numpy_report.results[1], status="xfail", message="as expected")
+    mixed = replace(numpy_report, results=(bad, known, *numpy_report.results[2:]))
+    for drawn in (html([mixed]), markdown([mixed])):
+        assert drawn.index("it is wrong") < drawn.index("expected to fail")
+        assert "✗" in drawn and "~" in drawn
+
+
+# ---------------------------------------------------------------------------- runs that go wrong
+
+
+def _one() -> Planned:
+    return plan(get_backend("numpy"), checks(["check_worked_example"]), dtypes=["float32"])[0]
+
+
+def _raising(error: BaseException) -> Planned:
+    def run(ctx: Context) -> None:
+        raise error
+
+    return replace(_one(), check=replace(_one().check, name="check_that_raises", run=run))
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), ValueError("what a day"), MemoryError()])
+def test_a_run_survives_a_check_that_raises(error: BaseException) -> None:
+    planned = [_one(), _raising(error), _one()]
+    found = run(get_backend("numpy"), planned, registered=3, examples=2)
+    assert [r.status for r in found.results] == ["passed", "error", "passed"]
+    assert "in run of test_check.py, line" in found.results[1].message
+    assert found.verdict == "non-conformant"
+
+
+def test_a_run_that_is_stopped_tells_what_it_found() -> None:
+    planned = [_one(), _raising(KeyboardInterrupt()), _one()]
+    found = run(get_backend("numpy"), planned, registered=3, examples=2)
+    assert [r.status for r in found.results] == ["passed", "not_run", "not_run"]
+    assert found.verdict == "invalid-run"
+    assert found.reasons == ["it was stopped before check_that_raises"]
+
+
+def test_a_case_that_cannot_be_kept_ends_no_run() -> None:
+    def failed(planned: Planned, context: Context) -> None:
+        raise OSError("no space left")
+
+    result = run_one(get_backend("numpy"), _raising(ValueError("what a day")), failed=failed)
+    assert "the case could not be kept: OSError: no space left" in result.message
+
+
+def test_a_backend_that_changes_its_mind_breaks_determinism() -> None:
+    calls = iter(range(10**6))
+
+    def wrong_at_times(ctx: Context) -> None:
+        @ctx.given(ctx.cases())
+        def property_(case: Case) -> None:
+            ctx.expect("DMS-W-001", next(calls) != 3, "a weight is negative")
+
+    one = replace(_one(), check=replace(_one().check, run=wrong_at_times))
+    result = run_one(get_backend("numpy"), one, examples=20)
+    assert result.status == "failed"
+    assert result.message.startswith(
+        "DMS-C-004: the same case fails in one run and not in the next"
+    )
+    assert "a weight is negative" in result.message
+
+
+def test_a_refusal_names_the_claim_that_invited_it() -> None:
+    error = UnsupportedCapability("no such thing here", capability="policy:linear")
+    result = run_one(get_backend("numpy"), _raising(error))
+    assert "it was asked because every policy and float64, float32, float16" in result.message
+
+
+def test_a_wrong_value_is_named_with_its_place_and_the_right_one() -> None:
+    (one,) = plan(get_mutant("uniform"), checks(["check_worked_example"]), dtypes=["float32"])
+    message = run_one(get_mutant("uniform"), one).message
+    assert re.search(
+        r"weights is off by .* at \[0, \d\]: got 0\.33333334, expected 0\.\d+", message
+    )
 
 
 # ------------------------------------------------------------------------------------ expectations

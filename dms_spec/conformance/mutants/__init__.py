@@ -11,6 +11,7 @@ import warnings
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.mutants import (
     arrays,
+    chimeras,
     draws,
     evidence,
     gradients,
@@ -54,6 +55,7 @@ def mutants() -> tuple[Mutant, ...]:
         *state.MUTANTS,
         *draws.MUTANTS,
         *silence.MUTANTS,
+        *chimeras.MUTANTS,
     )
 
 
