@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench gpu gpu-wheels study reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -26,6 +26,8 @@ help:
 	@echo "make bench    speed, as ratios to named baselines"
 	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
 	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
+	@echo "make mini     the paper's experiments in two tiny multimodal models (about MINUTES minutes)"
+	@echo "make mini SEEDS=1  a part of it, into mini-out (about three minutes)"
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"
 	@echo "make mutants  run the suite on every wrong backend, and refresh that page"
@@ -159,6 +161,10 @@ study: $(VENV)/test
 	$(BIN)/python benchmarks/robustness/study.py "$(DATA)" $(if $(SETS),--sets $(SETS)) \
 		$(if $(SEEDS),--seeds $(SEEDS))
 
+# Goes on where it was interrupted. SEEDS is how many of the seeds.
+mini: $(VENV)/test
+	$(BIN)/python benchmarks/mllm/study.py $(if $(SEEDS),--seeds $(SEEDS))
+
 # Every backend that is installed; the page is drawn from the reports.
 reports: $(VENV)/test
 	for name in numpy numba torch onnxruntime strict; do \
@@ -184,4 +190,4 @@ vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
-	rm -rf $(VENV) docs/_build demo-out study-out dist
+	rm -rf $(VENV) docs/_build demo-out study-out mini-out dist
