@@ -26,7 +26,7 @@ help:
 	@echo "make bench    speed, as ratios to named baselines"
 	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
 	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
-	@echo "make mini     the paper's experiments in two tiny multimodal models (about MINUTES minutes)"
+	@echo "make mini     the paper's experiments in two tiny multimodal models (about ten minutes)"
 	@echo "make mini SEEDS=1  a part of it, into mini-out (about three minutes)"
 	@echo "make reports  the conformance suite on every backend, and the matrix of the documentation"
 	@echo "make clauses  refresh the machine copy of the specification's clauses"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import tables
 from scenes import CORRUPTED, MISTAKEN
-from tables import BASELINES, NOISY, TASKS, Lines, Numbers
+from tables import NOISY, TASKS, Lines, Numbers
 
 NAMES = {"llava": "the tiny LLaVA", "blip2": "the tiny BLIP-2"}
 
@@ -91,43 +91,65 @@ def _intro(numbers: Numbers) -> Lines:
 def _held(numbers: Numbers) -> Lines:
     rows, missed = [], []
     for backbone in numbers.backbones:
-        tasks = [t for t in TASKS if numbers.each(backbone, "static", "clean", t)]
         below = tables.missed(numbers, backbone)
-        missed += below
-        columns = len(tasks) * len(NOISY)
-        lost = len({line.partition(": ")[0] for line in below})
+        missed += [[NAMES[backbone], *row] for row in below]
+        columns = len(tables.tasks(numbers, backbone)) * len(NOISY)
         kept = numbers.kept(backbone, "robust", "image noise", "VQA")
-        clean = {m: numbers.value(backbone, m, "clean", "VQA").mean for m in (*BASELINES, "robust")}
-        behind = max(clean.values()) - clean["robust"]
+        task, behind = tables.behind(numbers, backbone)
         closed = numbers.closed(backbone, "calibrate", "image noise", "VQA")
         rows.append(
             [
                 NAMES[backbone],
-                f"{columns - lost} of {columns}",
+                f"{columns - len(below)} of {columns} ({_met(not below)})",
                 f"{kept} ({_met(kept.mean > 88.5)})",
-                f"{behind:.1f} ({_met(behind <= 0.5)})",
+                f"{behind:.1f} in {task} ({_met(behind <= 0.5)})",
                 f"{closed:.0f} % ({_met(closed >= 50)})",
             ]
         )
     header = [
         "",
         "`robust` not below any baseline",
-        "retention under image noise, above 88.5",
+        "VQA retention of `robust` under image noise, above 88.5",
         "clean: behind the best, 0.5 at most",
-        "`calibrate` closes of the gap, 50 % at least",
+        "`calibrate` closes of the gap in VQA, 50 % at least",
     ]
     lines = ["## What must hold", ""]
     lines.append(
         prose("""
-            *Not below*: in each noisy column and task, `robust` less static, co-attention, modality
-            dropout and DMS as published, paired by seed, is above minus one standard error. The
-            other three are for VQA. The gap is that from static to the oracle under image noise.
+            *Not below*: in a noisy column of a task, `robust` less each of static, co-attention,
+            modality dropout and DMS as published, paired by seed, is no less than minus one
+            standard error. *Clean*: the task in which it is farthest behind. *The gap* is that from
+            static to the oracle under image noise.
         """)
     )
     lines += tables.table(header, rows)
+    lines += tables.gaps_closed(numbers)
     if missed:
-        lines += ["Where `robust` loses, by the paired difference:", "", *missed]
+        lines += ["Where `robust` loses, with the rival to which it loses most:"]
+        header = ["", "task", "condition", "`robust`", "rival", "paired difference"]
+        lines += [*tables.table(header, missed), *_why()]
     return lines
+
+
+def _why() -> Lines:
+    return [
+        prose("""
+            - A text with typing errors or masked words still tells some of its words. Typicality
+            sees that it is unusual, not what is left in it. The oracle hides it whole, and is below
+            static in many of these columns as well.
+        """),
+        prose("""
+            - A small weight is not 0. In the tiny BLIP-2 the image's mean weight under blur is near
+            0, and many answers still follow the image; the oracle's weight of 0 stops that. A look
+            into one trained model, on validation scenes: in its second layer the best attention
+            score of the image is above that of the text by 10 to 14 nats on average. A weight of
+            0.02 takes 3.2 nats off. In the tiny LLaVA a weight of 0.1 was enough.
+        """),
+        prose("""
+            - An image that is told to be missing has weight 0 for every method alike. What differs
+            there is the backbone: modality dropout has trained on such prompts most.
+        """),
+    ]
 
 
 def _met(held: bool) -> str:
