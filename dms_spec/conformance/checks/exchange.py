@@ -60,7 +60,10 @@ def _with_matrices(ctx: Context) -> strategies.Case:
     return strategies.Case(
         spec=spec,
         arrays=arrays | {"present": np.ones((4, 3), dtype=bool)},
-        parameters=strategies.parameters(spec, random, width=5, dtype=ctx.computing, optional=True),
+        parameters={
+            name: random.normal(size=(5, 3)).astype(ctx.computing)
+            for name in ("policy.query", "policy.key")
+        },
     )
 
 
