@@ -48,6 +48,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
 	$(INSTALL) --editable ".[conformance,demo,numba,hub,onnxruntime,tables,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
+	$(INSTALL) --no-deps --group triton
 	@touch $@
 
 $(VENV)/runtimes: $(VENV)/test

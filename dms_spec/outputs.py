@@ -35,7 +35,8 @@ class Target:
     Attributes:
         folder: Where, with symbolic links followed.
         given: The path as it was given, for messages.
-        marks: By file name, bytes that each file of this kind holds near its beginning or end.
+        marks: By file name, or path within the folder such as ``1/model.onnx``: bytes that each
+            file of this kind holds near its beginning or end.
         overwrite: Whether an earlier output of the same kind is replaced.
         alone: Whether the folder must be new, be empty, or hold an earlier output.
         new: Whether the folder and its parents are made.
@@ -110,6 +111,8 @@ class Target:
             self._check_surroundings()
             old = [name for name in self.marks if there(self.folder / name)]
             others = self.alone and not old and self.folder.exists() and any(self._entries())
+            for name in self.marks:
+                self._check_way(name)
             for name in old:
                 self._check_old(name)
         except OSError as error:
@@ -147,6 +150,8 @@ class Target:
                 new = hidden / "new"
                 new.mkdir()
                 paths = {name: new / name for name in self.marks}
+                for path in paths.values():
+                    path.parent.mkdir(exist_ok=True, parents=True)
                 yield paths
                 mode = (hidden / LOCK).stat().st_mode
                 for path in paths.values():
@@ -189,6 +194,13 @@ class Target:
             existing = existing.parent
         # On a file, this says that it is not a folder.
         tempfile.TemporaryFile(dir=existing).close()
+
+    def _check_way(self, name: str) -> None:
+        """Refuses a link or a file where a folder within this one is to be."""
+        for part in list(Path(name).parents)[-2::-1]:
+            path = self.folder / part
+            if there(path) and (path.is_symlink() or not path.is_dir()):
+                raise self._in_the_way(self.given / part)
 
     def _check_old(self, name: str) -> None:
         path = self.folder / name

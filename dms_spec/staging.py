@@ -27,11 +27,16 @@ def move_in(hidden: Path, names: list[str], folder: Path) -> None:
     """Moves files over those of a folder: all of them, or none."""
     new, old = hidden / "new", hidden / "old"
     old.mkdir()
+    inner = [path for path in _folders(names) if not there(folder / path)]
+    for path in _folders(names):
+        (old / path).mkdir()
     for name in names:
         if there(folder / name):
             _keep(folder / name, old / name)
     (hidden / _READY).write_text(json.dumps(names), encoding="utf-8")
     try:
+        for path in inner:
+            (folder / path).mkdir()
         for name in names:
             (new / name).replace(folder / name)
     except BaseException:
@@ -43,8 +48,18 @@ def move_in(hidden: Path, names: list[str], folder: Path) -> None:
                 (old / name).replace(folder / name)
             else:
                 (folder / name).unlink()
+        for path in reversed(inner):
+            with suppress(OSError):  # it was not made, or somebody has put something in it
+                (folder / path).rmdir()
         raise
-    sync(folder)
+    for path in (*_folders(names), Path()):
+        sync(folder / path)
+
+
+def _folders(names: list[str]) -> list[Path]:
+    """Lists the folders that files lie in, within that of the output, the outer ones first."""
+    parents = {path for name in names for path in Path(name).parents} - {Path()}
+    return sorted(parents, key=lambda path: len(path.parts))
 
 
 def _keep(path: Path, copy: Path) -> None:
@@ -107,7 +122,8 @@ def _clear(hidden: Path, folder: Path) -> None:
         # A list that was cut short is of a run that had moved nothing.
         with suppress(ValueError, FileNotFoundError):
             for name in json.loads(ready.read_text(encoding="utf-8")):
-                _finish(hidden, folder, Path(name).name)
+                if not Path(name).is_absolute() and ".." not in Path(name).parts:
+                    _finish(hidden, folder, name)
         _discard(hidden)
 
 
@@ -126,6 +142,7 @@ def _finish(hidden: Path, folder: Path, name: str) -> None:
     new, old, path = hidden / "new" / name, hidden / "old" / name, folder / name
     same = path.samefile(old) if old.exists() and path.exists() else not there(path)
     if new.exists() and same:
+        path.parent.mkdir(parents=True, exist_ok=True)
         new.replace(path)
 
 

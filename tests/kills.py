@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "fit": (("fit", "t.npz", "-o", "OUT", *_FIT), ("--overwrite",), "OUT"),
     "robustness": (("robustness", "art", "t.npz", "-o", "OUT", *_ROBUST), ("--overwrite",), "OUT"),
     "export": (("export", "onnx", "art", "-o", "OUT"), ("--overwrite",), "OUT/onnx"),
+    "triton": (("export", "triton", "art", "-o", "OUT"), ("--overwrite",), "OUT/triton"),
 }
 
 

@@ -37,7 +37,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("dms_spec.engine",),
     ("dms_spec.embeddings", "dms_spec.conformance"),
     ("dms_spec.robustness", "dms_spec.demo"),
-    ("dms_numpy", "dms_numba", "dms_torch", "dms_onnx", "dms_onnxruntime"),
+    ("dms_numpy", "dms_numba", "dms_torch", "dms_onnx", "dms_onnxruntime", "dms_triton"),
     (
         "dms_spec.cli",
         "dms_spec.estimator",
@@ -202,14 +202,18 @@ def test_an_import_inside_a_function_is_of_something_heavy(tree: Tree) -> None:
 
 
 def test_packages_beside_the_core_import_each_other_one_way(tree: Tree) -> None:
-    """ONNX Runtime's backend stands on the exporter, Numba's on NumPy's; nothing else leans."""
+    """ONNX Runtime's backend and Triton's folder stand on the exporter, Numba on NumPy: no more."""
     pairs = {
         (source.split(".")[0], target.split(".")[0])
         for source, target, _ in edges(tree)
         if target in tree
     }
     beside = {(a, b) for a, b in pairs if a != b and "dms_spec" not in (a, b)}
-    assert beside == {("dms_onnxruntime", "dms_onnx"), ("dms_numba", "dms_numpy")}
+    assert beside == {
+        ("dms_onnxruntime", "dms_onnx"),
+        ("dms_triton", "dms_onnx"),
+        ("dms_numba", "dms_numpy"),
+    }
 
 
 def planted(tree: Tree, module: str, code: str) -> Tree:

@@ -60,6 +60,7 @@ def everybodys(folder: Path) -> None:
         "robustness.html", "robustness.json", "robustness.csv", "robustness.md", "results.json",
         "weights.png", "digits.npz", "why.png", "why.svg", "report.json", "report.md", "badge.svg",
         "onnx/model.onnx", "onnx/verification.json", "robust/config.json", "here.cases.jsonl",
+        "triton/mine/config.pbtxt",
         "here.checkpoint.safetensors", "thesis.tex", ".dms-spec-mine/years.txt", "empty.npz",
     ]  # fmt: skip
     for name in names:
@@ -103,6 +104,10 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
     yield "robustness", art, table, "-o", ".", *robust
     yield "robustness", art, table, "-o", "here", *robust
     yield "export", "onnx", "static", "--modalities", "a,b", "-o", ".", "--overwrite"
+    yield (
+        *("export", "triton", "static", "--modalities", "a,b"),
+        *("-o", ".", "--name", "mine", "--overwrite"),
+    )
     for out in ("report.json", "report.md", "badge.svg", "README.md"):
         if out != "report.json":
             yield "report", str(fitted / "r.json"), "-o", out
@@ -208,6 +213,11 @@ def test_permissions_are_the_users_and_the_umask_is_never_touched(
 _STEPS = ("mkdir", "chmod", "replace", "rename", "hardlink_to", "write_text")
 
 
+def _names(case: str) -> tuple[str, ...]:
+    """Three files among others, in two folders within theirs where they are deep."""
+    return ("a", "1/b", "1/2/c") if "deep" in case else ("a", "b", "c")
+
+
 def _write(case: str) -> None:
     """Writes one output: a file, an artifact, or three files among others."""
     if "file" in case:
@@ -215,7 +225,7 @@ def _write(case: str) -> None:
     elif "artifact" in case:
         save_artifact("art", OTHER, overwrite=True)
     else:
-        target = Target.of_folder("many", dict.fromkeys("abc", b"ours"), overwrite=True)
+        target = Target.of_folder("many", dict.fromkeys(_names(case), b"ours"), overwrite=True)
         with target.writing() as new:
             for path in new.values():
                 path.write_text("ours, new", encoding="utf-8")
@@ -229,8 +239,8 @@ def _prepare(case: str) -> None:
     elif "artifact" in case:
         save_artifact("art", ARTIFACT)
     else:
-        Path("many").mkdir()
-        for name in "abc":
+        for name in _names(case):
+            Path("many", name).parent.mkdir(parents=True, exist_ok=True)
             Path("many", name).write_text("ours, old", encoding="utf-8")
 
 
@@ -263,7 +273,8 @@ def _killed_at(step: int, case: str) -> bool:
 
 @POSIX
 @pytest.mark.parametrize(
-    "case", [f"{what}{o}" for what in ("file", "artifact", "many") for o in ("", ", over")]
+    "case",
+    [f"{what}{o}" for what in ("file", "artifact", "many", "many, deep") for o in ("", ", over")],
 )
 def test_a_kill_at_any_step_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
@@ -284,7 +295,8 @@ def test_a_kill_at_any_step_loses_nothing(
         if "artifact" in case and found.keys() - {"art"}:
             load_artifact("art")
         elif "many" in case:
-            assert set(found) - {"many"} in (set(), {"many/a", "many/b", "many/c"})
+            files = {name for name, content in found.items() if content is not None}
+            assert files in (set(), {f"many/{name}" for name in _names(case)})
         elif "file" in case and found:
             assert set(read_arrays(Path("out.npz"))) <= {"old", "new"}
         assert found.keys() >= old.keys()
@@ -331,20 +343,24 @@ def test_a_run_that_lives_is_no_leftover(work: Path) -> None:
     assert Path("slow.npz").read_bytes() == b"ours"
 
 
-def test_several_files_are_all_or_none(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second of three moves fails: the first is taken back."""
-    _prepare("many, over")
+@pytest.mark.parametrize("case", ["many, over", "many, deep, over", "many, deep"])
+def test_several_files_are_all_or_none(
+    work: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    """The second of three moves fails: the first is taken back, and folders made for them go."""
+    _prepare(case)
+    Path("many").mkdir(exist_ok=True)
     before = contents(work)
     real = Path.replace
 
     def fail(self: Path, to: Path) -> Path:
-        if self.parent.name == "new" and self.name == "b":
+        if "new" in self.parts and self.name == "b":
             raise OSError(28, "No space left on device")
         return real(self, to)
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(FileError, match="No space left"):
-        _write("many, over")
+        _write(case)
     assert contents(work) == before
 
 

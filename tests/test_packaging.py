@@ -54,7 +54,14 @@ def test_packages_are_at_the_top(members: set[str]) -> None:
     """Core, backends and exporters side by side, wherever their folders are; nothing else."""
     info = f"dms_spec-{PACKAGE}.dist-info"
     ours = {path.name for folder in PARTS for path in (ROOT / folder).iterdir()}
-    assert ours == {"dms_numba", "dms_numpy", "dms_onnx", "dms_onnxruntime", "dms_torch"}
+    assert ours == {
+        "dms_numba",
+        "dms_numpy",
+        "dms_onnx",
+        "dms_onnxruntime",
+        "dms_torch",
+        "dms_triton",
+    }
     assert {name.split("/")[0] for name in members} == {"dms_spec", *ours, info}
     for name in ("dms_spec/__init__.py", "dms_spec/__main__.py", "dms_numpy/plugin.py"):
         assert name in members

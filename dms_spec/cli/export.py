@@ -14,7 +14,9 @@ from dms_spec.texts import read_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("format", metavar="FORMAT", help="an exporter's name, such as onnx")
+    parser.add_argument(
+        "format", metavar="FORMAT", help="an exporter's name, such as onnx or triton"
+    )
     parser.add_argument(
         "spec", metavar="S", help="a preset (with --modalities), a JSON file, or an artifact folder"
     )
@@ -24,11 +26,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         type=Path,
         required=True,
-        help="folder; the file goes to DIR/FORMAT. The artifact's own folder is a good choice",
+        help="folder; the file goes to DIR/FORMAT. For onnx, the artifact's own folder does well",
     )
     parser.add_argument("--modalities", metavar="A,B,...", help="names for a preset, in order")
     parser.add_argument("--dtype", help="dtype of the inputs: float32 (default) or float16")
     parser.add_argument("--opset", type=int, help="opset of the graph, 18 to 26 (default: 21)")
+    parser.add_argument(
+        "--passes-axis",
+        type=int,
+        help="axis of the passes in mc_logits, for onnx: 0 (default), or 1 with the samples first",
+    )
+    parser.add_argument("--name", help="name of the model, for triton (default: scheduler)")
+    parser.add_argument(
+        "--max-batch-size", type=int, metavar="N", help="samples in a run, for triton (default: 32)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
 
@@ -37,8 +48,8 @@ def run(args: argparse.Namespace) -> int:
 
     exporter = get_exporter(args.format)
     artifact = read_spec(args.spec, args.modalities)
-    given = {"dtype": args.dtype, "opset": args.opset}
-    options = {name: value for name, value in given.items() if value is not None}
+    names = ("dtype", "opset", "passes_axis", "name", "max_batch_size")
+    options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     path = exporter.export(artifact, args.output, overwrite=args.overwrite, **options)
     report = read_json(path.with_name("verification.json"))
     if args.json:

@@ -19,6 +19,9 @@ Parameters = Mapping[str, NDArray[Any]]
 #: What every key of ours in a model's metadata begins with.
 PREFIX = "dms_spec."
 
+#: The key that says where the passes of ``mc_logits`` are, if not at axis 0.
+PASSES_AXIS = "passes_axis"
+
 
 def parameters_hash(parameters: Parameters) -> str:
     """Computes SHA-256 over names, dtypes, shapes and bytes, in the order of the names."""
@@ -47,6 +50,20 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
             got=", ".join(p.key for p in model.metadata_props) or "no metadata",
         )
     return data
+
+
+def read_passes_axis(data: Mapping[str, str]) -> int:
+    """Gives the axis of the passes in ``mc_logits``, from the metadata without the prefix.
+
+    Raises:
+        FileError: It is neither 0 nor 1.
+    """
+    axis = data.get(PASSES_AXIS, "0")
+    if axis not in ("0", "1"):
+        raise FileError(
+            "the model's metadata is damaged", expected=f"{PASSES_AXIS} 0 or 1", got=repr(axis)
+        )
+    return int(axis)
 
 
 def read_parameters(model: onnx.ModelProto) -> dict[str, NDArray[Any]]:

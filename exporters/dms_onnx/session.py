@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_onnx.files import read_model
-from dms_onnx.metadata import read_parameters
+from dms_onnx.metadata import PASSES_AXIS, PREFIX, read_parameters, read_passes_axis
 from dms_onnx.wheels import conflict, installed, runtime
 from dms_spec.errors import (
     BackendUnavailable,
@@ -71,6 +71,9 @@ class Session:
     def run(self, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """Computes the outputs of the graph, by name, as arrays of the library that came in.
 
+        ``mc_logits`` is [T, B, M, C] here, as everywhere, also for a graph that was exported with
+        the samples first.
+
         Args:
             arrays: Every input by name: NumPy arrays, or torch tensors on the session's device,
                 which are read, and their results written, where they lie.
@@ -99,7 +102,10 @@ class Session:
                 "present.",
             )
         torch = _library(arrays)
-        sizes = _check(values, arrays)
+        metadata = session.get_modelmeta().custom_metadata_map
+        axis = read_passes_axis({PASSES_AXIS: metadata.get(f"{PREFIX}{PASSES_AXIS}", "0")})
+        sizes = _check(values, arrays, axis)
+        arrays = as_the_graph_reads(arrays, axis)
         if empty := sizes.get("B") == 0:  # no operator broadcasts an axis of size 0: one sample
             arrays = {name: _one_sample(array) for name, array in arrays.items()}
             sizes["B"] = 1
@@ -268,7 +274,15 @@ def _library(arrays: Mapping[str, Any]) -> bool:
     return found == {"torch"}
 
 
-def _check(values: list[Any], arrays: Mapping[str, Any]) -> dict[str, int]:
+def as_the_graph_reads(arrays: Mapping[str, Any], passes_axis: int) -> dict[str, Any]:
+    """Gives the arrays of a batch with the passes of ``mc_logits`` at an axis, 0 or 1."""
+    return {
+        name: array.swapaxes(0, 1) if name == "mc_logits" and passes_axis == 1 else array
+        for name, array in arrays.items()
+    }
+
+
+def _check(values: list[Any], arrays: Mapping[str, Any], passes_axis: int) -> dict[str, int]:
     """Compares inputs with the graph, and gives the sizes of its named axes.
 
     ONNX Runtime would say some of it in its own words. It says nothing about a tensor's memory,
@@ -286,14 +300,15 @@ def _check(values: list[Any], arrays: Mapping[str, Any]) -> dict[str, int]:
                 fix="Cast it, or export the graph for that dtype.",
             )
         shape = tuple(array.shape)
-        fits = len(shape) == len(value.shape)
-        for axis, size in zip(value.shape, shape, strict=False):
+        axes = list(value.shape)
+        if value.name == "mc_logits" and passes_axis == 1:
+            axes[:2] = axes[1::-1]
+        fits = len(shape) == len(axes)
+        for axis, size in zip(axes, shape, strict=False):
             fits &= size == (sizes.setdefault(axis, size) if isinstance(axis, str) else axis)
             fits &= size > 0 or axis == "B"
         if not fits:
-            expected = (
-                f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in value.shape
-            )
+            expected = (f"{axis} = {sizes[axis]}" if axis in sizes else axis for axis in axes)
             raise ShapeError(
                 f"{value.name} has the wrong shape",
                 expected=f"[{', '.join(map(str, expected))}]",

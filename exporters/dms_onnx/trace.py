@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import Sequential, common
 
 from dms_onnx.lock import tracing
-from dms_onnx.metadata import PREFIX, Parameters, parameters_hash
+from dms_onnx.metadata import PASSES_AXIS, PREFIX, Parameters, parameters_hash
 from dms_onnx.namespace import onnx_namespace
 from dms_onnx.opsets import TRACED, converted
 from dms_spec._version import PACKAGE
@@ -101,10 +101,13 @@ def scheduler_inputs(resolved: Resolved) -> tuple[str, ...]:
     return tuple(name for name in INPUT_NAMES if name in read)
 
 
-def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int, ...]]:
+def input_axes(
+    artifact: Artifact, *, heads: bool, passes_axis: int = 0
+) -> dict[str, tuple[str | int, ...]]:
     """Lists the inputs of a graph by name, each with its axes: a number if fixed, otherwise a name.
 
-    With heads one input for each modality, [B, D_m]; else the arrays of `scheduler_inputs`.
+    With heads one input for each modality, [B, D_m]; else the arrays of `scheduler_inputs`, with
+    the passes of ``mc_logits`` at ``passes_axis``.
     """
     count = len(artifact.spec.modalities)
     if heads:
@@ -115,9 +118,15 @@ def input_axes(artifact: Artifact, *, heads: bool) -> dict[str, tuple[str | int,
         return axes | {"present": ("B", count)}
     resolved = resolve(artifact.spec, artifact.scheduler_parameters)
     return {
-        name: tuple(resolved.sizes.get(axis, axis) for axis in AXES[name])
+        name: tuple(resolved.sizes.get(axis, axis) for axis in graph_axes(name, passes_axis))
         for name in scheduler_inputs(resolved)
     }
+
+
+def graph_axes(name: str, passes_axis: int) -> tuple[str, ...]:
+    """Lists the axes of an array of a batch, as a graph with the passes at that axis reads it."""
+    axes = AXES[name]
+    return (axes[1], axes[0], *axes[2:]) if name == "mc_logits" and passes_axis == 1 else axes
 
 
 def trace_scheduler(
@@ -126,6 +135,7 @@ def trace_scheduler(
     opset: int = TRACED,
     *,
     one_pass: bool = False,
+    passes_axis: int = 0,
     terms: bool = False,
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """Traces a scheduler into a graph: a batch in, what ``dms schedule`` writes out.
@@ -135,6 +145,7 @@ def trace_scheduler(
         dtypes: The dtype of each input of the graph, by name; ``present`` is bool.
         opset: One of `opsets.IR_VERSIONS`.
         one_pass: Whether T is 1, which says nothing about variance and is noted; else any.
+        passes_axis: The axis of the passes in ``mc_logits``; its metadata says so where it is 1.
         terms: Whether the terms of the scores come out too, each as ``terms.<name>``.
 
     Returns:
@@ -151,15 +162,22 @@ def trace_scheduler(
         )
         sizes = {**resolved.sizes} | ({"T": 1} if one_pass else {})
         batch = {
-            name: inputs.array(name, tuple(sizes.get(axis, axis) for axis in AXES[name]), dtype)
+            name: inputs.array(
+                name, tuple(sizes.get(axis, axis) for axis in graph_axes(name, passes_axis)), dtype
+            )
             for name, dtype in dtypes.items()
         }
+        if passes_axis == 1 and "mc_logits" in batch:
+            batch["mc_logits"] = ndonnx.permute_dims(batch["mc_logits"], (1, 0, 2, 3))
         schedule = compute(onnx_namespace(), resolved, ModalityBatch(**batch))
     outputs = schedule.arrays()
     if terms:
         outputs |= {f"{TERMS}{name}": term for name, term in schedule.terms.items()}
     axes = output_axes(artifact, heads=False)
-    return _finished(artifact, inputs, outputs, axes, values, opset), schedule.notes
+    model = _finished(artifact, inputs, outputs, axes, values, opset)
+    if passes_axis == 1 and "mc_logits" in dtypes:
+        model.metadata_props.add(key=f"{PREFIX}{PASSES_AXIS}", value="1")
+    return model, schedule.notes
 
 
 def trace_predictor(

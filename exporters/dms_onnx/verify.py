@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from dms_onnx import batches
-from dms_onnx.metadata import read_metadata, read_parameters
-from dms_onnx.session import Session
+from dms_onnx.metadata import PASSES_AXIS, read_metadata, read_parameters, read_passes_axis
+from dms_onnx.session import Session, as_the_graph_reads
 from dms_onnx.trace import input_axes, output_axes
 from dms_onnx.truth import Answer, Truth
 from dms_spec._version import PACKAGE
@@ -55,12 +55,13 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
         VerificationError: Anything is not as it should be.
     """
     artifact, heads = _described(model)
-    dtype = _check_interface(model, artifact, heads)
+    passes_axis = read_passes_axis(read_metadata(model))
+    dtype = _check_interface(model, artifact, heads, passes_axis)
     truth = Truth(artifact, heads=heads, dtype=dtype)
     axes, ours = input_axes(artifact, heads=heads), oracle.knows(artifact.spec)
     _check_entries("inputs", batches.entries(axes))
     drawn = list(batches.draw(axes, dtype, ours=ours))
-    runtimes = list(_runtimes(model))
+    runtimes = list(_runtimes(model, passes_axis))
     digest = hashlib.sha256()
     errors: dict[str, dict[str, float]] = {}
     for what, arrays in drawn:
@@ -87,6 +88,7 @@ def verify(model: onnx.ModelProto) -> dict[str, Any]:
         "edition": artifact.spec.edition,
         "policy": artifact.spec.policy,
         "dtype": dtype,
+        PASSES_AXIS: passes_axis,
         "opset": model.opset_import[0].version,
         "ir_version": model.ir_version,
         "nodes": len(model.graph.node),
@@ -192,14 +194,16 @@ def _check_entries(what: str, entries: int) -> None:
         )
 
 
-def _check_interface(model: onnx.ModelProto, artifact: Artifact, heads: bool) -> str:
+def _check_interface(
+    model: onnx.ModelProto, artifact: Artifact, heads: bool, passes_axis: int
+) -> str:
     """Compares inputs and outputs with the spec, and gives the dtype of the inputs.
 
     A mask that is not read and a size that is frozen are the two ways in which an export that
     "succeeded" is wrong.
     """
     inputs = {value.name: _shape(value) for value in model.graph.input}
-    expected = input_axes(artifact, heads=heads)
+    expected = input_axes(artifact, heads=heads, passes_axis=passes_axis)
     if inputs != expected:
         raise VerificationError(
             "the graph's inputs are not those of its spec",
@@ -327,7 +331,7 @@ class Runtime:
             ) from error
 
 
-def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
+def _runtimes(model: onnx.ModelProto, passes_axis: int) -> Iterator[Runtime]:
     """Lists ONNX's own evaluator, and ONNX Runtime where it is installed."""
     names = [value.name for value in model.graph.output]
     try:
@@ -337,6 +341,11 @@ def _runtimes(model: onnx.ModelProto) -> Iterator[Runtime]:
             "ONNX's reference evaluator does not know the graph",
             got=f"{type(error).__name__}: {error}",
         ) from error
-    yield Runtime("onnx", lambda a: dict(zip(names, evaluator.run(names, a), strict=True)))
+
+    def evaluate(arrays: Arrays) -> Arrays:
+        given = as_the_graph_reads(arrays, passes_axis)
+        return dict(zip(names, evaluator.run(names, given), strict=True))
+
+    yield Runtime("onnx", evaluate)
     if "onnxruntime" in available("backend"):
         yield Runtime("onnxruntime", Session(model.SerializeToString()).run)

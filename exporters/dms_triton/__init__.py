@@ -1,0 +1,1 @@
+"""Exports schedulers as a model repository of Triton Inference Server."""
