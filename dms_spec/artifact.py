@@ -165,7 +165,7 @@ def load_artifact(path: Path | str) -> Artifact:
         raise ArtifactError(
             f"{path} is not an artifact",
             expected=f"a folder with {CONFIG}, {MODEL} and {CARD}",
-            got=error.got,
+            got="a file" if path.is_file() else error.got,
             fix="Check the path; an interrupted download or copy has to be repeated.",
         ) from error
     if not isinstance(data, dict) or data.get("format") != "dms-spec":

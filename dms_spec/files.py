@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import FileError
-from dms_spec.outputs import Target
+from dms_spec.outputs import Target, is_artifact
 from dms_spec.streams import Writer, check_npz, like, map_member, map_tensor, npy_header
 from dms_spec.texts import parse_json
 
@@ -44,7 +44,7 @@ def read_arrays(
     Raises:
         FileError: The file is missing, damaged, of another kind, or holds Python objects.
     """
-    check_suffix(path)
+    _check_kind(path)
     try:
         if not path.is_file():
             raise FileError(
@@ -271,16 +271,36 @@ def _save_npz(path: Path, arrays: Mapping[str, NDArray[Any]], kind: str) -> None
                 np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
-def check_suffix(path: Path) -> None:
-    """Refuses a file name whose format is not known.
+def check_suffix(path: Path, known: Sequence[str] = SUFFIXES) -> None:
+    """Refuses the name of a new file whose format is not known.
+
+    Args:
+        path: The file.
+        known: The suffixes of what can be written.
 
     Raises:
-        FileError: The suffix is neither ``.npz`` nor ``.safetensors``.
+        FileError: The suffix is none of them.
     """
-    if path.suffix not in SUFFIXES:
+    if path.suffix not in known:
         raise FileError(
             f"the format of {path} is unknown",
-            expected=" or ".join(SUFFIXES),
+            expected=f"{', '.join(known[:-1])} or {known[-1]}",
             got=path.suffix or "no suffix",
             fix="Give the file one of these suffixes.",
         )
+
+
+def _check_kind(path: Path) -> None:
+    """Refuses to read what is no file of arrays, by its name."""
+    if path.suffix in SUFFIXES:
+        return
+    if path.is_dir():
+        got = "an artifact" if is_artifact(path) else "a folder"
+    else:
+        got = (path.suffix or "no suffix") if path.exists() else "nothing there"
+    raise FileError(
+        f"cannot read {path}",
+        expected=f"a file of arrays, {' or '.join(SUFFIXES)}",
+        got=got,
+        fix="Check the path. Python writes such a file with numpy.savez(path, features=...).",
+    )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import html
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from dms_spec.colours import DARK, LIGHT
@@ -15,6 +16,9 @@ GENERATOR = '<meta name="generator" content="dms-spec">'
 
 # A name, a path or a message of this length can be read; a line of a table is narrower.
 _LONGEST, _LONGEST_CELL = 1_000, 300
+
+# What is narrower than this is not worth breaking lines for.
+_NARROWEST = 20
 
 # Joins letters in some scripts, and is not printable by itself.
 _JOINERS = "\u200c\u200d"
@@ -64,18 +68,54 @@ def counted(count: int, noun: str) -> str:
 
 
 def text_table(
-    header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
+    header: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    right: Sequence[int] = (),
+    width: int | None = None,
 ) -> str:
-    """Pads columns of text, and aligns those whose index is in ``right`` to the right."""
+    """Pads columns of text, and aligns those whose index is in ``right`` to the right.
+
+    Args:
+        header: The headings of the columns.
+        rows: Their cells.
+        right: Indices of columns.
+        width: The most characters in a line. Columns that do not fit stand below the others,
+            beside the first column again. None: all columns stand side by side.
+    """
     lines = [[shown(cell, _LONGEST_CELL) for cell in row] for row in (header, *rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+
+    def drawn(columns: Sequence[int]) -> str:
+        cells = (
+            [line[i].rjust(widths[i]) if i in right else line[i].ljust(widths[i]) for i in columns]
+            for row in lines
+            for line in _folded(row, columns, 0 if width is None else width - widths[0] - 2)
+        )
+        return "\n".join("  ".join(line).rstrip() for line in cells)
+
+    return "\n\n".join(map(drawn, _side_by_side(widths, width)))
+
+
+def _folded(row: list[str], columns: Sequence[int], most: int) -> Iterator[list[str]]:
+    """Breaks words into several lines where they are alone beside the first column."""
+    last = columns[-1]
+    if len(columns) != 2 or len(row[last]) <= most or most < _NARROWEST:
+        yield row
+        return
+    for number, part in enumerate(textwrap.wrap(row[last], most, break_long_words=False)):
+        yield [part if i == last else "" if number else cell for i, cell in enumerate(row)]
+
+
+def _side_by_side(widths: Sequence[int], most: int | None) -> list[list[int]]:
+    """Groups columns so that each group fits in a line. The first column is in all of them."""
+    groups, used = [[0]], widths[0]
+    for i, wide in enumerate(widths[1:], start=1):
+        used += 2 + wide
+        if most is not None and used > most and len(groups[-1]) > 1:
+            groups.append([0])
+            used = widths[0] + 2 + wide
+        groups[-1].append(i)
+    return groups
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:

@@ -1,27 +1,28 @@
 """Runs the command line: ``dms VERB ...``, also ``python -m dms_spec VERB ...``.
 
-A verb is a module of this package with ``add_arguments(parser)`` and ``run(args)``, which returns
-the exit code. Only the verb that is called is imported, so that ``dms --help`` is quick. Parsing
-imports no plugin, so that ``dms plugins list`` works however broken the plugins are.
+A verb is a module of this package with ``add_arguments(parser)``, ``run(args)``, which returns
+the exit code, and ``EXAMPLE``, which ends its help. Only the verb that is called is imported, so
+that ``dms --help`` is quick. Parsing imports no plugin, so that ``dms plugins list`` works however
+broken the plugins are.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 
 from dms_spec._version import EDITION, PACKAGE
 from dms_spec.cli.codes import BAD_INPUT, DEFECT, GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
-from dms_spec.cli.printing import note, tell
+from dms_spec.cli.parser import Parser
+from dms_spec.cli.printing import note, tell_error
 from dms_spec.errors import BackendUnavailable, DMSError, PluginError, VerificationError
 
 #: The verbs, each with its help.
@@ -94,22 +95,36 @@ _MEMORY_ADVICE = (
 )
 
 
-def _run(given: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+def parser(called: Iterable[str] = tuple(VERBS)) -> Parser:
+    """Makes the parser of the command line, also for tools such as shtab.
+
+    Args:
+        called: The verbs whose arguments are needed. Of the others there is the name alone.
+    """
+    whole = Parser(
         prog="dms", description="Decide per sample how far each modality deserves trust."
     )
+    whole.example = "dms demo --table train.npz"
     version = f"dms-spec {PACKAGE}, specification {EDITION}"
-    parser.add_argument("--version", action="version", version=version)
-    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    called = next((word for word in given if not word.startswith("-")), None)
+    whole.add_argument("--version", action="version", version=version)
+    verbs = whole.add_subparsers(dest="verb", metavar="VERB", required=True)
+    wanted = set(called)
     for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
-        if name == called:
+        if name in wanted:
             module = import_module(f"dms_spec.cli.{name}")
             module.add_arguments(verb)
-            verb.set_defaults(run=module.run)
+            verb.example = module.EXAMPLE
+            verb.set_defaults(run=module.run, parser=verb)
+    return whole
+
+
+def _run(given: list[str]) -> int:
+    called = next((word for word in given if not word.startswith("-")), "")
     try:
-        args = parser.parse_args(given)
+        args, extra = parser([called]).parse_known_args(given)
+        if extra:
+            args.parser.refuse(extra)
     except SystemExit:  # --help has printed
         sys.stdout.flush()
         raise
@@ -162,7 +177,7 @@ def _drop_stdout() -> None:
 
 
 def _fail(message: object, code: int) -> int:
-    tell(message)
+    tell_error(message)
     return code
 
 

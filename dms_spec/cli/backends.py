@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from dms_spec.cli.printing import say, say_json
+from dms_spec.cli.printing import say, say_json, say_table
 from dms_spec.errors import DMSError
-from dms_spec.markup import text_table
 from dms_spec.plugins import get_backend, plugin_records
+
+EXAMPLE = "dms backends"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,21 +22,19 @@ def run(args: argparse.Namespace) -> int:
         say_json(rows)
         return 0
     header = ("backend", "status", "devices", "dtypes", "gradients", "from")
-    say(
-        text_table(
-            header,
-            [
-                (
-                    row["name"],
-                    row["status"],
-                    ", ".join(row["devices"]) or "-",
-                    ", ".join(row["dtypes"]) or "-",
-                    {True: "yes", False: "no", None: "-"}[row["gradients"]],
-                    row["distribution"],
-                )
-                for row in rows
-            ],
-        )
+    say_table(
+        header,
+        [
+            (
+                row["name"],
+                row["status"],
+                ", ".join(row["devices"]) or "-",
+                ", ".join(row["dtypes"]) or "-",
+                {True: "yes", False: "no", None: "-"}[row["gradients"]],
+                row["distribution"],
+            )
+            for row in rows
+        ],
     )
     for row in rows:
         if row["reason"]:

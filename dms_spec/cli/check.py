@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
-from dms_spec.cli.printing import say, say_json, tell
+from dms_spec.cli.printing import say, say_json, say_table, say_verdict, tell
+from dms_spec.cli.progress import Bar
 from dms_spec.conformance.expected import read_expected
 from dms_spec.conformance.render import DRAWN, badge, html, markdown
 from dms_spec.conformance.report import REPORT_MARK, Report, write_report
 from dms_spec.errors import BackendUnavailable, DMSError, FileError, SpecError, install_hint
-from dms_spec.markup import text_table
 from dms_spec.outputs import Target, writing_file
 
 _DRAWN = DRAWN.encode()
@@ -22,6 +22,9 @@ _DRAWN = DRAWN.encode()
 if TYPE_CHECKING:
     from dms_spec.conformance.context import Context
     from dms_spec.conformance.runner import Planned
+
+
+EXAMPLE = "dms check numpy --report numpy.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if args.list:
         return _list()
     if not args.backend:
-        raise SpecError("there is nothing to check", expected="the name of a backend")
+        raise SpecError(
+            "there is nothing to check", expected="the name of a backend", fix="`dms backends` lists them."
+        )
     if args.seed is not None and not args.explore:
         raise SpecError("--seed is for --explore", fix="Without it the cases are always the same.")
     examples = _examples(args.examples, args.thorough)
@@ -93,7 +98,9 @@ def run(args: argparse.Namespace) -> int:
         seed=seed,
         expected=expected,
         failed=_freezer(args.freeze) if args.freeze else None,
-        progress=_progress,
+        progress=lambda planned: Bar().over(
+            planned, "checking", "check", lambda one: f"{one.check.name} {one.dtype}"
+        ),
     )
     if args.report is not None:
         _write(args.report, found)
@@ -119,16 +126,6 @@ def _examples(given: int | None, thorough: bool) -> int:
 def _seed(given: int | None) -> int:
 
     return secrets.randbits(32) if given is None else given
-
-
-def _progress(planned: Iterable[Planned]) -> Iterable[Planned]:
-    """Shows how far it is, and the check that is running."""
-    from tqdm import tqdm
-
-    with tqdm(planned, unit="check", leave=False, disable=None) as bar:
-        for one in bar:
-            bar.set_postfix_str(f"{one.check.name} {one.dtype}")
-            yield one
 
 
 def _freezer(folder: Path) -> Callable[[Planned, Context], None]:
@@ -201,14 +198,17 @@ def _print(report: Report) -> None:
         for level, count in report.levels.items()
         if count["of"]
     ]
-    say(text_table(("level", "passed"), rows, right=(1,)))
+    say_table(("level", "passed"), rows, right=(1,))
     counts = ", ".join(f"{n} {status}" for status, n in report.counts.items() if n)
     say(f"\n{counts}")
     worst = [(dtype, max(own.values(), default=0.0)) for dtype, own in report.worst.items()]
     if worst:
         shown = ", ".join(f"{dtype} {value:.2f}" for dtype, value in worst)
         say(f"worst error in eps of its scale, 8 allowed: {shown}")
-    say(f"{report.backend['name']} is {report.verdict} to edition {report.edition}")
+    say_verdict(
+        f"{report.backend['name']} is {report.verdict} to edition {report.edition}",
+        good=_exit_code(report) == GOOD,
+    )
     for reason in report.reasons:
         say(f"invalid: {reason}")
     if report.verdict == "partial":
@@ -229,9 +229,9 @@ def _list() -> int:
     from dms_spec.conformance.mutants import mutants
     from dms_spec.conformance.registry import checks
 
-    rows = [(c.name, c.level, ", ".join(c.clauses), c.summary) for c in checks()]
-    say(text_table(("check", "level", "clauses", "what"), rows))
+    rows = [(c.name, c.summary, c.level, ", ".join(c.clauses)) for c in checks()]
+    say_table(("check", "what", "level", "clauses"), rows)
     say()
     wrong = [(f"mutant:{m.name}", m.clause, m.summary) for m in mutants()]
-    say(text_table(("mutant", "breaks", "what is wrong"), wrong))
+    say_table(("mutant", "breaks", "what is wrong"), wrong)
     return 0

@@ -15,10 +15,18 @@ from dms_spec.cli.printing import note
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.engine.scheduler import row_blocks
 from dms_spec.engine.warning import quietly
-from dms_spec.errors import DMSError, DTypeError, FileError, SpecError, closest, unknown
-from dms_spec.files import array_target, check_suffix, read_arrays
+from dms_spec.errors import (
+    DMSError,
+    DTypeError,
+    FileError,
+    MissingInput,
+    SpecError,
+    closest,
+    unknown,
+)
+from dms_spec.files import SUFFIXES, array_target, check_suffix, read_arrays
 from dms_spec.markup import text_table
-from dms_spec.outputs import Target, check_not_input
+from dms_spec.outputs import Target, check_not_input, is_artifact
 from dms_spec.plugins import get_backend
 from dms_spec.spec import PRESETS, SchedulerSpec
 from dms_spec.streams import forget
@@ -61,6 +69,21 @@ def add_modalities(parser: argparse.ArgumentParser, others: str) -> None:
         metavar="A,B,...",
         help=f"these arrays are the modalities, whatever they look like; {others}",
     )
+
+
+def check_order(verb: str, first: Path, second: Path) -> None:
+    """Refuses an artifact that stands in the place of the table, and the other way round.
+
+    Raises:
+        FileError: They are swapped.
+    """
+    if is_artifact(second) and not is_artifact(first):
+        raise FileError(
+            "the arguments are swapped",
+            expected="the artifact first, then the table",
+            got=f"{first} {second}",
+            fix=f"Run dms {verb} {second} {first} ...",
+        )
 
 
 _COLUMNS = {
@@ -135,6 +158,14 @@ def schedule_parts(
     backend = get_backend(args.backend)
     device = backend.check_device(args.device)
     arrays = read_arrays(args.input, wanted=lambda name, *_: name in INPUT_NAMES, mapped=True)
+    if not {"features", "logits"} & set(arrays):
+        raise MissingInput(
+            f"{args.input} holds no batch",
+            expected="features [B, M, D], or logits [B, M, C]",
+            got=", ".join(arrays) or "no arrays",
+            fix="If it is a table of embeddings, learn from it with dms fit; dms predict and "
+            "dms explain --spec DIR then read it.",
+        )
     for name in [name for name in arrays if name not in INPUT_NAMES]:
         hint = closest(name, INPUT_NAMES)
         if hint.startswith("Did"):  # a mistyped name must not lose an input
@@ -251,6 +282,22 @@ def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:
     return text_table(("modality", "active in", "mean weight there"), rows, right=(1, 2))
 
 
+def json_spec(path: Path) -> str:
+    """Reads the text of a spec.
+
+    Raises:
+        SpecError: It is no text.
+        FileError: It cannot be read.
+    """
+    if path.suffix in SUFFIXES:
+        raise SpecError(
+            f"{path} is no spec",
+            expected=f"a preset ({', '.join(PRESETS)}), a JSON file or an artifact folder",
+            got="a file of arrays",
+        )
+    return read_text(path)
+
+
 def read_spec(text: str, modalities: str | None, count: int | None = None) -> Artifact:
     """Reads a spec from a preset's name, a JSON file or an artifact folder.
 
@@ -275,7 +322,7 @@ def read_spec(text: str, modalities: str | None, count: int | None = None) -> Ar
         if path.is_dir():
             return load_artifact(path)
         if path.is_file():
-            return Artifact(spec=SchedulerSpec.from_json(read_text(path)))
+            return Artifact(spec=SchedulerSpec.from_json(json_spec(path)))
     except OSError as error:  # such as a JSON text in place of its file
         raise FileError(f"cannot read {path}", got=str(error)) from error
     raise SpecError(

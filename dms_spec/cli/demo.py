@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
 from dms_spec.cli.printing import say, say_json
+from dms_spec.cli.progress import Bar
 from dms_spec.errors import BackendUnavailable, install_hint
 from dms_spec.files import array_mark, save_arrays
 from dms_spec.outputs import Target
@@ -34,6 +36,9 @@ _MARKS = {
     "weights.png": b"dms demo",
     "digits.npz": array_mark("digits.npz", _ARRAYS),
 }
+
+
+EXAMPLE = "dms demo --table train.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
         return _write_table(args)
     try:
         from dms_spec.demo import picture, report, study
+
+        import_module("tqdm")  # for the progress bar: before the work, not in it
     except ImportError as error:
         raise _needs("scikit-learn, matplotlib and tqdm", error) from error
 
@@ -84,7 +91,12 @@ def run(args: argparse.Namespace) -> int:
     # Before the work, not after it.
     target = Target.of_folder(args.output, _MARKS, overwrite=True)
     artifact_target(args.output / _ARTIFACT, overwrite=True)
-    result = study.run_study(backend, args.seed, study.REPEATS)
+    result = study.run_study(
+        backend,
+        args.seed,
+        study.REPEATS,
+        lambda splits: Bar().over(splits, "training and measuring", "split"),
+    )
     data = report.as_data(result, args.backend, args.seed)
     with target.writing() as new:
         new["results.json"].write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -10,11 +10,10 @@ import numpy as np
 
 from dms_spec._version import EDITION, PACKAGE
 from dms_spec.cli.codes import GOOD, OUT_OF_TOLERANCE, UNAVAILABLE
-from dms_spec.cli.printing import say, say_json
+from dms_spec.cli.printing import say, say_json, say_table, say_verdict
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.closeness import finfo
 from dms_spec.errors import DMSError
-from dms_spec.markup import text_table
 from dms_spec.plugins import available, discover, get_backend, installed_version
 from dms_spec.types import ModalityBatch
 
@@ -29,6 +28,9 @@ _PACKAGES = (
     "onnxruntime",
     "onnxruntime-gpu",
 )
+
+
+EXAMPLE = "dms doctor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,12 +64,15 @@ def run(args: argparse.Namespace) -> int:
         say("\nThe worked example of the specification, run on each backend, device and dtype:")
         header = ("backend", "device", "dtype", "verdict", "worst error (eps of the dtype)")
         rows = [(r["backend"], r["device"], r["dtype"], r["verdict"], r["error"]) for r in runs]
-        say(text_table(header, rows))
+        say_table(header, rows)
         for name, notes in _notes().items():
             for note in notes:
                 say(f"\n{name}: {note}")
         for r in ailing:
-            say(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n  {r.fix}")
+            say(f"\n{r.name} ({r.distribution}) is {r.status}: {r.reason}\n{r.fix}")
+        bad = sum(r["verdict"] != "ok" for r in runs)
+        end = f"{bad} of {len(runs)} runs are not ok" if bad else f"all {len(runs)} runs are ok"
+        say_verdict(f"\n{end}", good=not bad)
     if any(r["verdict"] == "wrong" for r in runs):
         return OUT_OF_TOLERANCE
     return UNAVAILABLE if ailing or any(r["verdict"] == "failed" for r in runs) else GOOD

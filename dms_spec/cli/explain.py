@@ -17,15 +17,18 @@ from dms_spec.cli.common import (
     schedule_file,
 )
 from dms_spec.cli.explain_plot import check_plot, draw
-from dms_spec.cli.printing import note, say, say_json
+from dms_spec.cli.printing import note, say, say_json, width
 from dms_spec.embeddings.explanation import Explanations, explain, explain_table
 from dms_spec.embeddings.hearing import hear
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
-from dms_spec.errors import ShapeError
+from dms_spec.errors import FileError, ShapeError
 from dms_spec.files import SUFFIXES, read_arrays
+from dms_spec.outputs import is_artifact
 from dms_spec.plugins import get_backend
+
+EXAMPLE = "dms explain train.npz --spec model --sample 0 7"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot)
+    if is_artifact(args.input):
+        raise FileError(
+            "the artifact is no input",
+            expected="a batch or a table as IN, and the artifact as --spec",
+            got=str(args.input),
+            fix=f"Run dms explain IN --spec {args.input}",
+        )
     artifact = _with_heads(args)
     policy, explained, notes = _of_batch(args) if artifact is None else _of_table(args, artifact)
     if args.plot is not None:
@@ -56,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
         report = {"policy": policy, "notes": notes, "samples": explained}
         say_json(report)
         return 0
-    say(str(explained))
+    say(explained.text(width()))
     for text in notes:
         note(text)
     if args.plot is not None:

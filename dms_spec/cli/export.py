@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.cli.common import read_spec
-from dms_spec.cli.printing import say, say_json
-from dms_spec.markup import text_table
-from dms_spec.plugins import get_exporter
+from dms_spec.cli.printing import say, say_json, say_table
+from dms_spec.errors import SpecError
+from dms_spec.plugins import available, get_exporter
 from dms_spec.texts import read_json
+
+EXAMPLE = "dms export onnx model -o model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +48,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
+    known = available("exporter")
+    if args.spec in known and args.format not in known:
+        raise SpecError(
+            "the arguments are swapped",
+            expected="FORMAT S",
+            got=f"{args.format} {args.spec}",
+            fix=f"Run dms export {args.spec} {args.format} -o DIR",
+        )
     exporter = get_exporter(args.format)
     artifact = read_spec(args.spec, args.modalities)
     names = ("dtype", "opset", "passes_axis", "name", "max_batch_size")
@@ -71,7 +81,7 @@ def print_report(report: dict[str, Any]) -> None:
         (name, *(f"{errors[name]:.2f}" for errors in runtimes.values()))
         for name in next(iter(runtimes.values()))
     ]
-    say(text_table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1)))
+    say_table(("output", *runtimes), rows, right=range(1, len(runtimes) + 1))
     for note in report["notes"]:
         say(f"note: {note}")
     say()

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import artifact_target, save_artifact
-from dms_spec.cli.common import add_columns, add_modalities, columns_of, names_of
-from dms_spec.cli.printing import note, say, say_json
+from dms_spec.cli.common import add_columns, add_modalities, columns_of, json_spec, names_of
+from dms_spec.cli.log import Log
+from dms_spec.cli.printing import note, say, say_json, width
+from dms_spec.cli.progress import Bar
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
 from dms_spec.markup import text_table
 from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
-from dms_spec.texts import read_text
+
+EXAMPLE = "dms fit train.npz -o model"
 
 _SPEC = "robust"
 
@@ -93,6 +96,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="none",
         help="balanced weighs rows so that all classes count alike (default: %(default)s)",
     )
+    parser.add_argument(
+        "--log",
+        metavar="FILE.jsonl",
+        type=Path,
+        help="add a line of JSON for each epoch of each stage, as it ends",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:0, ... (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace an artifact at DIR")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -110,6 +119,7 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     # Before the work, not after it.
     target = artifact_target(args.output, overwrite=args.overwrite)
+    log = None if args.log is None else Log(args.log, "fit")
     settings = training.FitSettings(
         epochs=args.epochs,
         patience=args.patience,
@@ -137,7 +147,7 @@ def run(args: argparse.Namespace) -> int:
     spec = _spec(args, given, table.modalities)
     target.make_parent()  # where the checkpoint lies
     checkpoint = checkpoint_of(target.folder)
-    with _Bars() as bars:
+    with Bar() as bar:
         result = training.fit(
             table,
             spec,
@@ -145,7 +155,7 @@ def run(args: argparse.Namespace) -> int:
             device=device,
             checkpoint=checkpoint,
             overwrite=args.overwrite,
-            report=bars,
+            report=_reporting(bar, log),
         )
     save_artifact(args.output, result.artifact, overwrite=args.overwrite)
     remove(checkpoint, import_module("dms_torch.fit.checkpoint").MARK)
@@ -173,7 +183,7 @@ def _json_spec(text: str | None) -> SchedulerSpec | None:
     path = Path(text)
     try:
         if path.is_file():
-            return SchedulerSpec.from_json(read_text(path))
+            return SchedulerSpec.from_json(json_spec(path))
     except OSError as error:
         raise FileError(f"cannot read {path}", got=str(error)) from error
     raise SpecError(
@@ -196,35 +206,26 @@ def _spec(
     return spec if get_policy(policy).uses_signals else spec.replace(coefficients={})
 
 
-class _Bars:
-    """Shows a progress bar for each stage, on a terminal."""
+def _reporting(bar: Bar, log: Log | None) -> Callable[[Any], None]:
+    """Gives what shows progress, and keeps it in the log."""
+    stage = ""
 
-    def __init__(self) -> None:
-        self._stage = ""
-        self._bar: Any = None
-
-    def __enter__(self) -> Callable[[Any], None]:
-        return self._update
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def _update(self, progress: Any) -> None:
-        from tqdm import tqdm
-
-        if progress.stage != self._stage:
-            self.__exit__()
-            self._stage = progress.stage
-            self._bar = tqdm(
-                desc=f"learning {progress.stage}",
-                total=progress.epochs,
-                initial=progress.epoch - 1,
-                unit="epoch",
-                disable=None,
+    def report(progress: Any) -> None:
+        nonlocal stage
+        if progress.stage != stage:
+            stage = progress.stage
+            bar.begin(f"learning {stage}", progress.epochs, "epoch", progress.epoch - 1)
+        bar.step(f"validation loss {progress.score:.4f}, best {progress.best_score:.4f}")
+        if log is not None:
+            log.write(
+                stage=progress.stage,
+                epoch=progress.epoch,
+                epochs=progress.epochs,
+                validation_loss=progress.score,
+                best_validation_loss=progress.best_score,
             )
-        self._bar.set_postfix(validation=f"{progress.score:.4f}", best=f"{progress.best_score:.4f}")
-        self._bar.update()
+
+    return report
 
 
 def _summary(model: dict[str, Any], spec: SchedulerSpec) -> str:
@@ -263,7 +264,7 @@ def _measured_table(title: str, measured: dict[str, Any], modalities: tuple[str,
         for name, own in lines.items()
     ]
     header = [f"{title}: {measured['samples']} rows", *_COLUMNS]
-    return text_table(header, rows, right=range(1, len(header)))
+    return text_table(header, rows, right=range(1, len(header)), width=width())
 
 
 def _recall(classes: list[Any], recall: list[float | None]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import traceback
 
-from dms_spec.cli.printing import say, say_json
-from dms_spec.markup import text_table
+from dms_spec.cli.printing import say, say_json, say_table
 from dms_spec.plugins import discover
 
 _LIST = "list the plugins, the broken ones with the reason and the fix"
+
+
+EXAMPLE = "dms plugins list"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
         say_json([{key: getattr(r, key) for key in keys} for r in records])
         return 0
     rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
-    say(text_table(("kind", "name", "status", "from"), rows))
+    say_table(("kind", "name", "status", "from"), rows)
     for record in records:
         if record.reason:
             say(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")
-            say(f"  {record.fix}")
+            say(record.fix)
             if args.traceback and record.cause is not None:
                 say("".join(traceback.format_exception(record.cause)))
     for plugin, said in {r.plugin: r.said for r in records if r.said}.items():

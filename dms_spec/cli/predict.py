@@ -15,6 +15,7 @@ from dms_spec.cli.common import (
     Summary,
     add_columns,
     add_modalities,
+    check_order,
     columns_of,
     modality_table,
     names_of,
@@ -27,13 +28,16 @@ from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
 from dms_spec.embeddings.table_parts import Part, counting_from, read_parts
 from dms_spec.errors import FileError
-from dms_spec.files import array_writer
+from dms_spec.files import SUFFIXES, array_writer, check_suffix
 from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
 from dms_spec.streams import Writer, forget
 
 _KIND = "predictions"
 _MARK = f"dms-spec {_KIND}"
+
+
+EXAMPLE = "dms predict model train.npz -o predictions.npz"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
+    check_order("predict", args.artifact, args.input)
     target = _target(args.output, args.input)
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
@@ -131,6 +136,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _target(output: Path, source: Path) -> Target:
     """Gives the target of the output, checked before any work is done."""
+    check_suffix(output, (*SUFFIXES, ".parquet"))
     if output.suffix != ".parquet":
         return output_target(output, source, _KIND)
     check_not_input(output, source)

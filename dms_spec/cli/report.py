@@ -10,6 +10,8 @@ from dms_spec.conformance.render import DRAWN, badge, html, markdown
 from dms_spec.errors import BackendUnavailable, FileError, install_hint
 from dms_spec.outputs import Target
 
+EXAMPLE = "dms report numpy.json -o matrix.md"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from importlib import import_module
@@ -13,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import CARD, Artifact, load_artifact
-from dms_spec.cli.common import add_columns, columns_of
-from dms_spec.cli.printing import note, say, say_json
+from dms_spec.cli.common import add_columns, check_order, columns_of
+from dms_spec.cli.printing import note, say, say_json, say_table
+from dms_spec.cli.progress import Bar
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
@@ -26,7 +26,6 @@ from dms_spec.errors import (
     install_hint,
     unknown,
 )
-from dms_spec.markup import text_table
 from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend
 from dms_spec.robustness import (
@@ -50,6 +49,9 @@ from dms_spec.robustness.store import STORE_MARK
 
 _QUICK = ("gaussian", "zeroed", "absent", "conflict")
 _PROTOCOLS = ("quick", "full", "sensor")
+
+
+EXAMPLE = "dms robustness model train.npz -o report"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -112,6 +114,7 @@ def run(args: argparse.Namespace) -> int:
             fix=install_hint("dms-spec[robustness]"),
         ) from error
 
+    check_order("robustness", args.artifact, args.input)
     target = report.report_target(args.output, overwrite=args.overwrite)
     backend = get_backend(args.backend)
     fitted = load_artifact(args.artifact)
@@ -132,14 +135,14 @@ def run(args: argparse.Namespace) -> int:
     cases = _cases(args, spec.modalities)
     target.make_parent()  # where the store lies
     store = store_of(target.folder)
-    with _bar() as progress:
+    with Bar() as bar:
         result = measure(
             {"fusion": of_predictor(predictor)},
             samples,
             cases,
             store=store,
             identity=_identity(fitted, args.backend),
-            report=progress,
+            report=_reporting(bar),
         )
     title = f"Robustness of {args.artifact.resolve().name}: policy {spec.policy}"
     report.write_report(result, args.output, title=title, overwrite=args.overwrite)
@@ -236,25 +239,18 @@ def _identity(artifact: Any, backend: str) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    """Shows a progress bar, on a terminal."""
-    from tqdm import tqdm
+def _reporting(bar: Bar) -> Callable[[Progress], None]:
+    """Gives what shows progress."""
+    begun = False
 
-    bar: Any = None
+    def report(progress: Progress) -> None:
+        nonlocal begun
+        if not begun:
+            bar.begin("measuring", progress.total, "case", progress.done - 1)
+            begun = True
+        bar.step(str(progress.case))
 
-    def update(progress: Progress) -> None:
-        nonlocal bar
-        if bar is None:
-            bar = tqdm(desc="measuring", total=progress.total, unit="case", disable=None)
-        bar.set_postfix_str(str(progress.case))
-        bar.update()
-
-    try:
-        yield update
-    finally:
-        if bar is not None:
-            bar.close()
+    return report
 
 
 def _print(result: Result, args: argparse.Namespace) -> None:
@@ -263,7 +259,8 @@ def _print(result: Result, args: argparse.Namespace) -> None:
     tables = [findings.accuracy_table(result)] if len(conditions.swept(result)) > 1 else []
     tables += [found for found in [findings.sensor_table(result)] if found[1]]
     for header, rows in tables:
-        say(text_table(header, rows, right=range(1, len(header))) + "\n")
+        say_table(header, rows, right=range(1, len(header)))
+        say()
     for text in findings.findings(result):
         say(text)
     if args.card:

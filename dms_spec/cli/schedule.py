@@ -18,6 +18,9 @@ from dms_spec.files import array_writer
 _KIND = "schedule"
 
 
+EXAMPLE = "dms schedule batch.npz -o scheduled.npz"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_input_arguments(parser)
     parser.add_argument(

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from dms_spec.cli.export import print_report
-from dms_spec.cli.printing import say, say_json
+from dms_spec.cli.printing import say_json, say_verdict
 from dms_spec.errors import FileError
 from dms_spec.plugins import available, get_exporter
 
 # A file may ask for any amount of memory; this much beside its own size is plenty.
 _MEMORY = 2 << 30
+
+
+EXAMPLE = "dms verify model/onnx/model.onnx"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         say_json(report)
         return 0
     print_report(report)
-    say(f"{args.model} is what it says it is")
+    say_verdict(f"{args.model} is what it says it is", good=True)
     return 0
 
 

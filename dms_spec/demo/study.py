@@ -5,7 +5,7 @@ Weights are never computed here: every number comes out of a scheduler of the ch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import compress
 from typing import Any
@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.random import SeedSequence
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from dms_spec.demo.data import (
     CONDITIONS,
@@ -115,14 +114,26 @@ class Measured:
     weight_on_degraded: float
 
 
-def run_study(backend: Backend, seed: int, repeats: int = REPEATS) -> Study:
-    """Measures every method under every condition, and at every level of the sweep."""
+def run_study(
+    backend: Backend,
+    seed: int,
+    repeats: int = REPEATS,
+    progress: Callable[[Iterable[SeedSequence]], Iterable[SeedSequence]] = iter,
+) -> Study:
+    """Measures every method under every condition, and at every level of the sweep.
+
+    Args:
+        backend: Where to compute.
+        seed: Of everything random.
+        repeats: How many splits.
+        progress: Wraps the loop over the splits, to show how far it is.
+    """
     levels = [Condition(name=f"noise {x:g}", kind="noise", sigma=x) for x in LEVELS]
     splits: list[Split] = []
     table: list[list[Measured]] = []
     sweep: list[list[Measured]] = []
     seeds = SeedSequence(seed).spawn(repeats)
-    for child in tqdm(seeds, desc="training and measuring", unit="split", disable=None):
+    for child in progress(seeds):
         split = make_split(child)
         swept = np.broadcast_to(np.array(NAMES) == SWEPT, split.drawn.shape)
         splits.append(split)

@@ -30,7 +30,17 @@ class Explanations(list[dict[str, Any]]):
     """
 
     def __str__(self) -> str:
-        return "\n\n".join(heard_text(one) if "classes" in one else _text(one) for one in self)
+        return self.text()
+
+    def text(self, width: int | None = None) -> str:
+        """Gives them as text to read.
+
+        Args:
+            width: The most characters in a line of a table; None for tables in one piece.
+        """
+        return "\n\n".join(
+            heard_text(one, width) if "classes" in one else _text(one, width) for one in self
+        )
 
 
 def explain_table(predictor: Predictor, table: Table) -> tuple[Explanations, tuple[str, ...]]:
@@ -114,7 +124,7 @@ def explain(
     }
 
 
-def _text(explained: dict[str, Any]) -> str:
+def _text(explained: dict[str, Any], width: int | None) -> str:
     entries = explained["modalities"]
     active = [entry for entry in entries if entry["state"] == "active"]
     signals = list(active[0]["signals"]) if active else []
@@ -137,7 +147,7 @@ def _text(explained: dict[str, Any]) -> str:
         rows.append(row)
     lines = [
         f"sample {explained['sample']}: weight is the softmax of score, [signal] as measured",
-        text_table(header, rows, right=range(1, len(header))),
+        text_table(header, rows, right=range(1, len(header)), width=width),
     ]
     lines += [_reason(entry, explained) for entry in entries]
     return "\n".join(lines)

@@ -73,8 +73,13 @@ def _plain(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def text(explained: dict[str, Any]) -> str:
-    """Gives the explanation of a sample as two tables and one sentence for each modality."""
+def text(explained: dict[str, Any], width: int | None = None) -> str:
+    """Gives the explanation of a sample as two tables and one sentence for each modality.
+
+    Args:
+        explained: What `hear` gives.
+        width: The most characters in a line of a table.
+    """
     rows = explained["classes"]
     header = list(rows[0])
     table = [[str(row["class"]), *(f"{row[name]:.3f}" for name in header[1:])] for row in rows]
@@ -83,9 +88,14 @@ def text(explained: dict[str, Any]) -> str:
     return "\n".join(
         [
             f"sample {explained['sample']}: evidence counts as far as a modality is sound",
-            text_table(header, table, right=range(1, len(header))),
+            text_table(header, table, right=range(1, len(header)), width=width),
             "",
-            text_table(columns, [_row(entry) for entry in entries], right=range(2, len(columns))),
+            text_table(
+                columns,
+                [_row(entry) for entry in entries],
+                right=range(2, len(columns)),
+                width=width,
+            ),
             *(_sentence(entry) for entry in entries),
         ]
     )

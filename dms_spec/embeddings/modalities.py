@@ -37,7 +37,10 @@ def read_embeddings(
                 f"modality {name!r} in {where} has the wrong shape",
                 expected="[N, D]: a row for each sample, at least one column",
                 got=str(list(array.shape)),
-                fix="Flatten or pool each sample's embedding to one row of numbers.",
+                fix="Flatten or pool each sample's embedding to one row of numbers."
+                if name not in INPUT_NAMES
+                else "This looks like a batch for dms schedule. A table has an array [N, D] for "
+                "each modality, under its name.",
             )
         if len(array) != len(result[first]):
             raise ShapeError(

@@ -131,7 +131,7 @@ class Backend(ABC):
                 f"backend {self.name!r} cannot use device {device!r} on this machine",
                 expected=" or ".join(devices),
                 got=device,
-                fix=f"{closest(device, devices)} Nothing is moved elsewhere in silence.",
+                fix="Nothing is moved elsewhere in silence. `dms doctor` says what runs here.",
             )
         return device
 

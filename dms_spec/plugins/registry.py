@@ -160,6 +160,6 @@ def _opened(
 def _refusal(record: PluginRecord) -> DMSError:
     what = f"{record.kind or 'plugin'} {record.name!r} of {record.distribution} is {record.status}"
     kind = BackendUnavailable if record.status == "unavailable" else PluginError
-    error = kind(what, got=record.reason, fix=record.fix)
+    error = kind(f"{what}: {record.reason}", fix=record.fix)
     error.__cause__ = record.cause
     return error

@@ -396,11 +396,18 @@ def cuda_works() -> bool:
         ort.set_default_logger_severity(2)
 
 
+def _has_gpu() -> bool:
+    """Says whether NVIDIA's driver is here, without starting it."""
+    return shutil.which("nvidia-smi") is not None or Path("/dev/nvidiactl").exists()
+
+
 def why_no_cuda() -> str:
     """Says what to do about it, as far as can be told from here."""
     if conflict():
         return conflict()
     if "onnxruntime-gpu" not in installed():
+        if not _has_gpu():
+            return "no NVIDIA driver was found on this machine."
         return (
             "The CPU wheel is installed. Run `pip uninstall -y onnxruntime`, then "
             "`pip install onnxruntime-gpu`."

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dms_spec.errors import DMSError, FileError
 from dms_spec.files import Wanted
+from dms_spec.outputs import is_artifact
 from dms_spec.streams import LARGE, like
 
 
@@ -31,7 +32,8 @@ def read_folder(
         raise FileError(
             f"cannot read {folder}",
             expected="a folder with an .npy file for each array, or with .parquet files",
-            got="a folder without any",
+            got="an artifact, which holds no table" if is_artifact(folder) else "a folder without any",
+            fix="Check the path.",
         )
     return {path.stem: _array(path, wanted, mapped) for path in paths}
 

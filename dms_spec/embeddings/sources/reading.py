@@ -86,10 +86,10 @@ def check_arrays(path: Path, columns: Columns) -> None:
     known = (*SUFFIXES, *frame_files.SUFFIXES)
     if not path.is_dir() and path.suffix not in SUFFIXES:
         raise FileError(
-            f"the format of {path} is unknown",
-            expected=f"a folder of .npy or .parquet files, or {', '.join(known)}",
-            got=path.suffix or "no suffix",
-            fix="Give the file one of these suffixes.",
+            f"cannot read {path}",
+            expected=f"a table: a folder of .npy or .parquet files, or {', '.join(known)}",
+            got=(path.suffix or "no suffix") if path.exists() else "nothing there",
+            fix="Check the path, or write the table in one of these formats.",
         )
     if columns != Columns():
         raise SpecError(
