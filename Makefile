@@ -41,6 +41,7 @@ $(VENV)/pip: constraints.txt
 	@touch $@
 
 $(VENV)/demo: $(VENV)/pip pyproject.toml
+	@echo "installing dms-spec with its extra [demo] into $(VENV): about a minute, once"
 	$(INSTALL) --editable ".[demo]"
 	@touch $@
 

@@ -75,7 +75,9 @@ def run(args: argparse.Namespace) -> int:
         return _list()
     if not args.backend:
         raise SpecError(
-            "there is nothing to check", expected="the name of a backend", fix="`dms backends` lists them."
+            "there is nothing to check",
+            expected="the name of a backend",
+            fix="`dms backends` lists them.",
         )
     if args.seed is not None and not args.explore:
         raise SpecError("--seed is for --explore", fix="Without it the cases are always the same.")

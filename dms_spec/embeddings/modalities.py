@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dms_spec.embeddings.arrays import numbers
 from dms_spec.errors import MissingInput, ShapeError
+from dms_spec.types import INPUT_NAMES
 
 Embeddings = dict[str, NDArray[Any]]
 

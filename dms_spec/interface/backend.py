@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, final
 
-from dms_spec.errors import BackendUnavailable, UnsupportedCapability, closest
+from dms_spec.errors import BackendUnavailable, UnsupportedCapability
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule

@@ -32,7 +32,9 @@ def read_folder(
         raise FileError(
             f"cannot read {folder}",
             expected="a folder with an .npy file for each array, or with .parquet files",
-            got="an artifact, which holds no table" if is_artifact(folder) else "a folder without any",
+            got="an artifact, which holds no table"
+            if is_artifact(folder)
+            else "a folder without any",
             fix="Check the path.",
         )
     return {path.stem: _array(path, wanted, mapped) for path in paths}

@@ -1,0 +1,83 @@
+"""Typical mistakes of a beginner, and a word that shows that the answer is of use."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import chdir
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dms_spec.artifact import Artifact, save_artifact
+from dms_spec.cli.log import Log
+from dms_spec.conformance import worked_example
+from dms_spec.errors import FileError
+
+MISTAKES = {
+    "predit model train.npz -o p.npz": "Did you mean 'predict'?",
+    "fit train.npz -o m --polcy soundness": "Did you mean '--policy'?",
+    "demo --tabel train.npz": "Did you mean '--table'?",
+    "doctor --jsn": "Did you mean '--json'?",
+    "plugins lst": "Did you mean 'list'?",
+    "backends numpy": "one argument too many",
+    "export onx model -o e": "Did you mean 'onnx'?",
+    "export model onnx -o e": "swapped",
+    "predict train.npz model -o p.npz": "swapped",
+    "robustness train.npz model -o r": "swapped",
+    "predict model train.npz": "dms predict model train.npz -o",
+    "predict model train.npz -o p.csv": ".parquet",
+    "schedule train.npz -o s.npz": "holds no batch",
+    "explain train.npz": "holds no batch",
+    "schedule model -o s.npz": "an artifact",
+    "schedule nowhere.csv -o s.npz": "nothing there",
+    "explain model": "--spec model",
+    "explain model train.npz": "one argument too many",
+    "export onnx train.npz -o e": "is no spec",
+    "check": "dms backends",
+    "schedule batch.npz -o s.npz --device gpu": "dms doctor",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mistakes")
+    np.savez(path / "batch.npz", **worked_example.arrays())
+    there = {"present.a": np.ones(4, dtype=bool)}
+    np.savez(path / "train.npz", a=np.eye(4), labels=np.arange(4) % 2, **there)
+    save_artifact(path / "model", Artifact(spec=worked_example.SPEC))
+    return path
+
+
+@pytest.mark.parametrize(("command", "word"), MISTAKES.items())
+def test_the_answer_to_a_mistake_helps(
+    dms: Callable[..., Any], folder: Path, command: str, word: str
+) -> None:
+    with chdir(folder):
+        done = dms(*command.split())
+    assert done.code == 4 if "--device" in command else done.code == 2
+    assert word in done.err.splitlines()[-1]
+
+
+def test_lines_are_as_wide_as_columns_says(
+    dms: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with chdir(folder):
+        whole = dms("explain", "batch.npz").succeeded()
+        monkeypatch.setenv("COLUMNS", "80")
+        narrow = dms("explain", "batch.npz").succeeded()
+    assert max(map(len, whole.splitlines())) > 80 >= max(map(len, narrow.splitlines()))
+
+
+def test_a_log_is_added_to_and_nothing_else_is(tmp_path: Path) -> None:
+    path, other = tmp_path / "log.jsonl", tmp_path / "other.jsonl"
+    for epoch in (1, 2):
+        Log(path, "fit").write(epoch=epoch)
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    other.write_text("mine", encoding="utf-8")
+    with pytest.raises(FileError, match="not replaced"):
+        Log(other, "fit")
+    assert other.read_text(encoding="utf-8") == "mine"
