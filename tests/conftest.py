@@ -17,6 +17,9 @@ from dms_spec.conformance import worked_example
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# A width that somebody's shell, or a runner of tests, has set would break the lines of messages.
+os.environ.pop("COLUMNS", None)
+
 
 @dataclass(frozen=True)
 class Outcome:
