@@ -192,4 +192,4 @@ vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
-	rm -rf $(VENV) docs/_build demo-out study-out mini-out dist
+	rm -rf $(VENV) docs/_build docs/gallery demo-out study-out mini-out dist

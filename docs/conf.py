@@ -8,6 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent / "ext"))
 
+import gallery
+
 from dms_spec._version import EDITION, PACKAGE
 
 project = "dms-spec"
@@ -23,6 +25,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
     # Our own, in ext/.
     "clauses",
     "keyboard",
@@ -52,8 +55,24 @@ napoleon_use_ivar = True
 default_role = "code"
 highlight_language = "none"
 
-# try: the page of `make try`, and what npm puts there.
-exclude_patterns = ["_build", "try"]
+# The tutorials: scripts that run here, and become pages in gallery/.
+sphinx_gallery_conf = {
+    "examples_dirs": gallery.copied(),
+    "gallery_dirs": "gallery",
+    "filename_pattern": "/tutorial_",
+    "within_subsection_order": "FileNameSortKey",
+    "reset_modules": ("matplotlib", "gallery.look"),
+    "capture_repr": (),
+    "notebook_extensions": set(),
+    "download_all_examples": False,
+    "show_signature": False,
+    "inspect_global_variables": False,
+    # A page says nothing about the machine that built it.
+    "write_computation_times": False,
+    "min_reported_time": float("inf"),
+}
+# try: the page of `make try`, and what npm puts there. tutorials: what gallery/ is made of.
+exclude_patterns = ["_build", "try", "tutorials"]
 html_theme = "furo"
 html_title = f"dms-spec {PACKAGE}"
 html_static_path = ["_static"]
