@@ -79,3 +79,6 @@ for place, share in zip(places, right, strict=True):
 # A box holds the middle half of the scans, and its whiskers nine scans in ten. The dotted line is an
 # equal share.
 #
+# One grey and noise look like no scan that the model has learned from. Typicality finds that out, and
+# the pixels lose nearly all of their weight. Zeros keep theirs, and another scan keeps a part. These two
+# cost right answers. So say what is missing wherever you know it. :doc:`/guide/missing` says how.
