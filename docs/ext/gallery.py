@@ -6,6 +6,7 @@ built, and what they write stays there.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ def copied() -> str:
 def look(_conf: dict[str, Any], _name: str) -> None:
     """Sets the look of the pictures, before each script."""
     import matplotlib as mpl
+
+    logging.getLogger("onnx_ir").setLevel(logging.WARNING)
 
     mpl.rcParams |= {
         "font.size": 9,

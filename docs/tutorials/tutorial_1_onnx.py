@@ -50,8 +50,8 @@ for axes, view in zip(grid[0], views, strict=True):
 # The fit
 # -------
 #
-# ``FusionClassifier`` learns a head for each modality, and how far to trust each. It leaves the rows
-# in ``test`` alone. They come from writers that the fit has not seen.
+# ``FusionClassifier`` learns a head for each modality, and how far to trust each. It leaves the
+# rows in ``test`` alone. They come from writers that the fit has not seen.
 
 from dms_spec import FusionClassifier
 
@@ -79,11 +79,11 @@ print(classifier.explain({name: array[:1] for name, array in test.items()}))
 # The file
 # --------
 #
-# ``to_onnx`` writes the whole way from embeddings to probabilities into one graph. Before it keeps the
-# file, it runs it and compares the results with those of the classifier.
+# ``to_onnx`` writes the whole way from embeddings to probabilities into one graph. Before it keeps
+# the file, it runs it and compares the results with those of the classifier.
 
-classifier.save("digits", overwrite=True)
-path = classifier.to_onnx("digits", overwrite=True)
+classifier.save("models/digits", overwrite=True)
+path = classifier.to_onnx("models/digits", overwrite=True)
 print(path.as_posix())
 
 # %%

@@ -12,7 +12,7 @@ import numpy as np
 from dms_spec import FusionClassifier
 from dms_spec.colours import BLUE, GREY, RED
 
-classifier = FusionClassifier.load("digits")
+classifier = FusionClassifier.load("models/digits")
 table = np.load("train.npz")
 rows = table["test"] & table["present.pixels"]  # scans that have pixels, to take them away
 scans = {name: table[name][rows] for name in classifier.modalities_}
@@ -23,8 +23,8 @@ print(len(labels), "scans")
 # Told
 # ----
 #
-# Give None, or a row of NaN, or a mask, and the modality is absent. Its weight is exactly 0, and the
-# others share the rest. The result has a note if a modality is absent in all rows.
+# Give None, or a row of NaN, or a mask, and the modality is absent. Its weight is exactly 0, and
+# the others share the rest. The result has a note if a modality is absent in all rows.
 
 told = classifier.predictions(scans | {"pixels": None})
 print(told["weights"][:3].round(3))
@@ -34,8 +34,8 @@ print(*told.notes, sep="\n")
 # Untold
 # ------
 #
-# A broken camera goes on sending numbers. It may send zeros, one grey everywhere, noise, or somebody
-# else's picture. All of these are marked as present.
+# A broken camera goes on sending numbers. It may send zeros, one grey everywhere, noise, or
+# somebody else's picture. All of these are marked as present.
 
 random = np.random.default_rng(0)
 pixels = scans["pixels"]
@@ -76,9 +76,10 @@ for place, share in zip(places, right, strict=True):
     other.text(share + 0.01, place, f"{share:.1%}", va="center")
 
 # %%
-# A box holds the middle half of the scans, and its whiskers nine scans in ten. The dotted line is an
-# equal share.
+# A box holds the middle half of the scans, and its whiskers nine scans in ten. The dotted line is
+# an equal share.
 #
-# One grey and noise look like no scan that the model has learned from. Typicality finds that out, and
-# the pixels lose nearly all of their weight. Zeros keep theirs, and another scan keeps a part. These two
-# cost right answers. So say what is missing wherever you know it. :doc:`/guide/missing` says how.
+# One grey and noise look like no scan that the model has learned from. Typicality finds that out,
+# and the pixels lose nearly all of their weight. Zeros keep theirs, and another scan keeps a part.
+# These two cost right answers. So say what is missing wherever you know it. :doc:`/guide/missing`
+# says how.

@@ -2,14 +2,14 @@
 How much do I lose when the camera dies?
 ========================================
 
-``dms robustness`` breaks your inputs on purpose, and measures what is left. This page reads its report
-on the model of :doc:`tutorial_1_onnx`. The camera is the modality ``pixels``.
+``dms robustness`` breaks your inputs on purpose, and measures what is left. This page reads its
+report on the model of :doc:`tutorial_1_onnx`. The camera is the modality ``pixels``.
 
 Measure
 -------
 
-In a terminal this is one line, ``dms robustness digits train.npz -o report`` and the options below.
-``--modalities pixels`` breaks the camera in every scan, and nothing else.
+In a terminal this is one line, ``dms robustness models/digits train.npz -o report`` and the options
+below. ``--modalities pixels`` breaks the camera in every scan, and nothing else.
 """
 
 import matplotlib.pyplot as plt
@@ -19,16 +19,18 @@ from dms_spec.colours import BLACK, GREY, MAGENTA, TEAL
 
 breaks = ("gaussian:0.1,0.2,0.4,0.8", "stuck", "zeroed", "swap:1", "absent")
 options = [word for one in breaks for word in ("--corruption", one)]
-dms(["robustness", "digits", "train.npz", "-o", "report", "--modalities", "pixels", *options])
+dms(
+    ["robustness", "models/digits", "train.npz", "-o", "report", "--modalities", "pixels", *options]
+)
 
 # %%
 # Read the table
 # --------------
 #
 # A row is one way to break the camera. ``fusion`` is the fitted model. ``static`` is the plain mean
-# of the same modalities. The ``mask oracle`` is the mean of what was not broken, which no real method
-# can know. ``gain`` is fusion less static, with its standard error. Only a difference of more than
-# three standard errors counts as clear.
+# of the same modalities. The ``mask oracle`` is the mean of what was not broken, which no real
+# method can know. ``gain`` is fusion less static, with its standard error. Only a difference of
+# more than three standard errors counts as clear.
 #
 # So read it from the bottom. ``absent`` is a camera that is dead and known to be dead: that loss is
 # the price of the camera itself. Each other row is a camera that lies. What is lost there beyond
