@@ -28,6 +28,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     # Our own, in ext/.
     "clauses",
+    "gallery",
     "keyboard",
     "mathml",
 ]
