@@ -20,9 +20,17 @@ from dms_spec.plugins import get_backend
 PAGE = Path(__file__).parents[1] / "docs" / "reference" / "mutants.md"
 
 
+# Those that are wrong about an equation run always. The others need larger cases, several calls or
+# drawn numbers: `make mutants` and `make test-slow` run them.
+_ALL = [
+    pytest.param(mutant.name, marks=[pytest.mark.slow] if mutant.kind != "equations" else [])
+    for mutant in mutants()
+]
+
+
 # A property stops at the first case that fails: what is caught costs little however many there
 # could be.
-@pytest.mark.parametrize("name", [mutant.name for mutant in mutants()])
+@pytest.mark.parametrize("name", _ALL)
 def test_a_mutant_is_caught_by_its_clause(name: str) -> None:
     assert caught(get_mutant(name), examples=400)
 

@@ -539,6 +539,10 @@ def test_two_wheels_in_one_folder_are_explained(
     notes = get_backend("onnxruntime").capabilities.notes
     assert (text in notes) == bool(text) or not text
     if not cuda_works():
+        monkeypatch.setattr(session_module, "_has_gpu", lambda: False)
+        if "onnxruntime-gpu" not in names:
+            assert "no NVIDIA driver" in session_module.why_no_cuda()
+        monkeypatch.setattr(session_module, "_has_gpu", lambda: True)
         reason = session_module.why_no_cuda()
         assert {
             (): "CPU wheel",

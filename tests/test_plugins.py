@@ -431,6 +431,8 @@ def test_every_stranger_is_judged_here(listing: list[dict[str, str]]) -> None:
     """No bad plugin of the crowd is listed as fine, and none is missing from the table above."""
     lazy = {"unloadable", "exiting", "impostor", "misnamed", "mute"}  # found out when asked for
     good = {"acme", "strict", "numpy", "torch"}
+    if find_spec("numba"):
+        good |= {"numba"}
     if all(find_spec(name) for name in ("ndonnx", "onnx", "onnxruntime", "onnx_ir", "spox")):
         good |= {"onnxruntime"}
     distributions = {*STRANGERS, "dms-spec", "dms-strict"}

@@ -113,7 +113,7 @@ def test_json_card_and_overwriting(dms: Run, folder: Path) -> None:
     }  # fmt: skip
     assert read_result(folder / "out" / "robustness.json").seeds == (7, 8)
     card = (folder / "model" / "README.md").read_text(encoding="utf-8")
-    assert card.startswith("# A fusion scheduler") and "## Robustness" in card
+    assert "\n# A fusion scheduler" in card and "## Robustness" in card
     assert card.count("shift 0.5") >= 1
     dms(*arguments, "--card", "--overwrite").succeeded()
     second = (folder / "model" / "README.md").read_text(encoding="utf-8")

@@ -82,9 +82,11 @@ def build() -> str:
         found = list(pool.map(catching, [mutant.name for mutant in every]))
     lines, breakers = [], defaultdict(set)
     caught = Counter[str]()
+    missed = [m for m, names in zip(every, found, strict=True) if not names]
+    if missed:
+        listed = ", ".join(f"{m.name} ({m.clause})" for m in missed)
+        raise SystemExit(f"no check catches these in the name of their clause: {listed}")
     for mutant, names in zip(every, found, strict=True):
-        if not names:
-            raise SystemExit(f"no check catches {mutant.name} in the name of {mutant.clause}")
         caught[mutant.kind] += 1
         breakers[mutant.clause].add(mutant.name)
         shown = ", ".join(f"`{name}`" for name in names)

@@ -39,6 +39,8 @@ def read_metadata(model: onnx.ModelProto) -> dict[str, str]:
     Raises:
         FileError: The model was not exported by dms-spec, or a key stands twice.
     """
+    if any(isinstance(text, bytes) for p in model.metadata_props for text in (p.key, p.value)):
+        raise FileError("the model's metadata is damaged", got="bytes that are no UTF-8")
     ours = [p for p in model.metadata_props if p.key.startswith(PREFIX)]
     data = {p.key.removeprefix(PREFIX): p.value for p in ours}
     if len(data) < len(ours):
