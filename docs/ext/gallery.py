@@ -46,4 +46,4 @@ def setup(app: Any) -> dict[str, bool]:
 
 def _named(_app: Any, page: str, source: list[str]) -> None:
     if page == "gallery/index":
-        source[0] = re.sub(r":alt:\s*$", ":alt: A picture of it", source[0], flags=re.MULTILINE)
+        source[0] = re.sub(r":alt: *$", ":alt: A picture of it", source[0], flags=re.MULTILINE)
