@@ -57,7 +57,8 @@ right.set_xticks(range(len(others)), ticks, rotation=25)
 right.legend(loc="center left", frameon=False)
 
 # %%
-# The camera alone falls to chance. The three others carry the answer, so the fused lines stay high.
+# The camera alone falls, to chance where it is stuck or dark. The three others carry the answer, so
+# the fused lines stay high.
 #
 # Say it in words
 # ---------------
@@ -71,8 +72,8 @@ for condition in others:
 
 # %%
 # Here the answer is: a dead camera costs less than a point if you say so. Mark it in ``present``
-# whenever you can. Noise costs about as little, because typicality notices it. Another scan's
-# picture costs most. It looks like any other picture, so no look at the input can find it out.
+# whenever you can. Noise costs about as little here. Another scan's picture costs most. It looks
+# like any other picture, so no look at the input can find it out.
 #
 # The findings below the table add the honest part: on this small test, no row has a clear
 # difference from the static mean. :doc:`/guide/robustness` lists all ways to break an input.
