@@ -49,11 +49,12 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
 	$(INSTALL) --editable ".[conformance,demo,numba,hub,onnxruntime,tables,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
-	$(INSTALL) --no-deps --group triton
 	@touch $@
 
+# Of tritonclient, one file is read; what it depends on would change the versions of others.
 $(VENV)/runtimes: $(VENV)/test
 	$(INSTALL) --group runtimes
+	$(INSTALL) --no-deps --group triton
 	@touch $@
 
 tests/runtimes/node_modules: tests/runtimes/package-lock.json
@@ -101,7 +102,7 @@ test-slow: $(VENV)/test
 
 # With MEASURED=docs/reference/runtimes.csv it writes the table of that page.
 test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
-	$(BIN)/python -m pytest tests/runtimes
+	$(BIN)/python -m pytest tests/runtimes tests/test_triton.py
 
 # When an adapter or the version of transformers has changed: every family, every property.
 # MEASURED=docs/reference writes the tables of the page on multimodal models.
