@@ -13,6 +13,15 @@ from dms_spec.plugins import available, get_backend
 EXAMPLES = {"numpy": 25, "numba": 4, "onnxruntime": 2, "jax": 10}
 OTHERS = 8
 
+#: Tried in every dtype. The others are tried in float32, and in the rest by `make test-slow`.
+WHOLE = ("numpy", "torch")
+
+
+def _marks(name: str, planned: Planned) -> list[pytest.MarkDecorator]:
+    slow = name not in WHOLE and planned.dtype != "float32"
+    cuda = planned.device.startswith("cuda")
+    return [pytest.mark.gpu] * cuda + [pytest.mark.slow] * slow
+
 
 def _cases() -> list[object]:
     return [
@@ -20,7 +29,7 @@ def _cases() -> list[object]:
             name,
             planned,
             id=f"{name}-{planned.id}",
-            marks=[pytest.mark.gpu] if planned.device.startswith("cuda") else [],
+            marks=_marks(name, planned),
         )
         for name in available("backend")
         for planned in plan(get_backend(name))
