@@ -46,9 +46,7 @@ class OnnxExporter(Exporter):
         target = Target.of_folder(folder, MARKS, overwrite=overwrite, alone=True, inside=True)
         model, report = build(artifact, **options)
         with target.writing() as new:
-            new["model.onnx"].write_bytes(model.SerializeToString())
-            text = json.dumps(report, indent=2)
-            new["verification.json"].write_text(text + "\n", encoding="utf-8")
+            write(model, report, new)
         return folder / "model.onnx"
 
     def verify(self, path: Path) -> dict[str, Any]:
@@ -87,6 +85,19 @@ def build(
     report = verify(model)
     report["notes"] = [*notes, *report["notes"]]
     return model, report
+
+
+def write(model: onnx.ModelProto, report: Mapping[str, Any], paths: Mapping[str, Path]) -> None:
+    """Writes a graph and the report of its verification.
+
+    Args:
+        model: The graph.
+        report: What `build` gave with it.
+        paths: Where, by the names of `MARKS`.
+    """
+    paths["model.onnx"].write_bytes(model.SerializeToString())
+    text = json.dumps(report, indent=2)
+    paths["verification.json"].write_text(text + "\n", encoding="utf-8")
 
 
 def _check_names(options: Mapping[str, Any]) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, final
 
 from dms_onnx.exporter import MARKS as GRAPH
-from dms_onnx.exporter import build
+from dms_onnx.exporter import build, write
 from dms_onnx.files import read_model
 from dms_onnx.metadata import read_metadata
 from dms_onnx.verify import verify
@@ -68,10 +67,7 @@ class TritonExporter(Exporter):
             new["config.pbtxt"].write_text(text, encoding="utf-8")
             if labels:
                 new[_LABELS].write_text(labels, encoding="utf-8")
-            new[f"{_VERSION}/model.onnx"].write_bytes(model.SerializeToString())
-            new[f"{_VERSION}/verification.json"].write_text(
-                json.dumps(report, indent=2) + "\n", encoding="utf-8"
-            )
+            write(model, report, {file: new[f"{_VERSION}/{file}"] for file in GRAPH})
         return folder / _VERSION / "model.onnx"
 
     def verify(self, path: Path) -> dict[str, Any]:
