@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import array_api_compat.numpy as xp
 import numpy as np
@@ -116,15 +117,9 @@ def on_two_threads(call: Callable[[], object]) -> Callable[[], object]:
     from dms_numba import primitives
 
     def run() -> object:
-        one, primitives.threads = primitives.threads, lambda: 2
-        try:
+        with patch.object(primitives, "threads", lambda: 2):
             return call()
-        finally:
-            primitives.threads = one
 
-    primitives.threads = lambda: 2
-    primitives._pool(os.getpid())  # made for two
-    primitives.threads = lambda: 1
     return run
 
 

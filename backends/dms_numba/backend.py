@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, final
-
-import array_api_compat.numpy as xp
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import replace
+from typing import final
 
 from dms_numba import primitives
-from dms_numpy.primitives import lend, select
-from dms_spec.engine.array_backend import ArrayBackend
+from dms_numpy.backend import HostBackend, host_namespace
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.capabilities import Capabilities
 
 
 @final
-class NumbaBackend(ArrayBackend):
+class NumbaBackend(HostBackend):
     """Runs on all cores of the CPU. The bits do not depend on how many there are.
 
     Compiled is what reads logits and passes, in float32 and float64. The rest is NumPy's. The first
@@ -29,24 +25,12 @@ class NumbaBackend(ArrayBackend):
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(dtypes=("float64", "float32", "float16"), notes=primitives.notes())
-
-    def from_numpy(self, array: NDArray[Any], device: str) -> NDArray[Any]:
-        del device
-        return array
-
-    def to_numpy(self, array: NDArray[Any]) -> NDArray[Any]:
-        return array
+        return replace(super().capabilities, notes=primitives.notes())
 
     def namespace(self, device: str) -> Namespace:
         del device
-        return Namespace.of(
-            xp,
-            np.ndarray,
-            guard=lambda: np.errstate(over="ignore", invalid="ignore"),
-            entries_at_once=1 << 22,
-            lend=lend,
-            select=select,
+        return host_namespace(
+            1 << 22,
             softmax=primitives.softmax,
             cosine=primitives.cosine,
             entropy=primitives.entropy,

@@ -58,7 +58,7 @@ def _exp(x):  # type: ignore[no-untyped-def]
 _F = np.float32
 _LOG2E, _HIGH, _LOW = _F(1.44269504088896341), _F(0.693359375), _F(-2.12194440e-4)
 _ROUND, _SMALLEST = _F(12582912.0), _F(-87.0)
-_C = tuple(
+_C0, _C1, _C2, _C3, _C4, _C5 = (
     _F(c)
     for c in (
         1.9875691500e-4,
@@ -69,7 +69,6 @@ _C = tuple(
         5.0000001201e-1,
     )
 )
-_C0, _C1, _C2, _C3, _C4, _C5 = _C
 _ZERO, _ONE, _BIAS, _SHIFT = _F(0.0), _F(1.0), np.int32(127), np.int32(23)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, final
 
 import array_api_compat.numpy as xp
@@ -14,13 +15,8 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.capabilities import Capabilities
 
 
-@final
-class NumpyBackend(ArrayBackend):
-    """Runs on the CPU, a few samples at a time, so that temporaries stay in the cache."""
-
-    @property
-    def name(self) -> str:
-        return "numpy"
+class HostBackend(ArrayBackend):
+    """Runs on the arrays of NumPy. A backend that stands on it names what it computes faster."""
 
     @property
     def capabilities(self) -> Capabilities:
@@ -33,15 +29,29 @@ class NumpyBackend(ArrayBackend):
     def to_numpy(self, array: NDArray[Any]) -> NDArray[Any]:
         return array
 
+
+def host_namespace(entries_at_once: int, **faster: Callable[..., Any]) -> Namespace:
+    """Makes a namespace of NumPy, with some primitives computed by something faster."""
+    return Namespace.of(
+        xp,
+        np.ndarray,
+        guard=lambda: np.errstate(over="ignore", invalid="ignore"),
+        entries_at_once=entries_at_once,
+        lend=primitives.lend,
+        select=primitives.select,
+        **faster,
+    )
+
+
+@final
+class NumpyBackend(HostBackend):
+    """Runs on the CPU, a few samples at a time, so that temporaries stay in the cache."""
+
+    @property
+    def name(self) -> str:
+        return "numpy"
+
     def namespace(self, device: str) -> Namespace:
         del device
-        return Namespace.of(
-            xp,
-            np.ndarray,
-            guard=lambda: np.errstate(over="ignore", invalid="ignore"),
-            # Measured: the best of 2^17 to 2^23 on the shapes of benchmarks/bench_schedule.py.
-            entries_at_once=1 << 20,
-            lend=primitives.lend,
-            select=primitives.select,
-            variance_over_passes=primitives.variance_over_passes,
-        )
+        # Measured: the best of 2^17 to 2^23 on the shapes of benchmarks/bench_schedule.py.
+        return host_namespace(1 << 20, variance_over_passes=primitives.variance_over_passes)
