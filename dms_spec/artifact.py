@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import warnings
 from collections.abc import Mapping
@@ -71,6 +72,17 @@ class Artifact:
         return {
             name: array for name, array in self.parameters.items() if not name.startswith(_HEADS)
         }
+
+    def content_hash(self) -> str:
+        """Gives the SHA-256 of what it holds: equal for equal contents, however they were saved."""
+        texts = [json.dumps(self.spec.to_dict(), sort_keys=True)]
+        texts += [json.dumps(dict(self.model), sort_keys=True)]
+        parts = [text.encode() for text in texts]
+        for name, array in sorted(self.parameters.items()):
+            parts += [json.dumps([name, array.dtype.name, list(array.shape)]).encode()]
+            parts += [np.ascontiguousarray(array).tobytes()]
+        lengths = json.dumps([len(part) for part in parts]).encode()
+        return hashlib.sha256(b"".join([lengths, *parts])).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact, load_artifact
 from dms_spec.cli.printing import note
@@ -235,40 +234,6 @@ def output_target(output: Path, source: Path, kind: str) -> Target:
     check_suffix(output)
     check_not_input(output, source)
     return array_target(output, kind)
-
-
-class Summary:
-    """Says for each modality in how many samples it takes part, and its mean weight there.
-
-    The mean leaves out the samples without it; they would dilute it.
-
-    Args:
-        names: Of the modalities.
-    """
-
-    def __init__(self, names: Sequence[str]) -> None:
-        self._names = names
-        self._active, self._weight = np.zeros(len(names), dtype=np.int64), np.zeros(len(names))
-        #: How many samples there were, and how many with nothing active.
-        self.samples = self.nothing = 0
-
-    def add(self, active: NDArray[Any], weights: NDArray[Any]) -> None:
-        """Counts some samples: ``[B, M]`` each."""
-        self.samples += len(active)
-        self.nothing += int((~active.any(axis=1)).sum())
-        self._active += active.sum(axis=0)
-        self._weight += np.where(active, weights, 0).sum(axis=0, dtype=np.float64)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Gives one entry for each modality."""
-        return [
-            {
-                "name": name,
-                "active": int(count),
-                "mean_weight_where_active": float(weight / count) if count else None,
-            }
-            for name, count, weight in zip(self._names, self._active, self._weight, strict=True)
-        ]
 
 
 def modality_table(summary: Sequence[dict[str, Any]], samples: int) -> str:

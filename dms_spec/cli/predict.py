@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import load_artifact
 from dms_spec.cli.common import (
-    Summary,
     add_columns,
     add_modalities,
     check_order,
@@ -21,13 +20,15 @@ from dms_spec.cli.common import (
     names_of,
     output_target,
 )
+from dms_spec.cli.predict_parts import is_folder, run_parts
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.labels import Labels, class_indices, strangers, unlike
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
+from dms_spec.embeddings.summary import Summary
 from dms_spec.embeddings.table_parts import Part, counting_from, read_parts
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, SpecError
 from dms_spec.files import SUFFIXES, array_writer, check_suffix
 from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend
@@ -47,19 +48,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "input",
         metavar="IN",
-        type=Path,
+        nargs="+",
         help=".npz, .safetensors or a folder of .npy with an array [N, D] for each modality under "
         "its name, and where something is missing present.<modality> [N] (bool); or columns in "
-        ".parquet, .arrow, .feather or .csv",
+        ".parquet, .arrow, .feather or .csv. Several .parquet files, folders or URIs of them go "
+        "into a folder",
     )
     parser.add_argument(
         "-o",
         "--output",
         metavar="OUT",
-        type=Path,
         required=True,
         help=".npz, .safetensors or .parquet for probabilities, predicted, weights, active and "
-        "each signal",
+        "each signal; or a folder or URI, for .parquet in parts with a manifest. The same command "
+        "goes on where a run was stopped",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="for a folder: processes, of one thread each (default: as many as cores; with "
+        "--device 1)",
+    )
+    parser.add_argument(
+        "--keep", metavar="COL,...", help="for a folder: columns that are copied to the output"
     )
     add_modalities(parser, "the others count as absent")
     add_columns(parser, "label", "id")
@@ -75,13 +87,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
 
-    check_order("predict", args.artifact, args.input)
-    target = _target(args.output, args.input)
+    check_order("predict", args.artifact, Path(args.input[0]))
+    return run_parts(args) if is_folder(args.output) else _run_table(args)
+
+
+def _run_table(args: argparse.Namespace) -> int:
+    """Scores one table into one file."""
+    _check_one(args)
+    source_path, output = Path(args.input[0]), Path(args.output)
+    target = _target(output, source_path)
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
     source = read_parts(
-        args.input,
+        source_path,
         names_of(args.modalities),
         columns=columns_of(args),
         before=Columns.of_model(predictor.artifact.model),
@@ -89,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
         widths=predictor.model.widths,
         size=args.batch_size,
     )
-    if args.output.suffix == ".safetensors" and predictor.classes.dtype.kind == "U":
+    if output.suffix == ".safetensors" and predictor.classes.dtype.kind == "U":
         raise FileError(
             "safetensors holds no strings, and the classes are",
             expected="an .npz or .parquet output",
@@ -132,6 +151,22 @@ def run(args: argparse.Namespace) -> int:
         return 0
     _print(summary, out.shapes())
     return 0
+
+
+def _check_one(args: argparse.Namespace) -> None:
+    """Refuses what goes into a folder alone.
+
+    Raises:
+        SpecError: It was asked for.
+    """
+    several = f"{len(args.input)} inputs" if len(args.input) > 1 else ""
+    options = [name for name in ("workers", "keep") if getattr(args, name) is not None]
+    if got := several or " and ".join(f"--{name}" for name in options):
+        raise SpecError(
+            "one table goes into one file",
+            expected="a folder as the output, for parts: -o OUT/",
+            got=f"{got} and -o {args.output}",
+        )
 
 
 def _target(output: Path, source: Path) -> Target:

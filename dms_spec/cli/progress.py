@@ -48,12 +48,12 @@ class Bar:
 
             self._bar = tqdm(desc=what, total=total, initial=done, unit=unit, dynamic_ncols=True)
 
-    def step(self, detail: str = "") -> None:
-        """Counts one step, and says what came of it, each number with its name."""
-        self._done += 1
+    def step(self, detail: str = "", steps: int = 1) -> None:
+        """Counts some steps, and says what came of them, each number with its name."""
+        self._done += steps
         if self._bar is not None:
             self._bar.set_postfix_str(detail, refresh=False)
-            self._bar.update()
+            self._bar.update(steps)
         elif monotonic() - self._last >= EVERY:
             self._last = monotonic()
             came = f", {detail}" if detail else ""

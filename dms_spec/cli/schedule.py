@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 
 from dms_spec.cli.common import (
-    Summary,
     add_input_arguments,
     modality_table,
     output_target,
     schedule_parts,
 )
 from dms_spec.cli.printing import note, say, say_json
+from dms_spec.embeddings.summary import Summary
 from dms_spec.files import array_writer
 
 _KIND = "schedule"

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import CONFIG, MODEL, load_artifact
+from dms_spec.embeddings.nonfinite import NonFinite
 from dms_spec.embeddings.predictor import BATCH_SIZE, Predictor
-from dms_spec.embeddings.sources.columns import Columns
+from dms_spec.embeddings.sources.columns import Columns, Taken
 from dms_spec.embeddings.sources.frame_writer import frame_of_arrays
-from dms_spec.embeddings.sources.frames import open_frame, take_of
+from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow, take_of
+from dms_spec.embeddings.summary import Counts, Remarks, Summary
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import MissingInput, closest
 from dms_spec.plugins import get_backend
@@ -51,26 +53,87 @@ class Scorer:
             ArtifactError: The artifact is damaged.
             MissingInput, ShapeError, DTypeError, SpecError: The frame does not fit it.
         """
-        predictor = _predictor(str(self.artifact), self.backend, self.device, self._stamp())
-        opened = open_frame(frame)
+        scored = self.scored(frame)
+        return scored.rows.replace_schema_metadata({"notes": json.dumps(self.notes(scored))})
+
+    def scored(self, frame: Any) -> Scored:
+        """Does the same, and leaves the counts apart, to be added to those of other rows.
+
+        Raises:
+            ArtifactError, MissingInput, ShapeError, DTypeError, SpecError: As above.
+        """
+        predictor, opened = self.predictor(), open_frame(frame)
         for name in self.keep:
             if name not in opened.names:
                 raise MissingInput(
                     f"{opened.where} has no column {name!r}, to keep",
                     fix=closest(name, opened.names),
                 )
-        before = Columns.of_model(predictor.artifact.model)
-        taken = take_of(opened, self.columns, before).to_predict()
+        taken = self.taken(opened)
         axis, widths = predictor.artifact.spec.modalities, predictor.model.widths
-        table = Table.from_frame(opened, taken, axis=axis, widths=widths)
-        found = predictor.predict(table, self.batch_size)
-        result = frame_of_arrays(found, {name: opened.column(name) for name in self.keep})
-        notes = [*table.notes(), *found.notes]
-        return result.replace_schema_metadata({"notes": json.dumps(notes)})
+        table = Table.from_frame(opened, taken, axis=axis, widths=widths, where=opened.where)
+        summary, said, tables = Summary(axis), Remarks(), []
+        for found in predictor.parts(table, self.batch_size):
+            rows = slice(summary.samples, summary.samples + len(found["active"]))
+            kept = {name: opened.column(name)[rows] for name in self.keep}
+            tables.append(frame_of_arrays(found, kept))
+            summary.add(found["active"], found["weights"])
+            said.add(found.notes, {})
+        return Scored(
+            rows=pyarrow().concat_tables(tables),
+            counts=summary.counts(),
+            remarks=table.remarks,
+            nonfinite=dict(table.nonfinite),
+            notes=tuple(said.texts),
+        )
+
+    def predictor(self) -> Predictor:
+        """Gives what scores, loaded once in each process.
+
+        Raises:
+            ArtifactError: The artifact is damaged.
+            BackendUnavailable, UnknownName, UnsupportedCapability: It cannot run there.
+        """
+        return _predictor(str(self.artifact), self.backend, self.device, self._stamp())
+
+    def taken(self, frame: Frame) -> Taken:
+        """Finds the columns of a frame that are scored.
+
+        Raises:
+            MissingInput, SpecError: A column is not there, or taken twice.
+        """
+        before = Columns.of_model(self.predictor().artifact.model)
+        return take_of(frame, self.columns, before).to_predict()
+
+    def notes(self, scored: Scored) -> tuple[str, ...]:
+        """Says in words what was odd."""
+        said = Remarks()
+        said.add(scored.remarks, scored.nonfinite)
+        nothing = self.predictor().nothing_note(scored.counts.nothing)
+        return (*said.notes(), *scored.notes, *nothing)
 
     def _stamp(self) -> tuple[int, ...]:
         paths = [Path(self.artifact) / name for name in (CONFIG, MODEL)]
         return tuple(path.stat().st_mtime_ns for path in paths if path.exists())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """Holds the scores of some rows, and what was odd about them.
+
+    Attributes:
+        rows: A ``pyarrow.Table``; None once it is written.
+        counts: How far each modality took part.
+        remarks: What was odd about the frame, in words.
+        nonfinite: By modality, what is not finite.
+        notes: What the predictor said of the rows.
+    """
+
+    rows: Any
+    counts: Counts
+    remarks: tuple[str, ...]
+    nonfinite: dict[str, NonFinite]
+    notes: tuple[str, ...]
 
 
 @lru_cache(maxsize=4)

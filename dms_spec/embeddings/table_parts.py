@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.embeddings.labels import NONE, Labels, read_labels, unlabelled
-from dms_spec.embeddings.nonfinite import NonFinite
 from dms_spec.embeddings.sources.columns import Columns, Taken
 from dms_spec.embeddings.sources.frame_files import FrameFile, is_frame_file, open_frame_file
 from dms_spec.embeddings.sources.frames import plain
+from dms_spec.embeddings.summary import Remarks
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import DMSError
 
@@ -52,22 +52,16 @@ class TableParts:
 
     def __init__(self, rows: int, labels: Labels, name: str | None, parts: Iterator[Part]) -> None:
         self.rows, self.labels, self.id = rows, labels, name
-        self._parts = parts
-        self._remarks: dict[str, None] = {}
-        self._nonfinite: dict[str, NonFinite] = {}
+        self._parts, self._remarks = parts, Remarks()
 
     def __iter__(self) -> Iterator[Part]:
         for part in self._parts:
-            self._remarks |= dict.fromkeys(part.table.remarks)
-            for name, bad in part.table.nonfinite.items():
-                before = self._nonfinite.get(name)
-                self._nonfinite[name] = bad if before is None else before.joined(bad)
+            self._remarks.add(part.table.remarks, part.table.nonfinite)
             yield part
 
     def notes(self) -> tuple[str, ...]:
         """What was found to be weaker than it claims in the rows that were read, in words."""
-        absent = (bad.note(name) for name, bad in self._nonfinite.items() if bad.rows)
-        return (*self._remarks, *absent)
+        return self._remarks.notes()
 
 
 def read_parts(

@@ -18,8 +18,8 @@ SUFFIXES = (".parquet", ".arrow", ".feather", ".csv", ".csv.gz")
 # Rows at a time where a file is read whole.
 _MANY = 1 << 16
 
-# Bytes of a column of Parquet at a time.
-_BUFFER = 1 << 20
+#: How Parquet is read: buffered ahead, all row groups would stay in memory; without a buffer, one.
+FEW_AT_A_TIME = {"pre_buffer": False, "buffer_size": 1 << 20}
 
 
 def is_frame_file(path: Path) -> bool:
@@ -109,19 +109,30 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         FileError: The file is missing, damaged or of another kind.
     """
+    if not path.exists():
+        raise FileError(
+            f"cannot read {path}", expected="a file", got="nothing there", fix="Check the path."
+        )
+    with readable(str(path), path.suffix):
+        yield
+
+
+@contextmanager
+def readable(where: str, suffix: str) -> Iterator[None]:
+    """Does the same for a file that is there, wherever it lies.
+
+    Raises:
+        FileError: It is damaged or of another kind.
+    """
     try:
-        if not path.exists():
-            raise FileError(
-                f"cannot read {path}", expected="a file", got="nothing there", fix="Check the path."
-            )
         yield
     except (DMSError, MemoryError):
         raise
     # A hostile file can make the readers raise almost anything.
     except Exception as error:
         raise FileError(
-            f"cannot read {path}",
-            expected=f"a {path.suffix} file with columns",
+            f"cannot read {where}",
+            expected=f"a {suffix} file with columns",
             got=f"{type(error).__name__}: {error}",
             fix="The file is damaged, cut short, or of another kind: write it again.",
         ) from error
@@ -131,8 +142,7 @@ def _parquet(path: Path) -> FrameFile:
     import pyarrow.parquet as pq
 
     def batches(names: list[str], size: int) -> Iterator[Any]:
-        # Buffered ahead, all row groups would stay in memory; without a buffer, one of them.
-        with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as file:
+        with pq.ParquetFile(path, **FEW_AT_A_TIME) as file:
             yield from file.iter_batches(size, columns=names)
 
     with pq.ParquetFile(path) as file:

@@ -31,7 +31,9 @@ class ParquetWriter:
 
     def __init__(self, path: Path, mark: str, metadata: Mapping[str, str]) -> None:
         pyarrow()
-        self._path, self._metadata = path, {**metadata, "written_by": mark}
+        self._path = path
+        #: Texts that the file keeps; more may be added until it is closed.
+        self.metadata = {**metadata, "written_by": mark}
         self._writer: Any = None
         self._waiting: list[Any] = []
         self._bytes = 0
@@ -45,7 +47,7 @@ class ParquetWriter:
         with self._stack:
             if kind is None:
                 self._flush()
-                self._writer.add_key_value_metadata(self._metadata)
+                self._writer.add_key_value_metadata(self.metadata)
 
     def append(
         self, arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, Any] | None = None
@@ -59,17 +61,20 @@ class ParquetWriter:
         Raises:
             SpecError: A column has the name of an array.
         """
-        part = frame_of_arrays(arrays, columns)
-        self._waiting.append(part)
-        self._bytes += part.nbytes
+        self.add(frame_of_arrays(arrays, columns))
         for name, array in arrays.items():
             rows = self._shapes.get(name, [0])[0]
             self._shapes[name] = [rows + len(array), *array.shape[1:]]
+
+    def add(self, rows: Any) -> None:
+        """Adds rows of a ``pyarrow.Table``."""
+        self._waiting.append(rows)
+        self._bytes += rows.nbytes
         if self._bytes >= _GROUP:
             self._flush()
 
     def shapes(self) -> dict[str, list[int]]:
-        """The shape of each array, as far as it has come."""
+        """The shape of each array that was appended, as far as it has come."""
         return self._shapes
 
     def _flush(self) -> None:
