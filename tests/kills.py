@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 _FIT = ("--spec", "static", "--epochs", "40", "--patience", "40", "--passes", "0")
 _ROBUST = ("--corruption", "gaussian", "--corruption", "absent", "--seeds", "2")
@@ -24,6 +26,7 @@ _ROBUST = ("--corruption", "gaussian", "--corruption", "absent", "--seeds", "2")
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "schedule": (("schedule", "in.npz", "-o", "OUT.npz"), (), "OUT.npz"),
     "predict": (("predict", "art", "t.npz", "-o", "OUT.npz"), (), "OUT.npz"),
+    "parts": (("predict", "art", "lake", "-o", "OUT", "--workers", "1"), (), "OUT"),
     "fit": (("fit", "t.npz", "-o", "OUT", *_FIT), ("--overwrite",), "OUT"),
     "robustness": (("robustness", "art", "t.npz", "-o", "OUT", *_ROBUST), ("--overwrite",), "OUT"),
     "export": (("export", "onnx", "art", "-o", "OUT"), ("--overwrite",), "OUT/onnx"),
@@ -106,6 +109,10 @@ def _main() -> int:
         table = {n: random_.normal(size=(200, 3)) + labels[:, None] for n in ("a", "b")}
         np.savez(folder / "t.npz", **table, labels=labels, test=np.arange(150, 200))
         np.savez(folder / "in.npz", features=np.ones((2000, 3, 4)), logits=np.ones((2000, 3, 4)))
+        (folder / "lake").mkdir()
+        for k in range(9):
+            rows = {name: pa.array(table[name].tolist()) for name in ("a", "b")}
+            pq.write_table(pa.table(rows), folder / "lake" / f"{k}.parquet")
         code, said, _ = _run(("fit", "t.npz", "-o", "art", *_FIT), folder)
         assert code == 0, said
         seconds = {

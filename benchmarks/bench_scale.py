@@ -1,0 +1,101 @@
+"""Rows per second, CPU seconds and peak memory of ``dms predict`` over Parquet, by workers.
+
+``python benchmarks/bench_scale.py 1000000 --workers 1 2`` makes the rows once, two modalities 64
+wide, and scores them. A machine that does other work makes rows per second too low; CPU seconds
+say what the work takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+WIDTH, CLASSES, GROUP, FILE = 64, 5, 100_000, 500_000
+NAMES = ("image", "text")
+
+
+def frame(start: int, rows: int, centres: np.ndarray) -> pa.Table:
+    """Rows of five classes with noise, a tenth of each modality missing; the same for a start."""
+    draw = np.random.Generator(np.random.Philox(start))
+    labels = draw.integers(0, CLASSES, rows)
+    columns = {"id": pa.array(np.arange(start, start + rows))}
+    for m, name in enumerate(NAMES):
+        values = draw.standard_normal((rows, WIDTH), dtype=np.float32) + centres[m, labels]
+        missing = pa.array(draw.random(rows) < 0.1)
+        columns[name] = pa.FixedSizeListArray.from_arrays(
+            pa.array(values.ravel()), WIDTH, mask=missing
+        )
+    return pa.table(columns | {"labels": pa.array(labels)})
+
+
+def prepare(folder: Path, rows: int) -> None:
+    """Writes the rows, and an artifact that was fitted on 5000 others."""
+    centres = np.random.default_rng(0).normal(size=(2, CLASSES, WIDTH)).astype("f4") * 0.3
+    if not (folder / "art").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(frame(10**12, 5000, centres), folder / "train.parquet")
+        dms("fit", folder / "train.parquet", "-o", folder / "art", "--id", "id")
+    data = folder / f"data-{rows}"
+    if data.exists():
+        return
+    new = folder / "new"
+    new.mkdir(exist_ok=True)
+    for number, start in enumerate(range(0, rows, FILE)):
+        with pq.ParquetWriter(new / f"{number:03}.parquet", frame(0, 0, centres).schema) as out:
+            for group in range(start, min(start + FILE, rows), GROUP):
+                out.write_table(frame(group, min(GROUP, rows - group), centres))
+    new.rename(data)
+
+
+def dms(*words: object) -> None:
+    subprocess.run([sys.executable, "-m", "dms_spec", *map(str, words)], check=True)
+
+
+def measure(folder: Path, rows: int, workers: int, backend: list[str]) -> dict[str, float]:
+    """Scores the rows in a process of its own, so that its peak memory is its own."""
+    out = folder / f"out-{workers}"
+    shutil.rmtree(out, ignore_errors=True)
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    art, data = folder / "art", folder / f"data-{rows}"
+    dms("predict", art, data, "-o", out, "--workers", workers, *backend)
+    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "rows": rows,
+        "workers": workers,
+        "wall_s": round(wall, 1),
+        "cpu_s": round(cpu, 1),
+        "rows_per_s": round(rows / wall),
+        "rows_per_cpu_s": round(rows / cpu),
+        # The largest of its processes.
+        "peak_mib": round(after.ru_maxrss / 1024),
+        "input_mb": round(sum(p.stat().st_size for p in data.iterdir()) / 1e6),
+        "output_mb": round(sum(p.stat().st_size for p in out.iterdir()) / 1e6),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("rows", type=int)
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("scale-out"))
+    parser.add_argument("--backend", default=None)
+    args = parser.parse_args()
+    prepare(args.folder, args.rows)
+    backend = ["--backend", args.backend] if args.backend else []
+    for workers in args.workers:
+        print(json.dumps(measure(args.folder, args.rows, workers, backend)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
