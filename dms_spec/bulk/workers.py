@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from multiprocessing import connection, get_context, parent_process
-from multiprocessing.context import SpawnProcess
+from contextlib import suppress
+from queue import SimpleQueue
+from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Any, TypeVar
 
 from dms_spec.errors import DMSError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+Process = Popen[bytes]
 
-# What says to libraries of linear algebra, Arrow and Numba how many threads to take.
+# What says to libraries of linear algebra, Arrow, Numba and ONNX Runtime how many threads to take.
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+
+# The path is this process's own: a file beside somebody's data is no module.
+_PROGRAM = "import sys; sys.path[:] = {path!r}; from dms_spec.bulk.workers import serve; serve()"
 
 
 def run_jobs(
@@ -40,68 +46,96 @@ def run_jobs(
             killed.
     """
     waiting = deque(jobs)
-    busy: dict[Any, Job] = {}
-    processes = {}
+    found: SimpleQueue[tuple[Job, bool, Any]] = SimpleQueue()
+    processes = [_start() for _ in range(min(workers, len(jobs)))]
+    threads = [
+        threading.Thread(target=_feed, args=(process, work, waiting, found), daemon=True)
+        for process in processes
+    ]
     try:
-        with _one_thread_each():
-            for _ in range(min(workers, len(jobs))):
-                here, process = _start(work)
-                processes[here] = process
-        for here in processes:
-            _send(here, busy, waiting)
-        while busy:
-            for here in connection.wait(list(busy)):
-                job = busy.pop(here)
-                yield job, _received(here, processes[here], job)
-                _send(here, busy, waiting)
+        for thread in threads:
+            thread.start()
+        for _ in jobs:
+            job, good, result = found.get()
+            if not good:
+                raise result
+            yield job, result
     finally:
-        for here in processes:
-            here.close()
-        for process in processes.values():
+        waiting.clear()
+        for process in processes:
             process.terminate()
-            process.join()
+            process.wait()
+        for thread in threads:
+            thread.join()
+        for process in processes:
+            for stream in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    stream.close()  # type: ignore[union-attr]
 
 
-def _start(work: Callable[[Job], Result]) -> tuple[Any, SpawnProcess]:
-    context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_serve, args=(there, work), daemon=True)
-    process.start()
-    there.close()
-    return here, process
+def _start() -> Process:
+    command = [sys.executable, "-c", _PROGRAM.format(path=sys.path)]
+    environment = dict.fromkeys(_THREADS, "1") | dict(os.environ)
+    return Popen(command, stdin=PIPE, stdout=PIPE, env=environment)  # noqa: S603 - our own program
 
 
-def _send(here: Any, busy: dict[Any, Job], waiting: deque[Job]) -> None:
-    if waiting:
-        busy[here] = waiting.popleft()
-        with suppress(OSError):  # it was killed: receiving will say so
-            here.send(busy[here])
+def _feed(process: Process, work: Any, waiting: deque[Any], found: SimpleQueue[Any]) -> None:
+    """Gives a process one job after the other, and passes on what it answers."""
+    asked, answers = process.stdin, process.stdout
+    assert asked is not None and answers is not None  # noqa: S101 - both are pipes
+    given = [work]
+    while True:
+        try:
+            job = waiting.popleft()
+        except IndexError:
+            return
+        try:
+            for one in (*given, job):
+                pickle.dump(one, asked)
+            asked.flush()
+            given = []
+            good, result = pickle.load(answers)  # noqa: S301 - from our own process
+        except (EOFError, OSError, ValueError, pickle.UnpicklingError):
+            good, result = False, _ended(process, job)
+        found.put((job, good, result))
+        if not good:
+            return
 
 
-def _received(here: Any, process: SpawnProcess, job: object) -> Any:
-    try:
-        good, found = here.recv()
-    except (EOFError, OSError) as error:
-        process.join(5)
-        raise DMSError(
-            f"a worker process ended during {job}",
-            got=f"exit code {process.exitcode}",
-            fix="If it was killed for want of memory, take fewer --workers or a smaller "
-            "--batch-size. The same command goes on from here.",
-        ) from error
-    if not good:
-        raise found
-    return found
+def _ended(process: Process, job: object) -> DMSError:
+    with suppress(TimeoutExpired):
+        process.wait(5)
+    return DMSError(
+        f"a worker process ended during {job}",
+        got=f"exit code {process.returncode}",
+        fix="If it was killed for want of memory, take fewer --workers or a smaller --batch-size. "
+        "The same command goes on from here.",
+    )
 
 
-def _serve(there: Any, work: Callable[[Job], Result]) -> None:
-    """Runs what comes, until nobody is there to send more."""
+# ------------------------------------------------------------------------------- in the process
+
+
+def serve() -> None:
+    """Runs the jobs that come in, until nobody is there to send more."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of them; the parent ends us
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(EOFError, OSError):
+    asked: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=_listen, args=(asked,), daemon=True).start()
+    with suppress(OSError), os.fdopen(os.dup(1), "wb") as answers:  # the parent may be gone
+        os.dup2(2, 1)  # what a library prints is no answer
+        work = asked.get()
         while True:
-            job = there.recv()
-            there.send(_done(work, job))
+            pickle.dump(_done(work, asked.get()), answers)
+            answers.flush()
+
+
+def _listen(asked: SimpleQueue[Any]) -> None:
+    """Takes what comes in, and ends the process with its parent, in the middle of a job too."""
+    try:
+        while True:
+            asked.put(pickle.load(sys.stdin.buffer))  # noqa: S301 - from our own parent
+    except (EOFError, OSError, pickle.UnpicklingError):
+        os._exit(1)
 
 
 def _done(work: Callable[[Job], Result], job: Job) -> tuple[bool, Any]:
@@ -113,22 +147,3 @@ def _done(work: Callable[[Job], Result], job: Job) -> tuple[bool, Any]:
         return False, error
     except BaseException:  # a defect, whose traceback belongs here
         return False, RuntimeError(traceback.format_exc())
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os._exit(1)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Lets processes that are started take one thread, unless the environment says otherwise."""
-    missing = [name for name in _THREADS if name not in os.environ]
-    os.environ.update(dict.fromkeys(missing, "1"))
-    try:
-        yield
-    finally:
-        for name in missing:
-            del os.environ[name]

@@ -30,6 +30,7 @@ VERBS = {
     "schedule": "weigh and fuse a batch of samples",
     "fit": "learn heads and a scheduler from a table of embeddings",
     "predict": "score a table of embeddings with what dms fit learned",
+    "watch": "compare a stream of predictions with a reference, and give alarms",
     "robustness": "measure a fitted artifact under noise, conflict and missing modalities",
     "explain": "show why the weights of a sample are what they are",
     "export": "write a scheduler for another runtime, such as onnx, and verify it",

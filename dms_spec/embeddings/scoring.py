@@ -30,7 +30,8 @@ class Scorer:
         artifact: The folder.
         columns: Which columns are what; those of the artifact, where it leaves them open.
         keep: Columns of the frame that are copied to the result.
-        backend: Where to compute.
+        backend: Where to compute. Others agree with ``numpy`` within round-off, so a label may
+            differ where two classes tie within round-off.
         device: One of its devices; None for its first.
         batch_size: Rows at a time.
     """
@@ -47,14 +48,16 @@ class Scorer:
 
         Returns:
             A ``pyarrow.Table`` with as many rows in the same order: the columns to keep, then what
-            `Predictor.predict` gives. Its metadata ``notes`` is a list of texts in JSON.
+            `Predictor.predict` gives. Of its metadata, ``notes`` is a list of texts in JSON, and
+            ``backend`` says where it was computed.
 
         Raises:
             ArtifactError: The artifact is damaged.
             MissingInput, ShapeError, DTypeError, SpecError: The frame does not fit it.
         """
         scored = self.scored(frame)
-        return scored.rows.replace_schema_metadata({"notes": json.dumps(self.notes(scored))})
+        metadata = {"notes": json.dumps(self.notes(scored)), "backend": self.backend}
+        return scored.rows.replace_schema_metadata(metadata)
 
     def scored(self, frame: Any) -> Scored:
         """Does the same, and leaves the counts apart, to be added to those of other rows.

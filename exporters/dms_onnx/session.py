@@ -44,7 +44,8 @@ class Session:
     Args:
         model: The bytes of an ``.onnx`` file.
         device: ``"cpu"``, ``"cuda"`` or ``"cuda:N"``.
-        threads: Threads within an operator; None for as many cores as this process may use.
+        threads: Threads within an operator; None for ``OMP_NUM_THREADS``, or else as many
+            as cores that this process may use.
 
     Raises:
         BackendUnavailable: ONNX Runtime is not whole, or does not run on the device.
@@ -155,7 +156,7 @@ class Session:
         ort = runtime()
         options = ort.SessionOptions()
         options.log_severity_level = 4  # what fails is raised, in full
-        # Its own choice is a thread for each core, also in a process that may use few of them.
+        # Its own choice is a thread for each core, also in a process that is to use few of them.
         options.intra_op_num_threads = self._threads or _cores()
         if profile is not None:
             options.enable_profiling, options.profile_file_prefix = True, str(profile)
@@ -343,6 +344,10 @@ if hasattr(os, "register_at_fork"):
 
 
 def _cores() -> int:
+    """How many threads to take: ``OMP_NUM_THREADS``, or the cores of this process."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    if asked.isdecimal() and int(asked):
+        return int(asked)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
 
 
