@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -16,6 +16,7 @@ help:
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
+	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
 	@echo "make test-floors  everything at the lowest versions that pyproject.toml states"
 	@echo "make lint     formatting, lint and types"
@@ -115,6 +116,16 @@ test-jax: $(VENV)/jax
 	$(BIN)/python -m pytest tests/test_jax.py
 	JAX_ENABLE_X64=1 $(BIN)/dms check jax --examples 10
 
+# When `Scorer` or the pages on engines have changed. Engines have an environment of their own: they
+# bring their own versions of much, and no torch.
+test-ray: $(VENV)-engines/pip
+	$(VENV)-engines/bin/python -m pytest tests/engines
+
+$(VENV)-engines/pip: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-engines
+	$(VENV)-engines/bin/python -m pip install --quiet --editable ".[tables]" --group engines
+	@touch $@
+
 # When an extra, a dependency or an import has changed. EXTRAS="plot demo" tries these alone.
 test-extras: $(VENV)/test
 	$(BIN)/python tests/packaging/extras.py $(EXTRAS)
@@ -193,4 +204,4 @@ vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
-	rm -rf $(VENV) docs/_build docs/gallery demo-out study-out mini-out dist
+	rm -rf $(VENV) $(VENV)-engines docs/_build docs/gallery demo-out study-out mini-out dist

@@ -253,6 +253,7 @@ def _card(artifact: Artifact) -> str:
             else "No parameters.",
             "",
             f"Written by dms-spec {PACKAGE}. Use it with `{use}`.",
+            f"Its content has the SHA-256 `{artifact.content_hash()}`, which `dms diff` compares.",
             "",
         ]
     )

@@ -6,12 +6,14 @@ import json
 import pickle
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from fuzzing import small_artifact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -412,3 +414,51 @@ def test_an_artifact_has_the_users_permissions(saved: Path, tmp_path: Path) -> N
     assert saved.stat().st_mode == plain.stat().st_mode
     for path in saved.iterdir():
         assert path.stat().st_mode == (plain / "file").stat().st_mode
+
+
+# ---------------------------------------------------------------------------------- differences
+
+
+def test_the_content_hash_knows_contents_and_nothing_else(tmp_path: Path) -> None:
+    artifact = small_artifact()
+    save_artifact(tmp_path / "a", artifact)
+    same = load_artifact(tmp_path / "a")
+    order = dict(reversed(same.parameters.items()))
+    assert artifact.content_hash() == same.content_hash()
+    assert replace(same, parameters=order).content_hash() == artifact.content_hash()
+    assert artifact.content_hash() in (tmp_path / "a" / "README.md").read_text(encoding="utf-8")
+    moved = dict(same.parameters) | {"heads.a.temperature": np.array(np.nextafter(1.0, 2))}
+    for other in (
+        replace(same, parameters=moved),
+        replace(same, model={**same.model, "dropout": 0.2}),
+        replace(same, spec=same.spec.replace(strict=True)),
+    ):
+        assert other.content_hash() != artifact.content_hash()
+
+
+def test_diff_says_what_differs(dms: Callable[..., Any], tmp_path: Path) -> None:
+    artifact = small_artifact()
+    moved = dict(artifact.parameters)
+    moved["heads.a.classifier.bias"] = np.array([3.0, 0.0])
+    model = {**artifact.model, "settings": {"heads": {"rate": 0.5}}}
+    save_artifact(tmp_path / "a", artifact)
+    save_artifact(tmp_path / "same", artifact)
+    changed = Artifact(spec=artifact.spec.replace(strict=True), parameters=moved, model=model)
+    save_artifact(tmp_path / "b", changed)
+    draw = np.random.default_rng(0)
+    np.savez(tmp_path / "t.npz", a=draw.normal(size=(40, 3)), b=draw.normal(size=(40, 3)))
+    same = dms("diff", tmp_path / "a", tmp_path / "same", "--table", tmp_path / "t.npz")
+    assert "The contents are the same" in same.succeeded() and "0 get another class" in same.out
+    given = ("diff", tmp_path / "a", tmp_path / "b", "--table", tmp_path / "t.npz")
+    done = dms(*given)
+    assert done.code == 1 and "The contents are different." in done.out
+    found = json.loads(dms(*given, "--json").out)
+    assert found["hashes"] == [artifact.content_hash(), changed.content_hash()]
+    assert {(one["where"], one["name"]): one["second"] for one in found["differences"]} == {
+        ("spec", "strict"): True,
+        ("model", "settings.heads.rate"): 0.5,
+        ("parameters", "heads.a.classifier.bias"): "differs by up to 3",
+    }
+    assert 0 < found["predictions"]["other_labels"] <= 40
+    assert found["predictions"]["largest_difference"]["probabilities"] > 0.1
+    assert "is not an artifact" in dms("diff", tmp_path / "a", tmp_path).refused()

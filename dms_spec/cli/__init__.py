@@ -31,6 +31,7 @@ VERBS = {
     "fit": "learn heads and a scheduler from a table of embeddings",
     "predict": "score a table of embeddings with what dms fit learned",
     "watch": "compare a stream of predictions with a reference, and give alarms",
+    "diff": "compare two artifacts: spec, parameters, metrics, predictions of a table",
     "robustness": "measure a fitted artifact under noise, conflict and missing modalities",
     "explain": "show why the weights of a sample are what they are",
     "export": "write a scheduler for another runtime, such as onnx, and verify it",
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb.
 
     Returns:
-        0 good, 1 not conformant, 2 bad usage or input, 3 a result outside tolerance,
+        0 good, 1 not conformant or different, 2 bad usage or input, 3 a result outside tolerance,
         4 backend unavailable, 70 a defect in the program or in a plugin, with its traceback;
         128 and the number of the signal that stopped it.
     """
