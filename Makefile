@@ -116,14 +116,16 @@ test-jax: $(VENV)/jax
 	$(BIN)/python -m pytest tests/test_jax.py
 	JAX_ENABLE_X64=1 $(BIN)/dms check jax --examples 10
 
-# When `Scorer` or the pages on engines have changed. Engines have an environment of their own: they
-# bring their own versions of much, and no torch.
+# When `Scorer` or the page on engines has changed. They have an environment of their own, without
+# torch, and are not pinned: each brings its own bounds. Spark runs as well where it is installed.
 test-ray: $(VENV)-engines/pip
 	$(VENV)-engines/bin/python -m pytest tests/engines
 
 $(VENV)-engines/pip: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-engines
-	$(VENV)-engines/bin/python -m pip install --quiet --editable ".[tables]" --group engines
+	$(VENV)-engines/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-engines/bin/python -m pip install --quiet --editable ".[tables]" \
+		"ray[data]" "dask[dataframe]" distributed daft pandas pytest
 	@touch $@
 
 # When an extra, a dependency or an import has changed. EXTRAS="plot demo" tries these alone.
