@@ -48,7 +48,7 @@ $(VENV)/demo: $(VENV)/pip pyproject.toml
 
 # The example backend goes in as a stranger's would: built, then installed.
 $(VENV)/test: $(VENV)/pip pyproject.toml $(wildcard examples/dms-strict/*.toml examples/dms-strict/*/*.py)
-	$(INSTALL) --editable ".[conformance,demo,numba,hub,onnxruntime,tables,torch]" --group test
+	$(INSTALL) --editable ".[completion,conformance,demo,embed,numba,hub,onnxruntime,tables,torch]" --group test
 	$(INSTALL) --no-deps --force-reinstall ./examples/dms-strict
 	@touch $@
 

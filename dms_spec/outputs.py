@@ -54,8 +54,21 @@ class Target:
     error: type[DMSError] = FileError
 
     @classmethod
-    def of_file(cls, path: Path | str, mark: bytes, *, inside: bool = False) -> Self:
+    def of_file(
+        cls,
+        path: Path | str,
+        mark: bytes,
+        *,
+        inside: bool = False,
+        beside: Mapping[str, bytes] | None = None,
+    ) -> Self:
         """One file, which replaces an earlier one of the same kind. Its folder must exist.
+
+        Args:
+            path: The file.
+            mark: What it holds near its beginning or end.
+            inside: Whether it may stand directly in an artifact.
+            beside: The marks of files that are written with it, by what their names have more.
 
         Raises:
             FileError: Something else is there, it would stand in an artifact, or the folder
@@ -65,7 +78,7 @@ class Target:
         target = cls(
             folder=real.parent,
             given=Path(path),
-            marks={real.name: mark},
+            marks={real.name: mark} | {real.name + more: m for more, m in (beside or {}).items()},
             overwrite=True,
             new=False,
             inside=inside,
@@ -168,7 +181,9 @@ class Target:
 
     def _named(self, name: str) -> Path:
         """Gives the path of one of the files, for messages."""
-        return self.given / name if self.new else self.given
+        if self.new:
+            return self.given / name
+        return self.given.with_name(self.given.name + name.removeprefix(next(iter(self.marks))))
 
     def _ready(self) -> Self:
         for folder in (self.folder, self.folder.parent):

@@ -148,14 +148,20 @@ def _finish(hidden: Path, folder: Path, name: str) -> None:
 
 def _lock(handle: int, *, wait: bool = True) -> bool:
     """Locks a file until it is closed, or its process ends. False if another has it."""
+    if _locker() is None:  # then nothing is known to be a leftover
+        return wait
+    return wait if taken(handle) else True
+
+
+def taken(handle: int) -> bool:
+    """Locks a file until it is closed, and says whether another process has locked it already."""
     lock = _locker()
-    if lock is None:  # then nothing is known to be a leftover
-        return wait
     try:
-        lock(handle)
+        if lock is not None:
+            lock(handle)
     except OSError:
-        return wait
-    return True
+        return True
+    return False
 
 
 def _locker() -> Callable[[int], None] | None:

@@ -135,6 +135,11 @@ def row_parts(array: NDArray[Any]) -> Iterator[slice]:
         yield slice(start, start + step)
 
 
+def npz_comment(mark: str, metadata: Mapping[str, str]) -> bytes:
+    """Gives the comment of an archive: its mark, and on a second line texts as JSON."""
+    return f"{mark}\n{json.dumps(metadata)}".encode() if metadata else mark.encode()
+
+
 class Writer:
     """Writes arrays to a file whose rows come in parts, so that few of them are in memory.
 
@@ -142,10 +147,11 @@ class Writer:
         path: A new file, ``.npz`` or ``.safetensors``.
         mark: What the file keeps of its origin: the comment of an archive, or the text under
             ``written_by``.
+        metadata: Other texts that it keeps: after the mark as JSON, or each under its name.
     """
 
-    def __init__(self, path: Path, mark: str) -> None:
-        self._path, self._mark = path, mark
+    def __init__(self, path: Path, mark: str, metadata: Mapping[str, str] | None = None) -> None:
+        self._path, self._mark, self._metadata = path, mark, dict(metadata or {})
         self._rows: dict[str, int] = {}
         self._parts: dict[str, NDArray[Any]] = {}
         self._files: dict[str, IO[bytes]] = {}
@@ -195,7 +201,7 @@ class Writer:
 
     def _write_npz(self) -> None:
         with zipfile.ZipFile(self._path, "w") as archive:
-            archive.comment = self._mark.encode()
+            archive.comment = npz_comment(self._mark, self._metadata)
             for name, shape in self.shapes().items():
                 header = {
                     "descr": np.lib.format.dtype_to_descr(self._parts[name].dtype),
@@ -208,7 +214,7 @@ class Writer:
 
     def _write_safetensors(self) -> None:
         codes = {dtype: code for code, dtype in (_SAFETENSORS | _BF16).items()}
-        header: dict[str, Any] = {"__metadata__": {"written_by": self._mark}}
+        header: dict[str, Any] = {"__metadata__": {"written_by": self._mark, **self._metadata}}
         # Wide ones first, so that each lies at a multiple of its own width.
         order = sorted(self._parts, key=lambda name: (-self._parts[name].dtype.itemsize, name))
         start = 0

@@ -28,6 +28,7 @@ from dms_spec.errors import BackendUnavailable, DMSError, PluginError, Verificat
 #: The verbs, each with its help.
 VERBS = {
     "schedule": "weigh and fuse a batch of samples",
+    "embed": "make a table of embeddings of images, texts and sounds, with encoders that you have",
     "fit": "learn heads and a scheduler from a table of embeddings",
     "predict": "score a table of embeddings with what dms fit learned",
     "watch": "compare a stream of predictions with a reference, and give alarms",

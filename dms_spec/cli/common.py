@@ -110,8 +110,22 @@ def add_columns(parser: argparse.ArgumentParser, *names: str) -> None:
         "names all that begin so; can be repeated (default: as the artifact was learned, else "
         "every column of vectors)",
     )
+    _add_roles(group, names)
+
+
+def add_roles(parser: argparse.ArgumentParser, *names: str) -> None:
+    """The options that say which columns are what, beside the modalities."""
+    _add_roles(parser.add_argument_group("columns that go with the embeddings"), names)
+
+
+def _add_roles(group: argparse._ArgumentGroup, names: Sequence[str]) -> None:
     for name in names:
         group.add_argument(f"--{name}", metavar="COL", help=_COLUMNS[name][1])
+
+
+def roles_of(args: argparse.Namespace) -> dict[str, str | None]:
+    """Reads these options, as `Columns` has them."""
+    return {role: getattr(args, name, None) for name, (role, _) in _COLUMNS.items()}
 
 
 def columns_of(args: argparse.Namespace) -> Columns:
@@ -131,8 +145,7 @@ def columns_of(args: argparse.Namespace) -> Columns:
                 got=text,
             )
         modalities[name.strip()] = wanted
-    given = {role: getattr(args, name, None) for name, (role, _) in _COLUMNS.items()}
-    return Columns(modalities=modalities, **given)
+    return Columns(modalities=modalities, **roles_of(args))
 
 
 def names_of(text: str | None) -> tuple[str, ...] | None:

@@ -41,7 +41,7 @@ def choose(
     """
     names = [name for name in arrays if not is_reserved(name)]
     for name in chosen or axis or names:
-        _check_name(name, where)
+        check_name(name, where)
     if chosen is not None:
         _check_chosen(chosen, names, axis, where)
         kept = tuple(chosen)
@@ -62,7 +62,12 @@ def choose(
     return kept, tuple(f"array {name!r} is not used" for name in names if name not in kept)
 
 
-def _check_name(name: str, where: str) -> None:
+def check_name(name: str, where: str) -> None:
+    """Refuses a name that a modality cannot have.
+
+    Raises:
+        SpecError: It is that of another array of a table, of a signal or of an output.
+    """
     if is_reserved(name):
         raise SpecError(
             f"modality {name!r} has the name of another array of a table",
