@@ -68,14 +68,24 @@ def read_arrays(
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a ``.safetensors`` file has beside its arrays; none for ``.npz``."""
+    """The texts that a file has beside its arrays. An ``.npz`` file has those of `Writer` alone."""
     if path.suffix != ".safetensors":
-        return {}
+        return _npz_metadata(path)
     from safetensors import safe_open
 
     _read_header(path)
     with safe_open(path, framework="numpy") as file:
         return dict(file.metadata() or {})
+
+
+def _npz_metadata(path: Path) -> dict[str, str]:
+    with zipfile.ZipFile(path) as archive:
+        mark, _, text = archive.comment.partition(b"\n")
+    if not mark.startswith(b"dms-spec ") or not text:
+        return {}
+    data = parse_json(text.decode(errors="replace"), f"the comment of {path}")
+    texts = data.items() if isinstance(data, dict) else ()
+    return {name: value for name, value in texts if isinstance(value, str)}
 
 
 def _read_npz(path: Path, wanted: Wanted, mapped: bool) -> dict[str, NDArray[Any]]:

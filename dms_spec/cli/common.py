@@ -123,7 +123,7 @@ def _add_roles(group: argparse._ArgumentGroup, names: Sequence[str]) -> None:
         group.add_argument(f"--{name}", metavar="COL", help=_COLUMNS[name][1])
 
 
-def roles_of(args: argparse.Namespace) -> dict[str, str | None]:
+def roles_of(args: argparse.Namespace) -> dict[str, Any]:
     """Reads these options, as `Columns` has them."""
     return {role: getattr(args, name, None) for name, (role, _) in _COLUMNS.items()}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
 
     if args.batch_size < 1:
-        raise SpecError("--batch-size is not positive", expected="1 or more", got=args.batch_size)
+        raise SpecError(
+            "--batch-size is not positive", expected="1 or more", got=str(args.batch_size)
+        )
     wishes = _wishes(args)
     _check_bar()
     target = table_target(args.output, args.input)  # before the work, not after it
@@ -118,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
             bar.begin("encoding", batches, "batch", done)
             for name, encoder in encoders.items():
                 work = Work(cells=items.cells[name], opened=openers[name], encoder=encoder)
-                encode(name, work, journal, args.batch_size, lambda name=name: bar.step(name))
+                encode(name, work, journal, args.batch_size, partial(bar.step, name))
         report = write_table(target, items, encoders, journal, args.batch_size)
         journal.discard()
     if done:
@@ -173,9 +176,7 @@ def _wishes(args: argparse.Namespace) -> dict[str, Wish]:
 def _sources(wishes: Mapping[str, Wish], given: list[str]) -> dict[str, Source]:
     columns = _pairs("--modality", given)
     _check_known("--modality", columns, wishes)
-    return {
-        name: Source(kind=wish.kind, column=columns.get(name)) for name, wish in wishes.items()
-    }
+    return {name: Source(kind=wish.kind, column=columns.get(name)) for name, wish in wishes.items()}
 
 
 def _pairs(option: str, given: list[str]) -> dict[str, str]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from dms_spec.artifact import artifact_target, save_artifact
+from dms_spec.artifact import Artifact, artifact_target, save_artifact
 from dms_spec.cli.common import add_columns, add_modalities, columns_of, json_spec, names_of
 from dms_spec.cli.log import Log
 from dms_spec.cli.printing import note, say, say_json, width
 from dms_spec.cli.progress import Bar
+from dms_spec.embeddings.origin import ENCODERS, Encoders, encoders_of
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
 from dms_spec.markup import text_table
@@ -157,18 +159,25 @@ def run(args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             report=_reporting(bar, log),
         )
-    save_artifact(args.output, result.artifact, overwrite=args.overwrite)
+    artifact = _with_origin(result.artifact, encoders_of(args.input, table.columns))
+    save_artifact(args.output, artifact, overwrite=args.overwrite)
     remove(checkpoint, import_module("dms_torch.fit.checkpoint").MARK)
     if result.resumed:
         note(f"went on from a checkpoint at {result.resumed}")
     if args.json:
-        say_json({"output": str(args.output), **result.artifact.model})
+        say_json({"output": str(args.output), **artifact.model})
         return 0
     for text in result.notes:
         note(text)
     say(_summary(result.artifact.model, spec))
     say(f"wrote {args.output}: use it with dms predict {args.output} IN -o OUT.npz")
     return 0
+
+
+def _with_origin(artifact: Artifact, encoders: Encoders) -> Artifact:
+    """Keeps which encoders the embeddings come from, so that others are noticed later."""
+    own = {name: about for name, about in encoders.items() if name in artifact.spec.modalities}
+    return replace(artifact, model={**artifact.model, ENCODERS: own}) if own else artifact
 
 
 def checkpoint_of(output: Path) -> Path:

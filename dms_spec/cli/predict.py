@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from dms_spec.cli.common import (
 from dms_spec.cli.predict_parts import is_folder, run_parts
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.labels import Labels, class_indices, strangers, unlike
+from dms_spec.embeddings.origin import ENCODERS, Encoders, encoders_of, others
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
@@ -99,11 +101,12 @@ def _run_table(args: argparse.Namespace) -> int:
     backend = get_backend(args.backend)
     predictor = Predictor(load_artifact(args.artifact), backend, args.device)
     spec = predictor.artifact.spec
+    given, before = columns_of(args), Columns.of_model(predictor.artifact.model)
     source = read_parts(
         source_path,
         names_of(args.modalities),
-        columns=columns_of(args),
-        before=Columns.of_model(predictor.artifact.model),
+        columns=given,
+        before=before,
         axis=spec.modalities,
         widths=predictor.model.widths,
         size=args.batch_size,
@@ -138,6 +141,7 @@ def _run_table(args: argparse.Namespace) -> int:
         "modalities": counted.rows(),
         # All rows, because a prediction does not depend on how the table was split.
         "notes": [
+            *others(predictor.artifact.model.get(ENCODERS), _encoders(args.input, given, before)),
             *source.notes(),
             *notes,
             *predictor.nothing_note(counted.nothing),
@@ -196,6 +200,11 @@ def _append(
         out.append(found, {} if name is None else {name: part.id})
     else:
         out.append(found)
+
+
+def _encoders(path: Path, given: Columns, before: Columns | None) -> Encoders:
+    learned = {} if before is None else before.modalities
+    return encoders_of(path, replace(given, modalities={**learned, **given.modalities}))
 
 
 class _Accuracy:

@@ -78,7 +78,7 @@ def load_encoder(wish: Wish) -> Encoder:
     module, needs = FAMILIES[family]
     try:
         load: Callable[[Wish, str], Encoder] = import_module(module).load
-    except ImportError as error:
+    except Exception as error:  # builds of torch and torchvision that do not fit raise others
         raise BackendUnavailable(
             f"the encoder {wish.name!r} needs {family}", got=str(error), fix=install_hint(needs)
         ) from error
@@ -106,9 +106,7 @@ def _callable(wish: Wish, module: str, name: str) -> Encoder:
             fix="For a library's encoder, write " + ", ".join(f"{k}:NAME" for k in FAMILIES) + ".",
         ) from error
     if not callable(run):
-        raise PluginError(
-            f"the encoder {wish.name!r} is no function", got=type(run).__name__
-        )
+        raise PluginError(f"the encoder {wish.name!r} is no function", got=type(run).__name__)
     file = getattr(found, "__file__", None)
     source = sha256(Path(file).read_bytes()).hexdigest() if file else ""
     return Encoder(run=run, about=about(wish, sha256=source))
@@ -121,6 +119,4 @@ def about(wish: Wish, **texts: str) -> dict[str, str]:
 
 def no_kind(wish: Wish, kinds: Sequence[str]) -> SpecError:
     """Makes the error for a kind of items that an encoder cannot take."""
-    return SpecError(
-        f"the encoder {wish.name!r} takes no {wish.kind}", expected=" or ".join(kinds)
-    )
+    return SpecError(f"the encoder {wish.name!r} takes no {wish.kind}", expected=" or ".join(kinds))

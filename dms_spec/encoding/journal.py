@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 
 from dms_spec.encoding.openers import Absent
 from dms_spec.errors import ArtifactError, FileError
-from dms_spec.outputs import Target, remove
+from dms_spec.outputs import Target, remove, writing_file
 from dms_spec.staging import taken
+from dms_spec.texts import parse_json
 
 #: What one knows such a file by.
 MARK = b"dms-spec embeddings, unfinished 1\n"
@@ -69,20 +70,22 @@ class Journal:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        try:
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-            self._file = self._stack.enter_context(os.fdopen(handle, "r+b"))
-            self._begin()
-        except OSError as error:
-            self._stack.close()
-            raise self._unwritable(error) from error
-        except BaseException:
-            self._stack.close()
-            raise
+        if not self._path.exists():
+            with writing_file(self._path, MARK) as new:
+                new.write_bytes(MARK + self._run)
+        with ExitStack() as stack:
+            try:
+                self._file = stack.enter_context(self._path.open("r+b"))
+                self._begin()
+            except OSError as error:
+                raise self._unwritable(error) from error
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
+        if not self._like:  # nothing would be lost
+            self.discard()
 
     def __contains__(self, key: tuple[str, int]) -> bool:
         return key in self._places
@@ -129,14 +132,10 @@ class Journal:
     def get(self, modality: str, start: int) -> Batch:
         """Reads a batch again."""
         place, line = self._places[modality, start]
-        vectors = None
-        if line["shape"] is not None:
-            self._file.seek(place)
-            data = self._file.read(line["bytes"])
-            self._file.seek(0, os.SEEK_END)
-            vectors = np.frombuffer(data, dtype=line["dtype"]).reshape(line["shape"])
-        absent = {row: Absent(reason, detail) for row, reason, detail in line["absent"]}
-        return Batch(vectors=vectors, absent=absent, alone=line["alone"], cut=line["cut"])
+        self._file.seek(place)
+        data = self._file.read(line["bytes"])
+        self._file.seek(0, os.SEEK_END)
+        return _batch(line, data)
 
     def discard(self) -> None:
         """Removes the file."""
@@ -149,39 +148,41 @@ class Journal:
                 expected="one run for each output",
                 fix="Wait until it ends, or choose another output.",
             )
-        if self._file.read(len(MARK)) != MARK or self._file.readline(_LONGEST_LINE) != self._run:
+        self._file.seek(len(MARK))
+        if self._file.readline(_LONGEST_LINE) != self._run:
             self._start_anew()
             return
         end = self._file.tell()
-        for end in self._read():
+        for end in self._read():  # noqa: B007 - the last is what is wanted
             pass
         self._file.seek(end)
         self._file.truncate()
 
     def _start_anew(self) -> None:
         """Begins the file, unless it holds the work of another run."""
-        if self._file.readline(1) and not self._replace:
+        if self._file.read(1) and not self._replace:
             raise ArtifactError(
                 f"{self._path} is of another run",
                 expected="the same input, encoders and settings",
                 got="others",
                 fix="Repeat the command that was stopped; or lose its work: --overwrite.",
             )
-        self._file.seek(0)
+        self._file.seek(len(MARK))
+        self._file.write(self._run)
         self._file.truncate()
-        self._file.write(MARK + self._run)
         self._file.flush()
 
     def _read(self) -> Iterator[int]:
         """Finds the batches that are whole, and gives where each of them ends."""
         while True:
             text = self._file.readline(_LONGEST_LINE)
+            place = self._file.tell()
             try:
-                line = json.loads(text)
-                place = self._file.tell()
+                line = parse_json(text.decode(), str(self._path))
                 data = self._file.read(line["bytes"])
                 if sha256(data).hexdigest() != line["sha256"]:
                     return
+                _batch(line, data)
                 self._keep(place, line)
             except (ValueError, KeyError, TypeError):  # the end, or what a kill has cut short
                 return
@@ -194,3 +195,11 @@ class Journal:
             got=error.strerror or str(error),
             fix="Run it again: it goes on from there.",
         )
+
+
+def _batch(line: Mapping[str, Any], data: bytes) -> Batch:
+    vectors = None
+    if line["shape"] is not None:
+        vectors = np.frombuffer(data, dtype=line["dtype"]).reshape(line["shape"])
+    absent = {int(row): Absent(reason, detail) for row, reason, detail in line["absent"]}
+    return Batch(vectors=vectors, absent=absent, alone=line["alone"], cut=line["cut"])

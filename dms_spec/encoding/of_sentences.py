@@ -8,9 +8,8 @@ import sentence_transformers
 import torch
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
-from dms_spec.encoding.openers import said
-from dms_spec.encoding.weights import digest
-from dms_spec.errors import FileError, SpecError
+from dms_spec.encoding.loading import digest, loading
+from dms_spec.errors import SpecError
 
 _KINDS = ("text", "image")
 
@@ -29,16 +28,10 @@ def load(wish: Wish, name: str) -> Encoder:
             "--pooling is for encoders of transformers",
             got=f"{wish.name!r}, whose files say how it pools",
         )
-    try:
+    with loading(wish, "sentence-transformers"):
         model = sentence_transformers.SentenceTransformer(
             name, device=wish.device, model_kwargs={"dtype": getattr(torch, wish.precision)}
         ).eval()
-    except Exception as error:  # of many kinds: no such name, no network, no such class
-        raise FileError(
-            f"the encoder {wish.name!r} cannot be loaded",
-            expected="a model of sentence-transformers, in a folder or on the Hub",
-            got=said(error),
-        ) from error
 
     def run(items: list[Any]) -> Any:
         found = model.encode(

@@ -9,9 +9,8 @@ import timm
 import torch
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
-from dms_spec.encoding.openers import said
-from dms_spec.encoding.weights import digest
-from dms_spec.errors import FileError, SpecError
+from dms_spec.encoding.loading import digest, loading
+from dms_spec.errors import SpecError
 
 
 def load(wish: Wish, name: str) -> Encoder:
@@ -28,15 +27,9 @@ def load(wish: Wish, name: str) -> Encoder:
             "--pooling is for encoders of transformers", got=f"{wish.name!r}, which pools itself"
         )
     dtype = getattr(torch, wish.precision)
-    try:
+    with loading(wish, "timm"):
         place = f"local-dir:{name}" if Path(name).is_dir() else name
         model: Any = timm.create_model(place, pretrained=True, num_classes=0)
-    except Exception as error:  # of many kinds: no such name, no network, no such file
-        raise FileError(
-            f"the encoder {wish.name!r} cannot be loaded",
-            expected="a model of timm: a folder, or a name on the Hub",
-            got=said(error),
-        ) from error
     model = model.eval().to(wish.device, dtype)
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
 
@@ -50,7 +43,9 @@ def load(wish: Wish, name: str) -> Encoder:
         about=about(
             wish,
             model=type(model).__name__,
-            pooling=str(model.pretrained_cfg.get("global_pool") or getattr(model, "global_pool", "")),
+            pooling=str(
+                model.pretrained_cfg.get("global_pool") or getattr(model, "global_pool", "")
+            ),
             precision=wish.precision,
             sha256=digest(model),
             library=f"timm {timm.__version__}",

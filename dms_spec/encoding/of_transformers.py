@@ -9,11 +9,11 @@ import torch
 import transformers
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
-from dms_spec.encoding.openers import Sound, resampled, said
-from dms_spec.encoding.weights import digest
-from dms_spec.errors import FileError, SpecError, closest
+from dms_spec.encoding.loading import digest, loading
+from dms_spec.encoding.openers import resampled
+from dms_spec.errors import SpecError, closest
 
-_PREPARE = {
+_PREPARE: Mapping[str, Any] = {
     "image": transformers.AutoImageProcessor,
     "text": transformers.AutoTokenizer,
     "audio": transformers.AutoFeatureExtractor,
@@ -38,17 +38,11 @@ def load(wish: Wish, name: str) -> Encoder:
     """
     if wish.kind not in _PREPARE:
         raise no_kind(wish, tuple(_PREPARE))
-    try:
+    with loading(wish, "transformers"):
         prepare = _PREPARE[wish.kind].from_pretrained(name)
         model, info = transformers.AutoModel.from_pretrained(
             name, dtype=getattr(torch, wish.precision), output_loading_info=True
         )
-    except Exception as error:  # of many kinds: no such name, no network, no such class
-        raise FileError(
-            f"the encoder {wish.name!r} cannot be loaded",
-            expected=f"a model of transformers for {wish.kind}, in a folder or on the Hub",
-            got=said(error),
-        ) from error
     made = _Model(wish, prepare, model.eval().to(wish.device), set(info["missing_keys"]))
     return Encoder(
         run=made.run,
@@ -58,7 +52,7 @@ def load(wish: Wish, name: str) -> Encoder:
             preparation=type(prepare).__name__,
             pooling=made.pooling,
             precision=wish.precision,
-            sha256=digest(model),
+            sha256=digest(model, info["missing_keys"]),
             library=f"transformers {transformers.__version__}",
         ),
         cut=made.cut,
@@ -72,7 +66,7 @@ class _Model:
         self._kind, self._prepare, self._device = wish.kind, prepare, wish.device
         self._config = getattr(model.config, "text_config", None) or model.config
         self._whole = model.config.model_type in _PADDED_WHOLE
-        self._features = getattr(model, f"get_{wish.kind}_features", None)
+        self._features: Any = getattr(model, f"get_{wish.kind}_features", None)
         self._model = model.get_encoder() if self._encodes_and_decodes(model) else model
         self._dtype = model.dtype
         if wish.kind == "text" and prepare.pad_token is None:
@@ -92,8 +86,8 @@ class _Model:
 
     def cut(self, items: list[Any]) -> int:
         """Counts the texts that are longer than what the model reads."""
-        limit = self._limit()
-        if self._kind != "text" or limit is None:
+        limit = self._limit() if self._kind == "text" else None
+        if limit is None:
             return 0
         tokens = self._prepare(items, truncation=False, verbose=False)["input_ids"]
         return sum(len(own) > limit for own in tokens)
@@ -131,8 +125,7 @@ class _Model:
         return _POOL[self.pooling](self._model(**inputs), inputs.get("attention_mask"))
 
     def _default(self, missing: set[str]) -> str:
-        """Takes the features of models with several towers, means of words and sounds; else it
-        looks at what the model gives for an image."""
+        """Chooses what suits the model; for images after a look at what it gives for one."""
         if self._features is not None:
             return "features"
         if self._kind != "image":

@@ -54,7 +54,7 @@ def opener(kind: str) -> Opener:
 
     def opened(cell: Cell) -> Any:
         if cell is None:
-            return Absent("no value")
+            return Absent("nothing there")
         if isinstance(cell, Path) and not cell.is_file():
             return Absent("no file", f"nothing at {cell}")
         try:

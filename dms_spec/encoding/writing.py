@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.embeddings.origin import ENCODERS
 from dms_spec.embeddings.presence import PREFIX
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
 from dms_spec.encoding.embedding import starts
 from dms_spec.encoding.encoder import Encoder
 from dms_spec.encoding.items import Items
 from dms_spec.encoding.journal import Batch, Journal
-from dms_spec.errors import FileError, SpecError
+from dms_spec.errors import FileError
 from dms_spec.files import SUFFIXES, array_mark, check_suffix
 from dms_spec.markup import counted
 from dms_spec.outputs import Target, check_not_input
@@ -28,9 +29,6 @@ _MARK = f"dms-spec {_KIND}"
 
 #: What the report lies beside the output as.
 REPORT = ".json"
-
-#: Under which name a table's metadata says what its encoders are, as JSON.
-ENCODERS = "encoders"
 
 _REPORT_MARK = f'"written_by": "{_MARK} report"'
 
@@ -79,7 +77,7 @@ def write_table(
 
     Raises:
         FileError: They cannot be written.
-        SpecError: The column of ids has the name of an array.
+        SpecError: The column of ids has the name of an array, and the output carries it.
     """
     about = {name: dict(encoder.about) for name, encoder in encoders.items()}
     report = Report(items, about)
@@ -109,9 +107,7 @@ def _writer(path: Path, texts: Mapping[str, str]) -> Writer | ParquetWriter:
     return ParquetWriter(path, _MARK, texts) if parquet else Writer(path, _MARK, texts)
 
 
-def _filled(
-    name: str, batch: Batch, like: NDArray[Any], rows: int
-) -> dict[str, NDArray[Any]]:
+def _filled(name: str, batch: Batch, like: NDArray[Any], rows: int) -> dict[str, NDArray[Any]]:
     """Gives a modality and its presence, with NaN where it is absent."""
     present = np.ones(rows, dtype=bool)
     present[list(batch.absent)] = False

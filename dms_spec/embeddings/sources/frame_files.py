@@ -102,6 +102,19 @@ def open_frame_file(path: Path) -> FrameFile:
         return _csv(path) if name.endswith((".csv", ".csv.gz")) else _ipc(path)
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a Parquet file has beside its columns.
+
+    Raises:
+        FileError: It is damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(path), pq.ParquetFile(path) as file:
+        texts = file.metadata.metadata or {}
+        return {name.decode(): text.decode() for name, text in texts.items()}
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Turns whatever a reader raises about a file into one error.
