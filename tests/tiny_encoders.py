@@ -105,10 +105,10 @@ def save_timm(folder: Path) -> Path:
 
 def save_sentences(folder: Path) -> Path:
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Pooling, Transformer
 
-    words = Transformer(str(save_bert(folder / "bert")), max_seq_length=8)
-    SentenceTransformer(modules=[words, Pooling(SIZE["hidden_size"])]).save(str(folder / "model"))
+    model = SentenceTransformer(str(save_bert(folder / "bert")))  # which adds a mean of words
+    model.max_seq_length = 8
+    model.save(str(folder / "model"))
     return folder / "model"
 
 

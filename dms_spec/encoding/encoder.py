@@ -94,7 +94,7 @@ def _callable(wish: Wish, module: str, name: str) -> Encoder:
         )
     here = str(Path.cwd())
     if here not in sys.path:
-        sys.path.insert(0, here)
+        sys.path.append(here)
     try:
         found = import_module(module)
         run = attrgetter(name)(found)
