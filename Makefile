@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow  what takes minutes: when benchmarks or the learning of heads have changed"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
+	@echo "make test-encoders  dms embed with every library of encoders that it knows"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
@@ -69,6 +70,12 @@ $(VENV)/transformers-4.57: $(VENV)/test
 		requests urllib3 charset-normalizer idna certifi
 	@touch $@
 
+# timm needs the torchvision that fits torch, which changes how transformers prepares images: so they
+# lie in a folder of their own.
+$(VENV)/encoders: $(VENV)/test
+	$(PIP) --no-deps --target $@ timm sentence-transformers torchvision
+	@touch $@
+
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
 $(VENV)/jax: $(VENV)/test $(wildcard examples/dms-jax/*.toml examples/dms-jax/*/*.py)
 	$(INSTALL) "jax>=0.10"
@@ -110,6 +117,11 @@ test-runtimes: $(VENV)/runtimes tests/runtimes/node_modules
 test-transformers: $(VENV)/transformers-4.57
 	MLLM=all $(BIN)/python -m pytest tests/mllm
 	MLLM=all PYTHONPATH=$(VENV)/transformers-4.57 $(BIN)/python -m pytest tests/mllm
+
+# When an encoder, or the version of a library of encoders, has changed.
+test-encoders: $(VENV)/encoders $(VENV)/transformers-4.57
+	PYTHONPATH=$(VENV)/encoders $(BIN)/python -m pytest tests/test_encoders.py
+	PYTHONPATH=$(VENV)/transformers-4.57 $(BIN)/python -m pytest tests/test_encoders.py
 
 # Ten cases for each property: JAX compiles for every new shape.
 test-jax: $(VENV)/jax

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 _FIT = ("--spec", "static", "--epochs", "40", "--patience", "40", "--passes", "0")
 _ROBUST = ("--corruption", "gaussian", "--corruption", "absent", "--seeds", "2")
+_EMBED = ("--text", "slow:letters", "--batch-size", "2")
 
 #: By verb: its command, without and with an earlier output, and the names of what it writes.
 VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
@@ -29,9 +30,17 @@ VERBS: dict[str, tuple[tuple[str, ...], tuple[str, ...], str]] = {
     "parts": (("predict", "art", "lake", "-o", "OUT", "--workers", "1"), (), "OUT"),
     "fit": (("fit", "t.npz", "-o", "OUT", *_FIT), ("--overwrite",), "OUT"),
     "robustness": (("robustness", "art", "t.npz", "-o", "OUT", *_ROBUST), ("--overwrite",), "OUT"),
+    "embed": (("embed", "in.csv", "-o", "OUT.npz", *_EMBED), (), "OUT.npz"),
     "export": (("export", "onnx", "art", "-o", "OUT"), ("--overwrite",), "OUT/onnx"),
     "triton": (("export", "triton", "art", "-o", "OUT"), ("--overwrite",), "OUT/triton"),
 }
+
+_SLOW = """
+import time
+def letters(texts):
+    time.sleep(0.05)
+    return [[len(text), 1.0] for text in texts]
+"""
 
 
 def _start(command: tuple[str, ...], folder: Path) -> subprocess.Popen[str]:
@@ -113,6 +122,8 @@ def _main() -> int:
         for k in range(9):
             rows = {name: pa.array(table[name].tolist()) for name in ("a", "b")}
             pq.write_table(pa.table(rows), folder / "lake" / f"{k}.parquet")
+        (folder / "in.csv").write_text("text\n" + "some words\n" * 40, encoding="utf-8")
+        (folder / "slow.py").write_text(_SLOW, encoding="utf-8")
         code, said, _ = _run(("fit", "t.npz", "-o", "art", *_FIT), folder)
         assert code == 0, said
         seconds = {

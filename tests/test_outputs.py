@@ -61,6 +61,7 @@ def everybodys(folder: Path) -> None:
         "weights.png", "digits.npz", "why.png", "why.svg", "report.json", "report.md", "badge.svg",
         "onnx/model.onnx", "onnx/verification.json", "robust/config.json", "here.cases.jsonl",
         "triton/mine/config.pbtxt",
+        "free.npz.json", "new.npz.unfinished",
         "here.checkpoint.safetensors", "thesis.tex", ".dms-spec-mine/years.txt", "empty.npz",
     ]  # fmt: skip
     for name in names:
@@ -80,6 +81,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     labels = np.arange(60) % 2
     arrays = {n: random.normal(size=(60, 3)) + labels[:, None] for n in ("a", "b")}
     np.savez(folder / "t.npz", allow_pickle=False, **arrays, labels=labels)
+    (folder / "words.csv").write_text("text\na cat\na dog\n", encoding="utf-8")
     save_artifact(folder / "art", small_artifact())
     check = ("check", "numpy", "--check", "check_worked_example", "--dtype", "float32")
     assert main([*check, "--report", str(folder / "r.json")]) == 0
@@ -97,6 +99,8 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
         yield "schedule", "in.npz", "-o", out
         yield "predict", art, table, "-o", out
     yield "predict", art, table, "-o", "out.parquet"
+    for out in ("out.npz", "out.safetensors", "out.parquet", "free.npz", "new.npz"):
+        yield "embed", str(fitted / "words.csv"), "-o", out, "--text", "tiny_encoders:letters"
     for out in (".", "robust", "onnx"):
         yield "fit", table, "-o", out, *FLAGS, "--overwrite"
     yield "fit", table, "-o", "here", *FLAGS, "--overwrite"
@@ -120,7 +124,7 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_no_verb_loses_a_file_of_somebody_else(dms: Run, work: Path, fitted: Path) -> None:
-    for library in ("matplotlib", "onnx", "torch"):
+    for library in ("matplotlib", "onnx", "pyarrow", "torch"):
         pytest.importorskip(library)
     everybodys(work)
     before, others = contents(work), contents(fitted)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,13 +33,21 @@ def sizes(paths):
     return [[path.stat().st_size, len(path.name)] for path in paths]
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, **options: Any) -> None:
     """A tokenizer of ten words, which knows no limit."""
     from transformers import BertTokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
-    BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    BertTokenizer.from_pretrained(folder, **options).save_pretrained(folder)
+
+
+def image_processor(name: str, **options: object) -> Any:
+    """One that needs no torchvision: it has a name of its own from transformers 5 on."""
+    import transformers
+
+    kind = getattr(transformers, f"{name}Pil", None) or getattr(transformers, name)
+    return kind(**options)
 
 
 def save_bert(folder: Path) -> Path:
@@ -54,27 +63,29 @@ def save_bert(folder: Path) -> Path:
 
 def save_vit(folder: Path, *, pooler: bool = True) -> Path:
     import torch
-    from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    from transformers import ViTConfig, ViTModel
 
     torch.manual_seed(1)
     config = ViTConfig(**SIZE, image_size=8, patch_size=4)
     ViTModel(config, add_pooling_layer=pooler).save_pretrained(folder)
-    ViTImageProcessorPil(size={"height": 8, "width": 8}).save_pretrained(folder)
+    size = {"height": 8, "width": 8}
+    image_processor("ViTImageProcessor", size=size).save_pretrained(folder)
     return folder
 
 
 def save_clip(folder: Path) -> Path:
     import torch
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+    from transformers import CLIPConfig, CLIPModel
 
     torch.manual_seed(2)
-    text = {**SIZE, "vocab_size": len(WORDS), "max_position_embeddings": 12, "eos_token_id": 3}
+    words = {"vocab_size": len(WORDS), "bos_token_id": 2, "eos_token_id": 3, "pad_token_id": 0}
+    text = {**SIZE, **words, "max_position_embeddings": 12}
     vision = {**SIZE, "image_size": 8, "patch_size": 4}
     config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=6)
     CLIPModel(config).save_pretrained(folder)
-    size = {"height": 8, "width": 8}
-    CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=size).save_pretrained(folder)
-    save_tokenizer(folder)
+    sizes = {"size": {"shortest_edge": 8}, "crop_size": {"height": 8, "width": 8}}
+    image_processor("CLIPImageProcessor", **sizes).save_pretrained(folder)
+    save_tokenizer(folder, model_input_names=["input_ids", "attention_mask"])
     return folder
 
 

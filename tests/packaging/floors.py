@@ -21,7 +21,8 @@ from promises import PROMISES, Promise, write_inputs
 
 # onnxruntime stands for both of its wheels, which share one folder.
 EXTRAS = (
-    "conformance,demo,hub,matching,numba,onnxruntime,robustness,sklearn,tables,torch,transformers"
+    "completion,conformance,demo,embed,hub,matching,numba,onnxruntime,robustness,sklearn,tables,"
+    "torch,transformers"
 )
 
 GRADIENTS = """

@@ -123,6 +123,23 @@ with attach(model, Fusion(spec)) as dms:
 assert dms.last.weights.tolist() == [[0.5, 0.5]]
 """
 
+COMPLETION = "shtab --shell bash --prog dms dms_spec.cli.parser"
+
+TO_EMBED = """
+from pathlib import Path
+import numpy as np
+import soundfile
+from PIL import Image
+Path("raw").mkdir()
+for k in range(6):
+    Image.new("RGB", (8, 8), (40 * k, 0, 0)).save(f"raw/{k}.png")
+    soundfile.write(f"raw/{k}.wav", np.sin(np.arange(400) / (k + 1)), 8000)
+lines = ["import numpy as np", "from dms_spec.encoding.openers import resampled",
+         "def colours(images): return np.array([np.asarray(i).mean((0, 1)) for i in images])",
+         "def loudness(sounds): return [[resampled(s, 4000).std(), 1.0] for s in sounds]"]
+Path("mine.py").write_text("\\n".join(lines))
+"""
+
 PROMISES = (
     Promise(
         "",
@@ -188,6 +205,15 @@ PROMISES = (
             f"dms predict model table.csv -o out.npz {PATTERNS}",
         ),
     ),
+    Promise(
+        "embed",
+        "make embeddings with functions",
+        (
+            f"python -c '{TO_EMBED}'",
+            "dms embed raw -o raw.npz --image mine:colours --audio mine:loudness",
+        ),
+    ),
+    Promise("completion", "complete the command line", (COMPLETION,)),
     Promise(
         "sklearn",
         "learn and predict as scikit-learn does",
