@@ -52,9 +52,9 @@ class Wish:
 
 #: By family, the module whose ``load`` makes its encoders, and what has to be installed.
 FAMILIES = {
-    "transformers": ("dms_spec.encoding.of_transformers", "dms-spec[transformers]"),
-    "sentence-transformers": ("dms_spec.encoding.of_sentences", "sentence-transformers"),
-    "timm": ("dms_spec.encoding.of_timm", "timm"),
+    "transformers": ("dms_torch.encoders.of_transformers", "dms-spec[transformers]"),
+    "sentence-transformers": ("dms_torch.encoders.of_sentences", "sentence-transformers"),
+    "timm": ("dms_torch.encoders.of_timm", "timm"),
 }
 
 

@@ -8,8 +8,8 @@ import sentence_transformers
 import torch
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
-from dms_spec.encoding.loading import digest, loading
 from dms_spec.errors import SpecError
+from dms_torch.encoders.loading import digest, loading
 
 _KINDS = ("text", "image")
 

@@ -9,9 +9,9 @@ import torch
 import transformers
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
-from dms_spec.encoding.loading import digest, loading
 from dms_spec.encoding.openers import resampled
 from dms_spec.errors import SpecError, closest
+from dms_torch.encoders.loading import digest, loading
 
 _PREPARE: Mapping[str, Any] = {
     "image": transformers.AutoImageProcessor,

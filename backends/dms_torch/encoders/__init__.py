@@ -1,0 +1,1 @@
+"""Encoders of libraries on torch, for `dms embed`."""
