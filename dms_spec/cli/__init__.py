@@ -118,6 +118,7 @@ def parser(called: Iterable[str] = tuple(VERBS)) -> Parser:
             module = import_module(f"dms_spec.cli.{name}")
             module.add_arguments(verb)
             verb.example = module.EXAMPLE
+            verb.complete_files()
             verb.set_defaults(run=module.run, parser=verb)
     return whole
 

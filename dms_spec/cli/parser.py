@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from dms_spec.cli.printing import tell_usage
 from dms_spec.errors import closest
+
+# How shtab completes the names of files, by shell. Source: `shtab.FILE`.
+_FILES = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "tcsh": "f",
+    "fish": "(__fish_complete_path (commandline -ct))",
+}
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +43,12 @@ class Parser(argparse.ArgumentParser):
             self.error(f"{first!r} is one argument too many")
         known = (name for name in self._option_string_actions if name.startswith("--"))
         self.error(f"there is no option {option!r}. {closest(option, known)}")
+
+    def complete_files(self) -> None:
+        """Says for completion by shtab which arguments are files."""
+        for action in self._actions:
+            if action.type is Path:
+                action.complete = _FILES  # type: ignore[attr-defined]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
