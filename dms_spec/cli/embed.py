@@ -23,7 +23,7 @@ from dms_spec.encoding.writing import REPORT, check_storable, table_target, writ
 from dms_spec.errors import BackendUnavailable, SpecError, closest, install_hint
 from dms_spec.markup import text_table
 
-EXAMPLE = "dms embed photos -o train.npz --image timm:resnet18 --label folder"
+EXAMPLE = "dms embed photos -o embedded.npz --image transformers:vit --label folder"
 
 _KINDS = {
     "image": "images, which the encoder gets as RGB pictures of PIL",
