@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import tiny_encoders
+from PIL import Image
 
 from dms_spec.cli import main
 from dms_spec.embeddings.table import read_table
@@ -42,6 +43,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tiny_encoders.write_files(tmp_path_factory.mktemp("embed") / "files")
     (folder / "notes.pdf").write_bytes(b"")
     (folder / ".hidden.png").write_bytes(b"")
+    Image.new("I;16", (2, 2), 40000).save(folder.parent / "deep.png")
     return folder
 
 
@@ -124,18 +126,21 @@ def test_labels_groups_splits_and_ids_go_through(dms: Run, words: Path, tmp_path
 def test_paths_start_from_the_folder_of_their_table(dms: Run, files: Path, tmp_path: Path) -> None:
     """One column for two encoders; null, empty and missing paths are absent."""
     path = files.parent / "list.parquet"
-    cells = ["files/cat/2.png", None, "", "files/none.png", str(files / "dog" / "5.png")]
-    pa.parquet.write_table(pa.table({"picture": cells, "present.a": [True] * 4 + [False]}), path)
+    own = str(files / "dog" / "5.png")
+    cells = ["files/cat/2.png", None, "", "files/none.png", own, "deep.png"]
+    there = [True, True, True, True, False, True]
+    pa.parquet.write_table(pa.table({"picture": cells, "present.a": there}), path)
     out = tmp_path / "out.npz"
     named = ("--image", "a=tiny_encoders:colours", "--file", "b=tiny_encoders:sizes")
     columns = ("--modality", "a=picture", "--modality", "b=picture")
     dms("embed", path, "-o", out, *named, *columns).succeeded()
     arrays = read_arrays(out)
-    assert arrays["present.a"].tolist() == [True, False, False, False, False]
-    assert arrays["present.b"].tolist() == [True, False, False, False, True]
+    assert arrays["present.a"].tolist() == [True, *[False] * 5]
+    assert arrays["present.b"].tolist() == [True, False, False, False, True, True]
     assert arrays["b"][4, 0] == (files / "dog" / "5.png").stat().st_size
     reasons = [a["reason"] for a in report_of(out)["absent"] if a["modality"] == "a"]
-    assert reasons == ["nothing there", "nothing there", "no file", "nothing there"]
+    nothing = "nothing there"
+    assert reasons == [nothing, nothing, "no file", nothing, "more than 8 bits"]
 
 
 # ------------------------------------------------------------------------ encoders that go wrong

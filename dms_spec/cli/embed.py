@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.cli.common import add_roles, roles_of
-from dms_spec.cli.printing import note, say, say_json
+from dms_spec.cli.printing import note, say, say_json, say_table
 from dms_spec.cli.progress import Bar
 from dms_spec.embeddings.roles import check_name
 from dms_spec.embeddings.sources.columns import Columns
@@ -21,7 +21,6 @@ from dms_spec.encoding.journal import Journal
 from dms_spec.encoding.openers import opener
 from dms_spec.encoding.writing import REPORT, check_storable, table_target, write_table
 from dms_spec.errors import BackendUnavailable, SpecError, closest, install_hint
-from dms_spec.markup import text_table
 
 EXAMPLE = "dms embed photos -o embedded.npz --image transformers:vit --label folder"
 
@@ -123,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
                 work = Work(cells=items.cells[name], opened=openers[name], encoder=encoder)
                 encode(name, work, journal, args.batch_size, partial(bar.step, name))
         report = write_table(target, items, encoders, journal, args.batch_size)
-        journal.discard()
+    journal.discard()
     if done:
         note(f"went on from an unfinished run, after {done} of {batches} batches")
     if args.json:
@@ -212,8 +211,7 @@ def _print(output: Path, report: Mapping[str, Any]) -> None:
         )
         for name, about in report["modalities"].items()
     ]
-    header = ("modality", "encoder", "width", "embedded", "absent")
-    say(text_table(header, rows, right=(2,)))
+    say_table(("modality", "encoder", "width", "embedded", "absent"), rows, right=(2,))
     for text in report["notes"]:
         note(text)
     shapes = ", ".join(f"{name} {shape}" for name, shape in report["arrays"].items())

@@ -88,6 +88,8 @@ def _images() -> Opener:
 
     def read(cell: Cell) -> Any:
         with image.open(cell) as file:
+            if file.mode.startswith(("I", "F")):  # which PIL would clip to 255
+                return Absent("more than 8 bits", f"pixels of mode {file.mode}")
             return operations.exif_transpose(file).convert("RGB")
 
     return read

@@ -163,9 +163,10 @@ class _Model:
 
 
 def _pooler(output: Any, _: Any) -> Any:
-    if output.pooler_output is None:
+    found = getattr(output, "pooler_output", None)
+    if found is None:
         raise SpecError("the model has no pooler", expected="another pooling: cls or mean")
-    return output.pooler_output
+    return found
 
 
 def _cls(output: Any, _: Any) -> Any:
