@@ -21,6 +21,7 @@ GUIDES = [
     *sorted((ROOT / "docs" / "guide").glob("*.md")),
     *(ROOT / "docs" / name for name in ("index.md", "glossary.md", "internals.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
 ]
 #: Everything written by hand, and the heads of what is generated.
 PAGES = [*GUIDES, *sorted((ROOT / "docs" / "reference").glob("*.md"))]
@@ -43,6 +44,19 @@ ONE_WORD = {
     r"data ?sets? of ours": "dataset",
     r"data set": "dataset",
 }
+
+
+def read(page: Path) -> str:
+    """A page as Markdown: of a tutorial, its docstring and the comments that become text."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".py":
+        return text
+    cells = re.findall(r"^# %%\n((?:#.*\n)+)", text, re.MULTILINE)
+    said = [re.sub(r"^# ?", "", cell, flags=re.MULTILINE) for cell in cells]
+    text = "\n\n".join([ast.get_docstring(ast.parse(text)) or "", *said])
+    text = re.sub(r"^(?:=+|-+)$", "", text, flags=re.MULTILINE)
+    text = re.sub(r"^\.\. .*\n(?: +.*\n)*", "\n", text, flags=re.MULTILINE)
+    return re.sub(r"``[^`]+``|:\w+:`[^`]+`", "`code`", text)
 
 
 def prose(text: str) -> list[str]:
@@ -82,9 +96,22 @@ def test_a_long_sentence_is_found() -> None:
     assert length("one - two (three), four") == 4
 
 
+def test_a_long_sentence_of_a_tutorial_is_found(tmp_path: Path) -> None:
+    """In its docstring and in its text, but in no other comment."""
+    words = " ".join(["word"] * LONGEST)
+    page = tmp_path / "tutorial.py"
+    page.write_text(
+        f'"""\nTitle\n=====\n\n{words} one.\n"""\n# {words} not this.\nx = 1\n\n# %%\n'
+        f"# Heading\n# -------\n#\n# ``a`` {words}.\n# Short :doc:`b`.\n",
+        encoding="utf-8",
+    )
+    found = [length(sentence) for sentence in sentences(read(page))]
+    assert found == [1, LONGEST + 1, 1, LONGEST + 1, 2]
+
+
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
 def test_sentences_of_guides_are_short(page: Path) -> None:
-    long = [s for s in sentences(page.read_text(encoding="utf-8")) if length(s) > LONGEST]
+    long = [s for s in sentences(read(page)) if length(s) > LONGEST]
     assert not long, f"over {LONGEST} words: {long}"
 
 
@@ -106,7 +133,7 @@ def texts(source: str) -> Iterator[tuple[int, str]]:
 
 @pytest.mark.parametrize("page", [*PAGES, *SPECIFICATION], ids=lambda page: page.stem)
 def test_there_is_one_word_for_each_idea(page: Path) -> None:
-    found = [word for part in prose(page.read_text(encoding="utf-8")) for word in strays(part)]
+    found = [word for part in prose(read(page)) for word in strays(part)]
     assert not found
 
 
