@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec._version import ARTIFACT_FORMAT, PACKAGE
-from dms_spec.errors import ArtifactError, DMSWarning, FileError, UnknownName
+from dms_spec.errors import ArtifactError, DMSWarning, FileError, UnknownName, nearest_path
 from dms_spec.files import array_mark, read_arrays, save_arrays
 from dms_spec.markup import markdown_table, percent, plain_markdown
 from dms_spec.outputs import ARTIFACT, Target
@@ -34,8 +34,14 @@ CARD_MARK = b"Written by dms-spec"
 _KIND = "model"
 _MARKS = {CONFIG: ARTIFACT[1], MODEL: array_mark(MODEL, _KIND), CARD: CARD_MARK}
 
-#: What the tables of a card measure, as the Hub calls it.
-_HUB_METRICS = ("accuracy", "balanced_accuracy", "log_loss", "expected_calibration_error")
+#: What the tables of a card measure: as a fit calls it, and as the Hub does.
+_HUB_METRICS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced_accuracy",
+    "nll": "log_loss",
+    "ece": "expected_calibration_error",
+}
+_HUB_TASK = "tabular-classification"
 
 _DTYPES = ("float64", "float32", "float16")
 _HEADS = ("heads.", "head.", "joint.")
@@ -178,7 +184,10 @@ def load_artifact(path: Path | str) -> Artifact:
             f"{path} is not an artifact",
             expected=f"a folder with {CONFIG}, {MODEL} and {CARD}",
             got="a file" if path.is_file() else error.got,
-            fix="Check the path; an interrupted download or copy has to be repeated.",
+            fix="dms fit writes one from a table of embeddings."
+            if path.is_file()
+            else nearest_path(path)
+            or "Check the path; an interrupted download or copy has to be repeated.",
         ) from error
     if not isinstance(data, dict) or data.get("format") != "dms-spec":
         raise ArtifactError(f"{path / CONFIG} is not of dms-spec", expected='"format": "dms-spec"')
@@ -237,7 +246,7 @@ def _card(artifact: Artifact) -> str:
         use = "dms predict THIS_FOLDER IN.npz -o OUT.npz"
     return "\n".join(
         [
-            *_metadata(artifact.model),
+            *_metadata(spec, artifact.model),
             "# A fusion scheduler",
             "",
             f"Decides per sample how far to trust each of: {names}.",
@@ -259,7 +268,7 @@ def _card(artifact: Artifact) -> str:
     )
 
 
-def _metadata(model: Mapping[str, Any]) -> list[str]:
+def _metadata(spec: SchedulerSpec, model: Mapping[str, Any]) -> list[str]:
     """Writes the head of a card, which the Hugging Face Hub reads as YAML.
 
     Source: https://huggingface.co/docs/hub/model-cards
@@ -269,13 +278,37 @@ def _metadata(model: Mapping[str, Any]) -> list[str]:
         "tags": ["multimodal", "fusion", "missing-modality"],
     }
     if model:
-        fields |= {"pipeline_tag": "tabular-classification"}
-    if model.get("metrics"):
-        fields |= {"metrics": list(_HUB_METRICS)}
-    if datasets := model.get("datasets"):
-        fields |= {"datasets": [str(name) for name in datasets]}
+        fields |= {"pipeline_tag": _HUB_TASK}
+    if datasets := [str(name) for name in model.get("datasets") or ()]:
+        fields |= {"datasets": datasets}
+    if metrics := model.get("metrics"):
+        name = f"fusion of {', '.join(spec.modalities)}"
+        results = [_hub_result(split, own["fused"], datasets) for split, own in metrics.items()]
+        fields |= {"metrics": [*_HUB_METRICS.values()]}
+        fields |= {"model-index": [{"name": name, "results": results}]}
     # JSON is YAML, whatever stands in a name.
     return ["---", *(f"{name}: {json.dumps(value)}" for name, value in fields.items()), "---", ""]
+
+
+def _hub_result(split: str, measured: Mapping[str, Any], datasets: Sequence[str]) -> dict[str, Any]:
+    """Writes what was measured on some rows as an entry of the Hub's ``model-index``.
+
+    Source: ``huggingface_hub.EvalResult``.
+    """
+    # One name on the Hub says where the rows are from; several, or none, do not.
+    known = {"name": datasets[0], "type": datasets[0]} if len(datasets) == 1 else _OWN_TABLE
+    return {
+        "task": {"type": _HUB_TASK},
+        "dataset": known | {"split": split},
+        "metrics": [
+            {"type": kind, "value": measured[key], "name": f"{kind.replace('_', ' ')}, {split}"}
+            for key, kind in _HUB_METRICS.items()
+            if measured.get(key) is not None
+        ],
+    }
+
+
+_OWN_TABLE = {"name": "the table that it was fitted on", "type": "table"}
 
 
 def _model_card(model: Mapping[str, Any]) -> list[str]:

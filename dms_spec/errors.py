@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
 from dms_spec.markup import shown_lines
 
@@ -122,6 +124,8 @@ class DMSWarning(UserWarning):
 
 # Beyond this product of lengths, nobody has mistyped a name.
 _MOST_COMPARED = 10_000_000
+# So many files of a folder are looked at.
+_MOST_FILES = 1_000
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -149,6 +153,19 @@ def install_hint(*requirements: str, option: str = "") -> str:
     if name == "dms-spec":
         return f"In a checkout of dms-spec, run {start} '.{bracket}{extras}'"
     return f"Run {start} " + " ".join(f"'{one}'" for one in requirements)
+
+
+def nearest_path(path: Path | str) -> str:
+    """Says which file beside a path that is not there is meant; empty if none is near."""
+    path = Path(path)
+    try:
+        others = [
+            path.with_name(other.name) for other in islice(path.parent.iterdir(), _MOST_FILES)
+        ]
+    except (OSError, ValueError):
+        return ""
+    hint = closest(str(path), map(str, others))
+    return hint if hint.startswith("Did") else ""
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:

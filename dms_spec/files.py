@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, nearest_path
 from dms_spec.outputs import Target, is_artifact
 from dms_spec.streams import Writer, check_npz, like, map_member, map_tensor, npy_header
-from dms_spec.texts import parse_json
+from dms_spec.texts import NOTHING, parse_json
 
 SUFFIXES = (".npz", ".safetensors")
 
@@ -50,8 +50,8 @@ def read_arrays(
             raise FileError(
                 f"cannot read {path}",
                 expected="a file",
-                got="a folder" if path.is_dir() else "nothing there",
-                fix="Check the path.",
+                got="a folder" if path.is_dir() else NOTHING,
+                fix=nearest_path(path) or "Check the path.",
             )
         read = _read_npz if path.suffix == ".npz" else _read_safetensors
         return read(path, wanted or (lambda *_: True), mapped)
@@ -98,7 +98,7 @@ def _read_npz(path: Path, wanted: Wanted, mapped: bool) -> dict[str, NDArray[Any
                 f"cannot read {path}",
                 expected="an .npz archive with named arrays",
                 got="a single .npy array" if start == _NPY else "something that is not an archive",
-                fix="Write the file with numpy.savez(path, features=..., logits=...).",
+                fix="Write the file with numpy.savez(path, name=array, ...).",
             )
         file.seek(0)
         with np.load(file, allow_pickle=False) as archive:
@@ -304,13 +304,16 @@ def _check_kind(path: Path) -> None:
     """Refuses to read what is no file of arrays, by its name."""
     if path.suffix in SUFFIXES:
         return
+    fix = "Check the path. Python writes such a file with numpy.savez(path, features=...)."
     if path.is_dir():
         got = "an artifact" if is_artifact(path) else "a folder"
+    elif path.exists():
+        got = path.suffix or "no suffix"
     else:
-        got = (path.suffix or "no suffix") if path.exists() else "nothing there"
+        got, fix = NOTHING, nearest_path(path) or fix
     raise FileError(
         f"cannot read {path}",
         expected=f"a file of arrays, {' or '.join(SUFFIXES)}",
         got=got,
-        fix="Check the path. Python writes such a file with numpy.savez(path, features=...).",
+        fix=fix,
     )

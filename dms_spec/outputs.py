@@ -295,9 +295,14 @@ def check_not_input(output: Path, source: Path) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> FileError:
+    if isinstance(error, FileNotFoundError):
+        got, fix = f"no folder {path.parent}", "Make the folder first, or choose another."
+    else:
+        got = f"{type(error).__name__}: {error.strerror or error}"
+        fix = "Check the folder, its permissions and the free space."
     return FileError(
         f"cannot write {path}",
         expected="a folder that exists and can be written to",
-        got=f"{type(error).__name__}: {error.strerror or error}",
-        fix="Nothing was written. Check the folder, its permissions and the free space.",
+        got=got,
+        fix=f"Nothing was written. {fix}",
     )

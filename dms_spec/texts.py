@@ -14,12 +14,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, nearest_path
 
 #: The most bytes of a text file. A config has thousands of them, a report millions.
 LARGEST = 1 << 26
 #: The most bytes of what holds every case of a measurement.
 LARGEST_RESULT = 1 << 30
+#: What is found where no file is.
+NOTHING = "nothing there"
 #: How deep JSON may be nested.
 DEEPEST = 32
 
@@ -169,8 +171,10 @@ def _encodable(text: str) -> bool:
 
 
 def _of(error: Exception) -> str:
-    return "nothing there" if isinstance(error, FileNotFoundError) else str(error)
+    return NOTHING if isinstance(error, FileNotFoundError) else str(error)
 
 
 def _unreadable(path: Path | str, expected: str, got: str) -> FileError:
-    return FileError(f"cannot read {path}", expected=expected, got=got, fix="Check the path.")
+    near = nearest_path(path) if got == NOTHING else ""
+    fix = near or "Check the path."
+    return FileError(f"cannot read {path}", expected=expected, got=got, fix=fix)

@@ -36,6 +36,18 @@ MISTAKES = {
     "explain model": "--spec model",
     "explain model train.npz": "one argument too many",
     "export onnx train.npz -o e": "is no spec",
+    "predict train.npz train.npz -o p.npz": "dms fit writes one",
+    "predict modle train.npz -o p.npz": "Did you mean 'model'?",
+    "fit trian.npz -o m": "Did you mean 'train.npz'?",
+    "fit words.csv -o m": "--modality e5='e5_*'",
+    "fit words.parquet -o m": "damaged, cut short, or of another kind",
+    "fit oneclass.npz -o m": "class 0 alone",
+    "schedule batch.npz -o nowhere/s.npz": "Make the folder first",
+    "verify model": "dms export onnx model -o model",
+    "verify train.npz": "dms export onnx model -o model",
+    "report train.npz -o r.md": "dms check BACKEND --report",
+    "report model/config.json -o r.md": "is no report",
+    "report no.json -o r.md": "nothing there",
     "check": "dms backends",
     "schedule batch.npz -o s.npz --device gpu": "dms doctor",
 }
@@ -47,6 +59,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(path / "batch.npz", **worked_example.arrays())
     there = {"present.a": np.ones(4, dtype=bool)}
     np.savez(path / "train.npz", a=np.eye(4), labels=np.arange(4) % 2, **there)
+    np.savez(path / "oneclass.npz", a=np.eye(4), labels=np.zeros(4, dtype=int))
+    (path / "words.csv").write_text("id,e5_0,e5_1\nx,0.5,1.5\n", encoding="utf-8")
+    (path / "words.parquet").write_text("words", encoding="utf-8")
     save_artifact(path / "model", Artifact(spec=worked_example.SPEC))
     return path
 

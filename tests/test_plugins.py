@@ -132,6 +132,9 @@ _IDEAS = """
             name="loudest", function=loudest, source="here", equation="2", uses_signals=True
         )
 
+    def fickle():
+        raise RuntimeError("it is gone")
+
     @hookimpl
     def dms_register_signals():
         return [
@@ -145,7 +148,7 @@ _IDEAS = """
 
     @hookimpl
     def dms_register_policies():
-        return [Descriptor(name="loudest", load=policy)]
+        return [Descriptor(name="loudest", load=policy), Descriptor(name="fickle", load=fickle)]
     """
 
 _FAULTY = """
@@ -524,7 +527,10 @@ def test_backends_and_doctor_survive_the_broken(in_crowd: Run) -> None:
     assert verdicts["mute", "-"] == verdicts["unloadable", "-"] == "failed"
     ailing = {row["name"] for row in report["plugins_with_problems"]}
     bad = {name for _, name, status, _ in BAD if status != "unavailable"}
-    assert ailing == bad | {"ideas", "loud"}
+    # `volume` loads a signal of another name, which no list can know.
+    assert ailing == bad | {"ideas", "loud", "volume", "fickle"}
+    (row,) = (row for row in report["plugins_with_problems"] if row["name"] == "fickle")
+    assert "it is gone" in row["reason"] and row["status"] == "broken" and row["fix"]
 
 
 @pytest.mark.clause("DMS-H-006")

@@ -114,7 +114,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no labels": ({"labels": None}, "no labels"),
     "labels too few": ({"labels": [0, 1]}, "labels"),
     "float labels": ({"labels": np.linspace(0, 1, 6)}, "labels"),
-    "one class": ({"labels": [0, 0, 0, 0, 1, 1]}, "one class: .*got 0"),
+    "one class": ({"labels": [0, 0, 0, 0, 1, 1]}, "one class: .*got class 0 alone"),
     "one class among what is present": (
         {"labels": [0, 0, 0, 0, 1, 1], "train": None, "test": [4]},
         "one class",
@@ -145,7 +145,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weight infinite": ({"sample_weight": [1.0, np.inf, 1, 1, 1, 1]}, "inf in row 1"),
     "no weight": ({"sample_weight": np.zeros(6)}, "zero in every row"),
     "no weight in training": ({"sample_weight": [0.0, 0, 0, 0, 1, 1]}, "more than 0"),
-    "one class that weighs": ({"sample_weight": [1.0, 0, 1, 0, 1, 1]}, "one class: .*got 0"),
+    "one class that weighs": ({"sample_weight": [1.0, 0, 1, 0, 1, 1]}, "one class: .*got class 0 alone"),
     "weights as names": ({"sample_weight": np.full(6, "a")}, "sample_weight.*numbers"),
 }
 

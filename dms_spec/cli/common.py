@@ -85,6 +85,21 @@ def check_order(verb: str, first: Path, second: Path) -> None:
         )
 
 
+def check_input(args: argparse.Namespace) -> None:
+    """Refuses an artifact that stands in the place of the batch.
+
+    Raises:
+        FileError: It does.
+    """
+    if is_artifact(args.input):
+        raise FileError(
+            f"{args.input} is no input",
+            expected="a batch or a table as IN, and the artifact as --spec",
+            got="an artifact",
+            fix=f"Name a file of arrays as IN, and say --spec {args.input}",
+        )
+
+
 _COLUMNS = {
     "label": ("labels", "the column with the classes (default: labels)"),
     "group": ("groups", "the column with the groups (default: groups)"),
@@ -167,6 +182,7 @@ def schedule_parts(
     args: argparse.Namespace,
 ) -> tuple[Artifact, ModalityBatch, Iterator[Schedule]]:
     """Does the same for some samples at a time, in their order: at least one part."""
+    check_input(args)
     backend = get_backend(args.backend)
     device = backend.check_device(args.device)
     arrays = read_arrays(args.input, wanted=lambda name, *_: name in INPUT_NAMES, mapped=True)
@@ -272,6 +288,7 @@ def json_spec(path: Path) -> str:
             f"{path} is no spec",
             expected=f"a preset ({', '.join(PRESETS)}), a JSON file or an artifact folder",
             got="a file of arrays",
+            fix="dms fit learns an artifact from a table of embeddings.",
         )
     return read_text(path)
 

@@ -14,7 +14,7 @@ from dms_spec.cli.printing import say, say_json, say_table, say_verdict
 from dms_spec.conformance import oracle, worked_example
 from dms_spec.conformance.closeness import finfo
 from dms_spec.errors import DMSError
-from dms_spec.plugins import available, discover, get_backend, installed_version
+from dms_spec.plugins import available, discover, get_backend, installed_version, loaded
 from dms_spec.types import ModalityBatch
 
 _PACKAGES = (
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     packages = {name: installed_version(name) or "not installed" for name in _PACKAGES}
     runs = examine()
-    ailing = [r for r in discover() if r.status not in ("ok", "unavailable", "disabled")]
+    ailing = [r for r in loaded(discover()) if r.status not in ("ok", "unavailable", "disabled")]
     if args.json:
         report = {
             "dms-spec": PACKAGE,

@@ -12,6 +12,7 @@ from dms_spec.artifact import Artifact
 from dms_spec.cli.common import (
     add_columns,
     add_input_arguments,
+    check_input,
     columns_of,
     read_spec,
     schedule_file,
@@ -23,9 +24,8 @@ from dms_spec.embeddings.hearing import hear
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
-from dms_spec.errors import FileError, ShapeError
+from dms_spec.errors import ShapeError
 from dms_spec.files import SUFFIXES, read_arrays
-from dms_spec.outputs import is_artifact
 from dms_spec.plugins import get_backend
 
 EXAMPLE = "dms explain train.npz --spec model --sample 0 7"
@@ -51,13 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.plot is not None:
         check_plot(args.plot)
-    if is_artifact(args.input):
-        raise FileError(
-            "the artifact is no input",
-            expected="a batch or a table as IN, and the artifact as --spec",
-            got=str(args.input),
-            fix=f"Run dms explain IN --spec {args.input}",
-        )
+    check_input(args)
     artifact = _with_heads(args)
     policy, explained, notes = _of_batch(args) if artifact is None else _of_table(args, artifact)
     if args.plot is not None:

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     rows = [(r.kind or "plugin", r.name, r.status, r.distribution) for r in records]
     say_table(("kind", "name", "status", "from"), rows)
+    say("\nok: it is there and fits. Nothing was loaded yet: dms doctor does, and says what fails")
     for record in records:
         if record.reason:
             say(f"\n{record.name} ({record.distribution}) is {record.status}: {record.reason}")

@@ -30,10 +30,14 @@ def run(args: argparse.Namespace) -> int:
 
     kind = args.model.suffix.removeprefix(".")
     if kind not in available("exporter"):
+        inside = next(iter(sorted(args.model.rglob("*.onnx"))), None)
         raise FileError(
-            f"{args.model} is not of a known kind",
-            expected=" or ".join(f".{name}" for name in available("exporter")),
-            fix="Name the file that was exported, not its folder.",
+            f"{args.model} is no exported file",
+            expected="a file of dms export, such as model/onnx/model.onnx",
+            got="a folder" if args.model.is_dir() else args.model.suffix or "no suffix",
+            fix="dms export onnx model -o model writes one."
+            if inside is None
+            else f"Run dms verify {inside}",
         )
     exporter = get_exporter(kind)
     with _bounded_memory(args.model):

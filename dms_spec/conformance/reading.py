@@ -33,7 +33,28 @@ def read_reports(paths: Sequence[Path]) -> list[Report]:
         FileError: A file is missing or damaged, its sums do not add up, or it was written by
             another suite, which alone could count its checks.
     """
-    return [_checked(Report.from_dict(read_json(path)), path) for path in paths]
+    return [_checked(_read(path), path) for path in paths]
+
+
+def _read(path: Path) -> Report:
+    try:
+        data = read_json(path)
+    except FileError as error:
+        if not path.is_file():
+            raise
+        raise _no_report(path, "a file that is no JSON") from error
+    if not isinstance(data, dict) or not {"clauses_sha256", "results"} & set(data):
+        raise _no_report(path, "JSON of another kind")
+    return Report.from_dict(data)
+
+
+def _no_report(path: Path, got: str) -> FileError:
+    return FileError(
+        f"{path} is no report",
+        expected="a .json file of dms check",
+        got=got,
+        fix=f"Write one with dms check BACKEND --report {path.with_suffix('.json').name}",
+    )
 
 
 _judged = cache(self_test)

@@ -14,6 +14,12 @@ from dms_spec.types import INPUT_NAMES
 
 Embeddings = dict[str, NDArray[Any]]
 
+#: What to do with a batch where a table is wanted.
+BATCH = (
+    "This looks like a batch for dms schedule. A table has an array [N, D] for each modality, "
+    "under its name."
+)
+
 
 def read_embeddings(
     arrays: Mapping[str, NDArray[Any]], columns: Mapping[str, tuple[str, ...]], where: str
@@ -40,8 +46,7 @@ def read_embeddings(
                 got=str(list(array.shape)),
                 fix="Flatten or pool each sample's embedding to one row of numbers."
                 if name not in INPUT_NAMES
-                else "This looks like a batch for dms schedule. A table has an array [N, D] for "
-                "each modality, under its name.",
+                else BATCH,
             )
         if len(array) != len(result[first]):
             raise ShapeError(

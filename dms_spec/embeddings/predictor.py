@@ -95,7 +95,9 @@ class Predictor:
             ShapeError, NonFiniteInput, NothingPresent: As in `predict`.
         """
         if batch_size < 1:
-            raise ShapeError("there is no batch", expected="1 row or more", got=str(batch_size))
+            raise ShapeError(
+                "the batch size is out of range", expected="1 row or more", got=str(batch_size)
+            )
         self._check_table(table)
         for rows in _slices(len(table), batch_size):
             part = table.rows(rows)
@@ -159,6 +161,14 @@ class Predictor:
                 got=", ".join(table.modalities),
                 fix="Read it with read_table(path, axis=spec.modalities).",
             )
+        for name, width in self.model.widths.items():
+            if (found := table.embeddings[name].shape[1]) != width:
+                raise ShapeError(
+                    f"modality {name!r} has another width than the one that was learned from",
+                    expected=f"[N, {width}]",
+                    got=f"[N, {found}]",
+                    fix="Give embeddings of the encoder that was used for the fit.",
+                )
         if spec.nonfinite == "raise":
             table.refuse_nonfinite()
 

@@ -9,10 +9,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dms_spec.embeddings.looks import look, look_of_mask, synonym
+from dms_spec.embeddings.modalities import BATCH
 from dms_spec.embeddings.presence import RESERVED, is_reserved
 from dms_spec.errors import MissingInput, SpecError, closest
 from dms_spec.plugins import available
-from dms_spec.types import OUTPUT_NAMES
+from dms_spec.types import INPUT_NAMES, OUTPUT_NAMES
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -125,7 +126,9 @@ def _check_others(
             f"array {name!r} in {where} {what}",
             expected=", ".join(axis),
             got=", ".join(arrays),
-            fix=(f"Did you mean {near!r}? " if near else "")
+            fix=BATCH
+            if name in INPUT_NAMES
+            else (f"Did you mean {near!r}? " if near else "")
             + (f"There is no {lacking[0]!r}. " if lacking and not near else "")
             + "Rename it, leave it out, or choose others with --modalities.",
         )

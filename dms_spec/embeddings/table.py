@@ -387,6 +387,8 @@ def check_learnable(table: Table, where: str = "the table") -> None:
         raise MissingInput(
             f"the training rows of {where} are all of one class",
             expected="two classes or more",
-            got=f"{classes.tolist()[0]!r}" if len(classes) else "no row that weighs more than 0",
-            fix="There is nothing to tell apart.",
+            got=f"class {classes.tolist()[0]!r} alone"
+            if len(classes)
+            else "no row that weighs more than 0",
+            fix="There is nothing to tell apart: add rows of another class, or other labels.",
         )

@@ -9,6 +9,7 @@ from dms_spec.plugins.registry import (
     get_exporter,
     get_policy,
     get_signal,
+    loaded,
     plugin_records,
     refresh,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "get_signal",
     "hookimpl",
     "installed_version",
+    "loaded",
     "plugin_records",
     "refresh",
 ]

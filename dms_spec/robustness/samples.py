@@ -224,7 +224,10 @@ class Samples:
         """
         if table.labels is None:
             raise MissingInput(
-                "the table has no labels", expected="labels [N], to measure accuracy by"
+                "the table has no labels",
+                expected="labels [N], to measure accuracy by",
+                got=", ".join(table.modalities),
+                fix="Give an array labels, or name a frame's column: --label NAME.",
             )
         notes = list(table.notes())
         rows = table.labelled_rows() if table.test is None else table.test

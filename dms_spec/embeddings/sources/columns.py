@@ -183,6 +183,7 @@ def take(
             f"{where} has no column of vectors, and no modality is named",
             expected="--modality NAME=COL,... (in Python: Columns(modalities=...))",
             got=", ".join(names) or "no column",
+            fix=_such_as(names),
         )
     _check_once(blocks, names, where)
     return Taken(
@@ -235,6 +236,14 @@ def _block(
             )
         block += sorted(found, key=natural)
     return tuple(block), left
+
+
+def _such_as(names: Sequence[str]) -> str:
+    """Gives an option for the first columns that are numbered, such as e5_0 and e5_1."""
+    stems = [found[1] for name in names if (found := re.fullmatch(r"(.*\D)\d+", name))]
+    stem = next((stem for stem in stems if stems.count(stem) > 1), "")
+    name = stem.rstrip("_.-")
+    return f"For example: --modality {name}='{stem}*'" if name else ""
 
 
 def _check_once(blocks: Mapping[str, tuple[str, ...]], names: Sequence[str], where: str) -> None:

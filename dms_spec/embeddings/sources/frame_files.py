@@ -10,7 +10,8 @@ from typing import Any
 
 from dms_spec.embeddings.sources.columns import Columns, Taken, natural
 from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow, take_of
-from dms_spec.errors import DMSError, FileError
+from dms_spec.errors import DMSError, FileError, nearest_path
+from dms_spec.texts import NOTHING
 
 #: The endings of such files.
 SUFFIXES = (".parquet", ".arrow", ".feather", ".csv", ".csv.gz")
@@ -138,6 +139,9 @@ def readable(where: str, suffix: str) -> Iterator[None]:
         FileError: It is damaged or of another kind.
     """
     try:
+        if not path.exists():
+            fix = nearest_path(path) or "Check the path."
+            raise FileError(f"cannot read {path}", expected="a file", got=NOTHING, fix=fix)
         yield
     except (DMSError, MemoryError):
         raise
@@ -147,6 +151,9 @@ def readable(where: str, suffix: str) -> Iterator[None]:
             f"cannot read {where}",
             expected=f"a {suffix} file with columns",
             got=f"{type(error).__name__}: {error}",
+            f"cannot read {path}",
+            expected=f"a {path.suffix} file with columns",
+            got=next(iter(str(error).split(". ")), type(error).__name__).rstrip("."),
             fix="The file is damaged, cut short, or of another kind: write it again.",
         ) from error
 

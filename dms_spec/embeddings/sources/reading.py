@@ -10,8 +10,9 @@ from typing import Any
 from dms_spec.embeddings.sources import folders, frame_files
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frames import arrays_of_frame
-from dms_spec.errors import FileError, SpecError
+from dms_spec.errors import FileError, SpecError, nearest_path
 from dms_spec.files import SUFFIXES, Wanted, read_arrays, read_metadata
+from dms_spec.texts import NOTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +86,13 @@ def check_arrays(path: Path, columns: Columns) -> None:
     """
     known = (*SUFFIXES, *frame_files.SUFFIXES)
     if not path.is_dir() and path.suffix not in SUFFIXES:
+        there = path.exists()
+        fix = "Check the path, or write the table in one of these formats."
         raise FileError(
             f"cannot read {path}",
             expected=f"a table: a folder of .npy or .parquet files, or {', '.join(known)}",
-            got=(path.suffix or "no suffix") if path.exists() else "nothing there",
-            fix="Check the path, or write the table in one of these formats.",
+            got=(path.suffix or "no suffix") if there else NOTHING,
+            fix=(not there and nearest_path(path)) or fix,
         )
     if columns != Columns():
         raise SpecError(
