@@ -203,7 +203,7 @@ def test_a_report_survives_its_file_and_a_changed_one_is_refused(
         with pytest.raises((FileError, UnknownName)):
             read_reports([path])
     path.write_text("[]")
-    with pytest.raises(FileError, match="an object"):
+    with pytest.raises(FileError, match="is no report"):
         read_reports([path])
 
 

@@ -231,7 +231,7 @@ def test_the_files_feed_the_other_verbs(
 
     commands = [
         line.split()[1:]
-        for line in capsys.readouterr().out.splitlines()
+        for line in capsys.readouterr().out.replace("\\\n", "").splitlines()
         if line.startswith("  dms ")
     ]
     assert [command[0] for command in commands] == ["schedule", "explain"]

@@ -426,6 +426,15 @@ def test_many_methods_and_no_modalities_can_be_drawn(tmp_path: Path) -> None:
     write_report(measure({"f": fusion}, make_samples(), ()), tmp_path / "clean")
 
 
+def test_few_samples_are_drawn_without_lines_of_reliability(tmp_path: Path) -> None:
+    """And the layout holds: matplotlib's warning would be an error here."""
+    pytest.importorskip("matplotlib")
+    few = make_samples(6)
+    write_report(measure({"f": fusion}, few, sweep(("gaussian",), seeds=(0,))), tmp_path / "out")
+    page = (tmp_path / "out" / "robustness.html").read_text(encoding="utf-8")
+    assert "no bin of confidence has 10 samples" in page
+
+
 def test_findings_follow_from_the_numbers(result: Result) -> None:
     texts = findings(result)
     assert len(texts) == 6

@@ -145,7 +145,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "weight infinite": ({"sample_weight": [1.0, np.inf, 1, 1, 1, 1]}, "inf in row 1"),
     "no weight": ({"sample_weight": np.zeros(6)}, "zero in every row"),
     "no weight in training": ({"sample_weight": [0.0, 0, 0, 0, 1, 1]}, "more than 0"),
-    "one class that weighs": ({"sample_weight": [1.0, 0, 1, 0, 1, 1]}, "one class: .*got class 0 alone"),
+    "one class that weighs": (
+        {"sample_weight": [1.0, 0, 1, 0, 1, 1]},
+        "one class: .*got class 0 alone",
+    ),
     "weights as names": ({"sample_weight": np.full(6, "a")}, "sample_weight.*numbers"),
 }
 

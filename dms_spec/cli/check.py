@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dms_spec.cli.codes import GOOD, NOT_CONFORMANT, OUT_OF_TOLERANCE
-from dms_spec.cli.printing import say, say_json, say_table, say_verdict, tell
+from dms_spec.cli.printing import say, say_json, say_table, say_under, say_verdict, tell
 from dms_spec.cli.progress import Bar
 from dms_spec.conformance.expected import read_expected
 from dms_spec.conformance.render import DRAWN, badge, html, markdown
@@ -185,7 +185,7 @@ def _print(report: Report) -> None:
     for result in report.results:
         if result.status in ("failed", "error", "xpass", "refusal_missing"):
             say(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
-            say("\n".join(f"    {line}" for line in result.message.splitlines()))
+            say_under(result.message)
             say(f"  reproduce:\n{_indented(result.reproduce)}")
             if report.seed is not None:
                 again = f"--check {result.check} --dtype {result.dtype} --explore"

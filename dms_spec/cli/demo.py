@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 _FILES = {
     "results.json": "every number, and the settings",
     "weights.png": "the weights as one view degrades",
-    "digits.npz": "test scans under all conditions, as `dms schedule` reads them",
+    "digits.npz": "test scans under all conditions, for `dms schedule`",
 }
 _ARTIFACT = "robust"
-_WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust' with what it learned, as an artifact"}
+_WRITTEN = {**_FILES, _ARTIFACT: "the scheduler 'robust', as an artifact"}
 _SAMPLE = 3
 
 _ARRAYS = "samples"
@@ -153,7 +153,7 @@ def _next_steps(folder: Path, result: Study) -> str:
             *(f"  {folder / name!s:{width}}  {what}" for name, what in _WRITTEN.items()),
             "",
             "Go on with",
-            f"  dms schedule {data} -o {weights} --spec {spec}",
+            f"  dms schedule {data} -o {weights} \\\n    --spec {spec}",
             f"  dms explain {data} --spec {spec} --sample {_SAMPLE}",
             (
                 f"(sample {_SAMPLE}: a {sample.label} under {sample.condition!r}, degraded: "

@@ -36,6 +36,13 @@ def say(text: object = "") -> None:
     print(_fitted(shown_lines(text), sys.stdout))
 
 
+def say_under(text: object) -> None:
+    """Prints lines on stdout under another one, four blanks in. Code among them stays whole."""
+    most = width()
+    for line in shown_lines(text).split("\n"):
+        print(textwrap.indent(line if most is None else _broken(line, most - 4), "    "))
+
+
 def say_table(
     header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()
 ) -> None:

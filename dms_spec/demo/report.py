@@ -137,11 +137,16 @@ def as_text(study: Study, backend: str) -> str:
             "",
             results_table(study),
             "",
-            *(f"  {name:11} {text}" for name, text in legend.items()),
+            *(_entry(name, text) for name, text in legend.items()),
             "",
-            *(fill(text, width=88, subsequent_indent="  ") for text in findings(study)),
+            *findings(study),
         ]
     )
+
+
+def _entry(name: str, text: str) -> str:
+    """Writes a line or two of the legend, for a terminal of 80 columns."""
+    return fill(text, 80, initial_indent=f"  {name:11} ", subsequent_indent=" " * 14)
 
 
 def as_data(study: Study, backend: str, seed: int) -> dict[str, Any]:

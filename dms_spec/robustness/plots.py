@@ -34,6 +34,8 @@ _SMALL = 8.5
 #: How much of its colour a line keeps that is there for comparison.
 _PALE = 0.7
 _COLUMNS = 3
+#: How many samples a dot of the reliability stands for, at least.
+_FEWEST = 10
 #: With more lines than this, their names go below the picture, since they would not fit beside it.
 _MOST_LABELS = 6
 
@@ -299,8 +301,8 @@ def _pair(result: Result, kind: str) -> tuple[str, Any] | None:
         for name, style in styles.items():
             curves = [case.curves[name] for case in cases if name in case.curves]
             x, y = _reliability(curves, result.samples) if kind == "reliability" else _risk(curves)
-            axes.plot(x, y, **_LINE | style)
-            if y:
+            if y:  # an empty line without clipping takes all the room of the layout
+                axes.plot(x, y, **_LINE | style)
                 ends[-1][name] = y[-1], style["color"]
         _finish(axes, label(result, condition), None)
         axes.set_xlim(0, 1)
@@ -324,24 +326,23 @@ def _pair(result: Result, kind: str) -> tuple[str, Any] | None:
         _legend(figure, panels[0], styles)
     words = f"On clean samples, and under {label(result, worst)}, where {first} is worst."
     if kind == "reliability":
-        return (
-            f"{words} On the dotted line confidence equals accuracy; below, it is too high.",
-            figure,
-        )
+        words += " On the dotted line confidence equals accuracy; below, it is too high."
+        few = "" if any(ends) else f" There is no line: no bin of confidence has {_FEWEST} samples."
+        return words + few, figure
     return f"{words} Lower is better: the errors are where it is least sure.", figure
 
 
 def _reliability(
     curves: Sequence[Mapping[str, Any]], samples: int
 ) -> tuple[list[float], list[float]]:
-    """Mean confidence and accuracy of each bin with ten samples or more: fewer say nothing."""
+    """Mean confidence and accuracy of each bin with enough samples: fewer say nothing."""
     parts = [curve["reliability"] for curve in curves]
     x, y = [], []
     for i in range(len(parts[0]["share"]) if parts else 0):
         own = [(p["share"][i], p["confidence"][i], p["accuracy"][i]) for p in parts]
         used = [part for part in own if part[1] is not None]
         total = sum(share for share, _, _ in used)
-        if total / len(parts) * samples >= 10:
+        if total / len(parts) * samples >= _FEWEST:
             x.append(sum(share * confidence for share, confidence, _ in used) / total)
             y.append(sum(share * accuracy for share, _, accuracy in used) / total)
     return x, y
