@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders test-lightning clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -17,7 +17,7 @@ help:
 	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
 	@echo "make test-encoders  dms embed with every library of encoders that it knows"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
-	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
+	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)", "make test-lightning  the example in Lightning's loop"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
 	@echo "make test-floors  everything at the lowest versions that pyproject.toml states"
 	@echo "make lint     formatting, lint and types"
@@ -74,6 +74,10 @@ $(VENV)/transformers-4.57: $(VENV)/test
 # lie in a folder of their own.
 $(VENV)/encoders: $(VENV)/test
 	$(PIP) --no-deps --target $@ timm sentence-transformers torchvision
+# Lightning is not pinned either, and lies in a folder of its own: torch stays the one that it is.
+$(VENV)/lightning: $(VENV)/test
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ \
+		"lightning>=2.5" torchmetrics lightning-utilities
 	@touch $@
 
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
@@ -139,6 +143,8 @@ $(VENV)-engines/pip: pyproject.toml
 	$(VENV)-engines/bin/python -m pip install --quiet --editable ".[tables]" \
 		"ray[data]" "dask[dataframe]" distributed daft pandas pytest
 	@touch $@
+test-lightning: $(VENV)/lightning
+	PYTHONPATH=$(VENV)/lightning $(BIN)/python -m pytest tests/test_logging.py
 
 # When an extra, a dependency or an import has changed. EXTRAS="plot demo" tries these alone.
 test-extras: $(VENV)/test

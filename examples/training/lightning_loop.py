@@ -4,7 +4,7 @@ import lightning
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from dms_spec import SchedulerSpec
 from dms_torch import FusionModel, fusion_loss, unimodal_loss
@@ -18,19 +18,32 @@ class TwoViews(lightning.LightningModule):
     def __init__(self):
         super().__init__()
         encoders = {name: nn.Sequential(nn.Linear(32, 24), nn.ReLU()) for name in NAMES}
-        spec = SchedulerSpec.preset("paper", NAMES).replace(policy="monotone")
+        spec = SchedulerSpec(
+            modalities=NAMES,
+            policy="monotone",
+            signals={"confidence": {}},
+            coefficients={"confidence": 1.0},
+        )
         widths = dict.fromkeys(NAMES, 24)
-        self.model = FusionModel(encoders, spec, widths=widths, width=24, classes=10, passes=4)
+        self.model = FusionModel(encoders, spec, widths=widths, width=24, classes=10)
+
+    def forward(self, left, right, present):
+        return self.model({"left": left, "right": right}, present)
 
     def training_step(self, batch, _):
-        left, right, present, labels = batch
-        output = self.model({"left": left, "right": right}, present)
+        *inputs, labels = batch
+        output = self(*inputs)
         losses = fusion_loss(output, output.predictions, labels, output.features)
-        heads = unimodal_loss(output.mc_logits, labels, output.active)
+        heads = unimodal_loss(output.logits, labels, output.active)
         self.log("loss", losses["total"])
         for name, weight in zip(NAMES, output.weights.mean(0), strict=True):
             self.log(f"weight of {name}", weight)
         return losses["total"] + heads
+
+    def validation_step(self, batch, _):
+        *inputs, labels = batch
+        right = self(*inputs).predictions.argmax(1) == labels
+        self.log("accuracy", right.float().mean(), prog_bar=True)
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=3e-3)
@@ -48,6 +61,7 @@ def scans(missing=0.2):
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    data = scans()
-    module = TwoViews()
-    lightning.Trainer(max_epochs=5).fit(module, DataLoader(data, batch_size=64, shuffle=True))
+    train, test = random_split(scans(), (0.8, 0.2))
+    lightning.Trainer(max_epochs=10, log_every_n_steps=10).fit(
+        TwoViews(), DataLoader(train, batch_size=64, shuffle=True), DataLoader(test, batch_size=64)
+    )
