@@ -376,6 +376,14 @@ def test_it_goes_to_the_hub_and_comes_back(
     data = sent["card"].data
     assert (data.library_name, data.pipeline_tag) == ("dms-spec", "tabular-classification")
     assert data.datasets == ["me/scans"] and "accuracy" in data.metrics
+    metrics = fitted.artifact_.model["metrics"]
+    for result in data.eval_results:
+        assert result.task_type == data.pipeline_tag and result.dataset_type == "me/scans"
+        own = {"log_loss": "nll", "expected_calibration_error": "ece"}.get(
+            result.metric_type, result.metric_type
+        )
+        assert result.metric_value == metrics[result.dataset_split]["fused"][own]
+    assert len(data.eval_results) == 4 * len(metrics)
 
     fitted.save_pretrained(tmp_path / "model")
     fitted.save_pretrained(tmp_path / "model")  # as on the Hub, again is no mistake
@@ -389,10 +397,15 @@ def test_it_goes_to_the_hub_and_comes_back(
 
 
 def test_a_card_reads_back_whatever_its_names(fitted: FusionClassifier, tmp_path: Path) -> None:
-    hub = pytest.importorskip("huggingface_hub")
+    hub, yaml = pytest.importorskip("huggingface_hub"), pytest.importorskip("yaml")
     names = ['a "quoted" name', "---", "a: b", "ünï"]
     fitted.save_pretrained(tmp_path / "model", datasets=names)
     card = hub.ModelCard.load(tmp_path / "model" / "README.md")
     assert card.data.datasets == names
+    assert {result.dataset_type for result in card.data.eval_results} == {"table"}
+    # What the Hub's own library writes of it is what it has read.
+    text = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
+    head = yaml.safe_load(text.partition("\n---\n")[0])
+    assert card.data.to_dict()["model-index"] == head["model-index"]
     assert load_artifact(tmp_path / "model").model["datasets"] == names
     assert dms_spec.load_artifact is load_artifact
