@@ -58,6 +58,12 @@ class Artifact:
             and ``head.<name>`` for what stands on the fused features.
         model: What goes with the heads, as plain data for JSON: classes, settings, metrics. Empty
             for a scheduler alone.
+
+    Example:
+        >>> from dms_spec import load_artifact
+        >>> artifact = load_artifact("model")
+        >>> artifact.spec.policy, artifact.has_heads, artifact.model["classes"]
+        ('soundness', True, [0, 1])
     """
 
     spec: SchedulerSpec
@@ -124,6 +130,13 @@ def save_artifact(path: Path | str, artifact: Artifact, *, overwrite: bool = Fal
         ArtifactError: Something is at the path already (with ``overwrite``, something that is
             no artifact), a parameter is not finite numbers, or the model is not plain data.
         FileError: The folder cannot be written.
+
+    Example:
+        >>> from dms_spec import Artifact, SchedulerSpec, load_artifact, save_artifact
+        >>> spec = SchedulerSpec.preset("paper", ("image", "text", "audio"))
+        >>> save_artifact("mine", Artifact(spec=spec))
+        >>> load_artifact("mine").spec == spec
+        True
     """
     target = artifact_target(path, overwrite=overwrite)
     parameters = {name: np.asarray(array) for name, array in artifact.parameters.items()}
@@ -175,6 +188,11 @@ def load_artifact(path: Path | str) -> Artifact:
             package, or config and parameters do not belong together.
         FileError: ``model.safetensors`` is damaged.
         SpecError, UnknownName: The spec inside is not legal.
+
+    Example:
+        >>> from dms_spec import load_artifact
+        >>> load_artifact("model").spec.modalities
+        ('image', 'text')
     """
     path = Path(path)
     try:

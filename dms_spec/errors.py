@@ -22,6 +22,14 @@ class DMSError(Exception):
         expected: What would have been right.
         got: What came instead.
         fix: How to fix it, as a sentence.
+
+    Example:
+        >>> from dms_spec import DMSError, SchedulerSpec
+        >>> try:
+        ...     SchedulerSpec.preset("papr", ("image", "text"))
+        ... except DMSError as error:
+        ...     print(error.fix)
+        Did you mean 'paper'?
     """
 
     def __init__(self, what: str, *, expected: str = "", got: str = "", fix: str = "") -> None:
@@ -119,7 +127,14 @@ class FileError(DMSError, ValueError):
 
 
 class DMSWarning(UserWarning):
-    """Warns of something legal that is weaker than it looks, such as a signal that cancels out."""
+    """Warns of something legal that is weaker than it looks, such as a signal that cancels out.
+
+    Example:
+        >>> import warnings
+        >>> from dms_spec import DMSWarning
+        >>> with warnings.catch_warnings():
+        ...     warnings.simplefilter("error", DMSWarning)  # what is weaker than it looks raises
+    """
 
 
 # Beyond this product of lengths, nobody has mistyped a name.

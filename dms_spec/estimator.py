@@ -109,6 +109,14 @@ class FusionClassifier(Pretrained, ClassifierMixin, BaseEstimator):  # type: ign
 
     Source: the interface is scikit-learn's, `Developing scikit-learn estimators
     <https://scikit-learn.org/stable/developers/develop.html>`_.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import FusionClassifier
+        >>> table = np.load("train.npz")
+        >>> classifier = FusionClassifier().fit(table)
+        >>> classifier.modalities_, classifier.weights(table).shape
+        (('image', 'text'), (60, 2))
     """
 
     def __init__(

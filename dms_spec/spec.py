@@ -65,6 +65,14 @@ class SchedulerSpec:
 
     Raises:
         SpecError: A value is of the wrong kind, out of range, or contradicts another.
+
+    Example:
+        >>> from dms_spec import SchedulerSpec
+        >>> spec = SchedulerSpec.preset("paper", ("image", "text", "audio"))
+        >>> SchedulerSpec.from_json(spec.to_json()) == spec
+        True
+        >>> spec.replace(policy="monotone").policy
+        'monotone'
     """
 
     modalities: tuple[str, ...]

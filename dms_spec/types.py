@@ -60,6 +60,13 @@ class ModalityBatch:
     Raises:
         ShapeError: An array has the wrong rank, or sizes disagree.
         MissingInput: Neither features nor logits were given.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import ModalityBatch
+        >>> batch = ModalityBatch(logits=np.zeros((8, 2, 5)), present=np.ones((8, 2), dtype=bool))
+        >>> batch.shape
+        (8, 2)
     """
 
     features: Array = None
@@ -140,6 +147,15 @@ class Schedule:
         soundness: The probability that each modality is sound, given what all of them say,
             ``[B, M]``; 0 where not active. None but for evidence.
         notes: Everything that was weaker than asked for, in words. Empty when nothing was.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import ModalityBatch, SchedulerSpec, get_backend
+        >>> spec = SchedulerSpec.preset("static", ("image", "text"))
+        >>> batch = ModalityBatch(features=np.ones((1, 2, 3)))
+        >>> result = get_backend("numpy").scheduler(spec)(batch)
+        >>> result.weights
+        array([[0.5, 0.5]])
     """
 
     weights: Array

@@ -51,7 +51,14 @@ def torch_namespace(kind: str) -> Namespace:
 
 @final
 class TorchBackend(ArrayBackend, Differentiable):
-    """Runs schedulers in PyTorch: on the CPU, and on every CUDA device that works."""
+    """Runs schedulers in PyTorch: on the CPU, and on every CUDA device that works.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import get_backend
+        >>> get_backend("torch").from_numpy(np.ones(2, np.float32), "cpu")
+        tensor([1., 1.])
+    """
 
     @property
     def name(self) -> str:

@@ -66,6 +66,14 @@ def mc_dropout(model: nn.Module) -> Iterator[nn.Module]:
 
     Raises:
         SpecError: The model has no active dropout layer.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import mc_dropout
+        >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(8)).eval()
+        >>> with mc_dropout(model):
+        ...     model[0].training, model[1].training
+        (True, False)
     """
     layers = active_dropout(model)
     modes = [(module, module.training) for module in model.modules()]
@@ -116,6 +124,13 @@ def sample_logits(
         DTypeError: The output is not a tensor; with ``chunk``, an input is not.
         ShapeError: With ``chunk``, a first axis is not the batch.
         UnsupportedCapability: The model is on a device whose random state is not CPU's or CUDA's.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import sample_logits
+        >>> model = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(8, 5))
+        >>> sample_logits(model, torch.randn(4, 8), passes=10, seed=0).shape  # [T, B, C]
+        torch.Size([10, 4, 5])
     """
     chunk = 1 if chunk is None else chunk
     for what, number, least in (("passes", passes, 1), ("seed", seed, 0), ("chunk", chunk, 1)):

@@ -44,6 +44,15 @@ class Fusion(nn.Module):
 
     Raises:
         SpecError, UnknownName, ShapeError: The spec or the parameters do not fit.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_torch import Fusion
+        >>> fusion = Fusion(SchedulerSpec.preset("static", ("image", "text")))
+        >>> output = fusion(features=torch.ones(4, 2, 8))
+        >>> output.fused.shape, output.weights[0]
+        (torch.Size([4, 8]), tensor([0.5000, 0.5000]))
     """
 
     def __init__(

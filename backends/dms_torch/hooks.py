@@ -41,6 +41,18 @@ class GradientModulator:
 
     Raises:
         SpecError: ``alpha`` is negative.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import GradientModulator
+        >>> encoders = {name: torch.nn.Linear(8, 5) for name in ("image", "text")}
+        >>> inputs, labels = torch.randn(4, 8), torch.tensor([0, 1, 2, 3])
+        >>> logits = torch.stack([encoder(inputs) for encoder in encoders.values()], dim=1)
+        >>> torch.nn.functional.cross_entropy(logits.mean(dim=1), labels).backward()
+        >>> modulator = GradientModulator(alpha=0.1, seed=0)
+        >>> _ = modulator.after_backward(
+        ...     {name: encoder.parameters() for name, encoder in encoders.items()}, logits, labels
+        ... )  # before the optimiser's step
     """
 
     def __init__(
@@ -149,6 +161,13 @@ class FeatureDropper(nn.Module):
 
     Raises:
         SpecError: A number is out of range.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import FeatureDropper
+        >>> dropper = FeatureDropper(seed=0)
+        >>> dropper.rates(torch.randn(4, 2, 5), torch.tensor([0, 1, 2, 3])).shape  # [M]
+        torch.Size([2])
     """
 
     def __init__(

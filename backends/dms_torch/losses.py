@@ -28,6 +28,12 @@ def consistency_loss(
         weights: ``[B, M]``.
         reduction: ``"none"`` gives ``[B]``.
         detach_weights: Keep the gradient out of the weights; it would drive them to one-hot.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import consistency_loss
+        >>> consistency_loss(torch.ones(4, 2, 8), torch.full((4, 2), 0.5))  # all alike
+        tensor(0.)
     """
     ns = torch_namespace(features.device.type)
     with ns.guard():
@@ -45,6 +51,12 @@ def weight_entropy(weights: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     """The mean entropy of the weights, in nats.
 
     Worth logging. Subtracted from a loss, it keeps the weights from becoming one-hot.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import weight_entropy
+        >>> weight_entropy(torch.tensor([[0.5, 0.5]]))  # log 2
+        tensor(0.6931)
     """
     return equations.weight_entropy(  # type: ignore[no-any-return]
         torch_namespace(weights.device.type), weights, reduction=reduction
@@ -77,6 +89,13 @@ def unimodal_loss(logits: Tensor, labels: Tensor, active: Tensor) -> Tensor:
         logits: ``[B, M, C]``, or ``[T, B, M, C]``; anything may stand where nothing is active.
         labels: Classes, int64 ``[B]``.
         active: bool ``[B, M]``.
+
+    Example:
+        >>> import torch
+        >>> from dms_torch import unimodal_loss
+        >>> active = torch.tensor([[True, False]])
+        >>> unimodal_loss(torch.zeros(1, 2, 2), torch.tensor([0]), active)  # log 2
+        tensor(0.6931)
     """
     there = active.expand(logits.shape[:-1])
     classes = labels[:, None].expand(there.shape)
@@ -107,6 +126,17 @@ def fusion_loss(
 
     Returns:
         ``total``, ``task``, ``consistency`` and ``entropy``, scalars.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_torch import Fusion, fusion_loss
+        >>> fusion = Fusion(SchedulerSpec.preset("static", ("image", "text")))
+        >>> output = fusion(features=torch.ones(4, 2, 8))
+        >>> labels, predictions = torch.zeros(4, dtype=torch.int64), torch.zeros(4, 2)
+        >>> losses = fusion_loss(output, predictions, labels, features=torch.ones(4, 2, 8))
+        >>> sorted(losses)
+        ['consistency', 'entropy', 'task', 'total']
     """
     task = present_cross_entropy(predictions, labels, output.active.any(dim=-1))
     mwcl = consistency_loss(features, output.weights)

@@ -49,6 +49,18 @@ class FusionModel(nn.Module):
             that name.
         UnknownName, ShapeError: The spec or the parameters do not fit.
         KeyError: A modality cannot be a module's name: it has a dot, or torch uses it already.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_torch import FusionModel
+        >>> encoders = {"image": torch.nn.Linear(20, 8), "text": torch.nn.EmbeddingBag(100, 12)}
+        >>> widths = {"image": 8, "text": 12}  # what they return
+        >>> spec = SchedulerSpec.preset("static", ("image", "text"))
+        >>> model = FusionModel(encoders, spec, widths=widths, width=16, classes=5)
+        >>> output = model({"image": torch.randn(4, 20)})  # no text in this batch
+        >>> output.probabilities.shape, output.weights[0]
+        (torch.Size([4, 5]), tensor([1., 0.], grad_fn=<SelectBackward0>))
     """
 
     prior: Tensor

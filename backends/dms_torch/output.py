@@ -30,6 +30,15 @@ class FusionOutput:
         terms: What each term added to the scores, ``[B, M]``.
         soundness: How far each modality was believed, ``[B, M]``; None but for fusion of evidence.
         notes: Everything that was weaker than asked for, in words.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_torch import Fusion
+        >>> fusion = Fusion(SchedulerSpec.preset("static", ("image", "text")))
+        >>> output = fusion(features=torch.ones(4, 2, 8))
+        >>> output["weights"] is output.weights
+        True
     """
 
     fused: Tensor
@@ -63,6 +72,18 @@ class ModelOutput(FusionOutput):
         predictions: Logits of the classes for the fused value, ``[B, C]``. Where probabilities are
             fused they are logs, and no log is below that of the dtype's smallest normal number.
         probabilities: Class probabilities, ``[B, C]``; uniform where nothing is active.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_torch import FusionModel
+        >>> encoders = {"image": torch.nn.Linear(20, 8), "text": torch.nn.EmbeddingBag(100, 12)}
+        >>> widths = {"image": 8, "text": 12}  # what they return
+        >>> spec = SchedulerSpec.preset("static", ("image", "text"))
+        >>> model = FusionModel(encoders, spec, widths=widths, width=16, classes=5)
+        >>> output = model({"image": torch.randn(4, 20)})  # no text in this batch
+        >>> output.features.shape, output.logits.shape
+        (torch.Size([4, 2, 16]), torch.Size([4, 2, 5]))
     """
 
     features: Tensor

@@ -30,6 +30,13 @@ def in_torch(equation: Callable[Concatenate[Namespace, P], R]) -> Callable[P, R]
 
     Returns:
         The same without it. It raises `MissingInput` if called without a tensor.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec.equations import losses
+        >>> from dms_torch import in_torch
+        >>> in_torch(losses.weight_entropy)(torch.tensor([[0.5, 0.5]]))
+        tensor(0.6931)
     """
 
     @wraps(equation)

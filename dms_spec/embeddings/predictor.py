@@ -26,6 +26,13 @@ class Predictions(dict[str, NDArray[Any]]):
 
     Attributes:
         notes: Everything that was weaker than asked for, in words.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> found = predictor.predict(read_table("train.npz"))
+        >>> "predicted" in found, found.notes
+        (True, ())
     """
 
     def __init__(self, arrays: Mapping[str, NDArray[Any]], notes: tuple[str, ...] = ()) -> None:
@@ -45,6 +52,13 @@ class Predictor:
         ArtifactError: The artifact has no heads, or its model does not fit its parameters.
         UnsupportedCapability: The backend runs schedules alone.
         BackendUnavailable: The device cannot be used.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> found = predictor.predict(read_table("train.npz"))
+        >>> found["probabilities"].shape, found["weights"].shape
+        ((60, 2), (60, 2))
     """
 
     def __init__(self, artifact: Artifact, backend: Backend, device: str | None = None) -> None:

@@ -34,6 +34,13 @@ class Scorer:
             differ where two classes tie within round-off.
         device: One of its devices; None for its first.
         batch_size: Rows at a time.
+
+    Example:
+        >>> import pyarrow as pa
+        >>> from dms_spec import Scorer
+        >>> frame = pa.table({"image": [[0.5, 1.0, 0.0]], "text": [[1.0, 0.5]], "track": ["a"]})
+        >>> Scorer(artifact="model", keep=("track",))(frame).column_names[:3]
+        ['track', 'probabilities', 'predicted']
     """
 
     artifact: Path | str

@@ -63,6 +63,20 @@ class Table:
             are False in ``present``.
         remarks: What was found odd in reading it, in words.
         columns: Which columns of a frame it comes from; None if it comes from arrays.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import Table
+        >>> random = np.random.default_rng(0)
+        >>> table = Table.from_arrays(
+        ...     {
+        ...         "image": random.normal(size=(4, 8)),
+        ...         "text": random.normal(size=(4, 6)),
+        ...         "labels": ["cat", "dog", "cat", "dog"],
+        ...     }
+        ... )
+        >>> table.modalities, len(table)
+        (('image', 'text'), 4)
     """
 
     embeddings: Mapping[str, NDArray[Any]]
@@ -314,6 +328,12 @@ def read_table(
         MissingInput, ShapeError, DTypeError, SpecError: The table is not one; the message names
             the array.
         BackendUnavailable: It is a frame, and pyarrow is not installed.
+
+    Example:
+        >>> from dms_spec import read_table
+        >>> table = read_table("train.npz")
+        >>> table.modalities, table.labels[:4]
+        (('image', 'text'), array([0, 1, 0, 1]))
     """
     path = Path(path)
 

@@ -20,6 +20,23 @@ class ArrayBackend(Backend, Predictive):
     """Runs schedulers on a library that has the array API.
 
     Name the `dms_spec.Namespace` of the library, and the equations do the rest.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> import numpy as np
+        >>> from dms_spec import ArrayBackend, Capabilities, Namespace
+        >>> class Mine(ArrayBackend):
+        ...     name = "mine"
+        ...     capabilities = Capabilities(dtypes=("float64", "float32"))
+        ...
+        ...     def namespace(self, device):
+        ...         return Namespace.of(xp, np.ndarray)
+        ...
+        ...     def from_numpy(self, array, device):
+        ...         return array
+        ...
+        ...     def to_numpy(self, array):
+        ...         return array
     """
 
     @abstractmethod

@@ -63,6 +63,13 @@ class Namespace:
         lend: What plugin code gets to read in place of an array, and whether it has been changed:
             a copy, unless the library has something cheaper.
         traced: Says whether values are hidden now, because a graph is traced.
+
+    Example:
+        >>> import array_api_compat.numpy as xp
+        >>> import numpy as np
+        >>> from dms_spec import Namespace
+        >>> Namespace.of(xp, np.ndarray).softmax(np.zeros((1, 2)))
+        array([[0.5, 0.5]])
     """
 
     xp: Any

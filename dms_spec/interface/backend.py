@@ -22,7 +22,17 @@ if TYPE_CHECKING:  # listing plugins does not pay for NumPy
 
 
 class Scheduler(ABC):
-    """Weighs and fuses batches by one spec, on one backend and device."""
+    """Weighs and fuses batches by one spec, on one backend and device.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import ModalityBatch, SchedulerSpec, get_backend
+        >>> spec = SchedulerSpec.preset("static", ("image", "text"))
+        >>> schedule = get_backend("numpy").scheduler(spec)
+        >>> present = np.array([[True, False]])
+        >>> schedule(ModalityBatch(features=np.ones((1, 2, 3)), present=present)).weights
+        array([[1., 0.]])
+    """
 
     @property
     @abstractmethod
@@ -58,6 +68,15 @@ class Backend(ABC):
     """Runs schedulers on one array library or runtime.
 
     If the library has the array API, derive from `dms_spec.ArrayBackend` instead.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import get_backend
+        >>> backend = get_backend("numpy")
+        >>> backend.name, backend.capabilities.devices
+        ('numpy', ('cpu',))
+        >>> backend.to_numpy(backend.from_numpy(np.ones(2), "cpu"))
+        array([1., 1.])
     """
 
     @property
@@ -137,7 +156,17 @@ class Backend(ABC):
 
 
 class Differentiable(ABC):
-    """Takes gradients. A backend that claims the capability ``gradients`` is also this."""
+    """Takes gradients. A backend that claims the capability ``gradients`` is also this.
+
+    Example:
+        >>> import torch
+        >>> from dms_spec import get_backend
+        >>> slope = get_backend("torch").gradients(
+        ...     lambda arrays: (arrays["x"] ** 2).sum(), {"x": torch.ones(2)}
+        ... )
+        >>> slope["x"]
+        tensor([2., 2.])
+    """
 
     @abstractmethod
     def gradients(
@@ -159,6 +188,16 @@ class RowPredictor(ABC):
     """Predicts class probabilities from rows of embeddings with a fitted artifact.
 
     NumPy arrays go in and come out.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import get_backend, load_artifact
+        >>> rows = get_backend("numpy").row_predictor(load_artifact("model"), "cpu")
+        >>> image, text = np.zeros((5, 3), np.float32), np.zeros((5, 2), np.float32)
+        >>> present = np.ones((5, 2), dtype=bool)
+        >>> schedule, probabilities = rows.predict({"image": image, "text": text}, present)
+        >>> probabilities.shape
+        (5, 2)
     """
 
     @abstractmethod
@@ -196,6 +235,11 @@ class Predictive(ABC):
     """Runs a fitted artifact whole: heads, scheduler and class probabilities.
 
     Every `dms_spec.ArrayBackend` does. Another backend may, such as one that runs exported graphs.
+
+    Example:
+        >>> from dms_spec import Predictive, get_backend
+        >>> isinstance(get_backend("numpy"), Predictive)
+        True
     """
 
     @abstractmethod

@@ -20,6 +20,11 @@ class Capabilities:
         precision: ``"ieee"``, or the name of a relaxed mode such as ``"tf32"``.
         editions: Editions of the specification that it follows.
         notes: What a person should know about how it runs on this machine.
+
+    Example:
+        >>> from dms_spec import Capabilities
+        >>> Capabilities(dtypes=("float64", "float32")).devices
+        ('cpu',)
     """
 
     dtypes: tuple[str, ...]

@@ -33,6 +33,12 @@ class Descriptor:
         requires: Distributions that must be installed, such as ``"torch"``; of several that do the
             same, separated by ``|``, one.
         extra: What to give to pip when they are not.
+
+    Example:
+        >>> from dms_spec import Descriptor, hookimpl
+        >>> @hookimpl
+        ... def dms_register_backends():
+        ...     return [Descriptor(name="mine", load="my_backend:MyBackend", requires=("mylib",))]
     """
 
     name: str

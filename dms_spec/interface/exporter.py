@@ -11,7 +11,16 @@ if TYPE_CHECKING:  # listing plugins does not pay for NumPy
 
 
 class Exporter(ABC):
-    """Writes schedulers for another runtime, and verifies what it wrote."""
+    """Writes schedulers for another runtime, and verifies what it wrote.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dms_spec import load_artifact
+        >>> from dms_spec.plugins import get_exporter
+        >>> path = get_exporter("onnx").export(load_artifact("model"), Path("exported"))
+        >>> path.name
+        'model.onnx'
+    """
 
     @property
     @abstractmethod

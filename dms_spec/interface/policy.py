@@ -27,6 +27,19 @@ class PolicyInput:
             not active.
         directions: +1 or -1 for each signal.
         coefficients: The spec's non-negative coefficients, by signal.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import Evidence, PolicyInput, get_backend
+        >>> from dms_spec.plugins import get_policy
+        >>> given = PolicyInput(
+        ...     evidence=Evidence(active=np.ones((1, 2), dtype=bool), dtype=np.dtype(float)),
+        ...     signals={"confidence": np.array([[0.5, 0.25]])},
+        ...     directions={"confidence": 1},
+        ...     coefficients={"confidence": 2.0},
+        ... )
+        >>> get_policy("linear").function(get_backend("numpy").namespace("cpu"), given)
+        {'confidence': array([[1. , 0.5]])}
     """
 
     evidence: Evidence
@@ -62,6 +75,14 @@ class Policy:
             which looks at no value, does without.
         log_trust: Its scores are logs of trust, at most 0, before anything is compared: what fusion
             of evidence needs. It weighs only signals that are logs of trust.
+
+    Example:
+        >>> from dms_spec import Policy
+        >>> def loudest(ns, given, *, gain: float = 1.0):
+        ...     return {"loudness": gain * given.signals["loudness"]}
+        >>> policy = Policy(
+        ...     name="loudest", function=loudest, source="where it is published", uses_signals=True
+        ... )
     """
 
     name: str

@@ -22,6 +22,16 @@ class Evidence:
         active: bool ``[B, M]``: present and finite.
         dtype: The computing dtype, that of every array here but ``active``.
         parameters: The parameters that this signal or policy declared, by name.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import Evidence, get_backend
+        >>> from dms_spec.plugins import get_signal
+        >>> active, logits = np.ones((1, 2), dtype=bool), np.zeros((1, 2, 3))
+        >>> evidence = Evidence(active=active, dtype=logits.dtype, logits=logits)
+        >>> ns = get_backend("numpy").namespace("cpu")
+        >>> get_signal("confidence").function(ns, evidence)
+        array([[0., 0.]])
     """
 
     active: Array
@@ -55,6 +65,19 @@ class Signal:
         cancels_with_two: It is equal for both when exactly two modalities are active, so it
             cannot move their weights.
         log_trust: Its values are logs of trust, in (-inf, 0]: 0 where nothing is wrong.
+
+    Example:
+        >>> from dms_spec import Signal
+        >>> def loudness(ns, evidence):
+        ...     return ns.xp.mean(ns.xp.abs(evidence.features), axis=-1)
+        >>> signal = Signal(
+        ...     name="loudness",
+        ...     function=loudness,
+        ...     needs=("features",),
+        ...     direction=1,
+        ...     source="where it is published",
+        ...     bounds="[0, inf)",
+        ... )
     """
 
     name: str

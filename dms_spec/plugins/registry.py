@@ -38,6 +38,11 @@ def plugin_records() -> tuple[PluginRecord, ...]:
 
     Raises:
         PluginError: A plugin is unusable and DMS_SPEC_STRICT_PLUGINS is set to 1.
+
+    Example:
+        >>> from dms_spec import plugin_records
+        >>> sorted(r.name for r in plugin_records() if r.kind == "exporter" and r.bundled)
+        ['onnx', 'triton']
     """
     global _records
     with _lock:
@@ -83,6 +88,11 @@ def available(kind: Kind) -> tuple[str, ...]:
 
     Args:
         kind: ``"backend"``, ``"policy"``, ``"signal"`` or ``"exporter"``.
+
+    Example:
+        >>> from dms_spec import available
+        >>> "numpy" in available("backend"), "linear" in available("policy")
+        (True, True)
     """
     return tuple(sorted(r.name for r in plugin_records() if r.kind == kind and r.status == "ok"))
 
@@ -94,6 +104,11 @@ def get_backend(name: str) -> Backend:
         UnknownName: Nobody registered it; the message names the closest.
         PluginError: It is registered, but broken, duplicate, invalid or outdated.
         BackendUnavailable: What it needs is not installed, or cannot be imported.
+
+    Example:
+        >>> from dms_spec import get_backend
+        >>> get_backend("numpy").capabilities.dtypes
+        ('float64', 'float32', 'float16')
     """
     return cast("Backend", _get("backend", name))
 

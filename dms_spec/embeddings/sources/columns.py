@@ -36,6 +36,13 @@ class Columns:
         sample_weight: The column with the weights; None: ``sample_weight``, if there is one.
         split: A column that says ``train``, ``validation`` or ``test`` for each row.
         id: A column that names the rows. Nothing is learned from it.
+
+    Example:
+        >>> from dms_spec import Columns
+        >>> modalities = {"image": "clip", "text": "e5_*"}
+        >>> columns = Columns(modalities=modalities, labels="genre", id="track")
+        >>> columns.roles()
+        {'labels': 'genre', 'id': 'track'}
     """
 
     modalities: Mapping[str, Wanted] = field(default_factory=dict)
