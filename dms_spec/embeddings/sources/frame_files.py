@@ -124,9 +124,8 @@ def reading(path: Path) -> Iterator[None]:
         FileError: The file is missing, damaged or of another kind.
     """
     if not path.exists():
-        raise FileError(
-            f"cannot read {path}", expected="a file", got="nothing there", fix="Check the path."
-        )
+        fix = nearest_path(path) or "Check the path."
+        raise FileError(f"cannot read {path}", expected="a file", got=NOTHING, fix=fix)
     with readable(str(path), path.suffix):
         yield
 
@@ -139,9 +138,6 @@ def readable(where: str, suffix: str) -> Iterator[None]:
         FileError: It is damaged or of another kind.
     """
     try:
-        if not path.exists():
-            fix = nearest_path(path) or "Check the path."
-            raise FileError(f"cannot read {path}", expected="a file", got=NOTHING, fix=fix)
         yield
     except (DMSError, MemoryError):
         raise
@@ -150,9 +146,6 @@ def readable(where: str, suffix: str) -> Iterator[None]:
         raise FileError(
             f"cannot read {where}",
             expected=f"a {suffix} file with columns",
-            got=f"{type(error).__name__}: {error}",
-            f"cannot read {path}",
-            expected=f"a {path.suffix} file with columns",
             got=next(iter(str(error).split(". ")), type(error).__name__).rstrip("."),
             fix="The file is damaged, cut short, or of another kind: write it again.",
         ) from error
