@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders test-lightning clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders test-lightning test-triton clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -15,7 +15,7 @@ help:
 	@echo "make test-slow  what takes minutes: when benchmarks or the learning of heads have changed"
 	@echo "make test-runtimes  exported graphs in OpenVINO, Node, a browser, C++ (needs npm)"
 	@echo "make test-transformers  schedulers in ten multimodal models, in two lines of transformers"
-	@echo "make test-encoders  dms embed with every library of encoders that it knows"
+	@echo "make test-encoders  dms embed with every library of encoders that it knows", "make test-triton  the GPU kernels, interpreted on the CPU (five minutes; 700 MB)"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
 	@echo "make test-lightning  the example in Lightning's loop"
@@ -79,6 +79,10 @@ $(VENV)/encoders: $(VENV)/test
 $(VENV)/lightning: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ \
 		"lightning>=2.5" torchmetrics lightning-utilities
+# The version that PyTorch's CUDA build of the pinned version asks for. In a folder of its own,
+# because PyTorch behaves differently where it finds one.
+$(VENV)/triton: $(VENV)/test
+	$(PIP) --no-deps --target $@ triton==3.7.1
 	@touch $@
 
 # JAX is not pinned: a stranger's backend has to do with the one that there is.
@@ -127,6 +131,13 @@ test-transformers: $(VENV)/transformers-4.57
 test-encoders: $(VENV)/encoders $(VENV)/transformers-4.57
 	PYTHONPATH=$(VENV)/encoders $(BIN)/python -m pytest tests/test_encoders.py
 	PYTHONPATH=$(VENV)/transformers-4.57 $(BIN)/python -m pytest tests/test_encoders.py
+# When a kernel has changed. An interpreter runs them on the CPU, which certifies their logic alone;
+# then they are compiled for a GPU that is not there.
+test-triton: $(VENV)/triton
+	TRITON_INTERPRET=1 PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest tests/test_kernels.py
+	PYTHONPATH=$(VENV)/triton $(BIN)/python -m pytest tests/test_kernel_builds.py
+	TRITON_INTERPRET=1 DMS_TORCH_PATH=triton PYTHONPATH=$(VENV)/triton \
+		$(BIN)/dms check torch --examples 3
 
 # Ten cases for each property: JAX compiles for every new shape.
 test-jax: $(VENV)/jax

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache, reduce
 from itertools import pairwise
 from typing import Any
@@ -170,6 +172,19 @@ def threads() -> int:
     return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
 
 
+_most: ContextVar[int | None] = ContextVar("_most", default=None)
+
+
+@contextmanager
+def at_most(count: int) -> Iterator[None]:
+    """Shares the rows among no more threads than this, in this thread's calls alone."""
+    token = _most.set(count)
+    try:
+        yield
+    finally:
+        _most.reset(token)
+
+
 @cache
 def _pool(process: int) -> ThreadPoolExecutor:
     """The threads of this process. Numba's own end a process that was forked, or call at once."""
@@ -179,7 +194,7 @@ def _pool(process: int) -> ThreadPoolExecutor:
 
 def _on_rows(kernel: Callable[..., None], rows: int, entries: int, *arguments: Any) -> None:
     """Runs a kernel on all rows, on several threads where that pays."""
-    parts = min(threads(), rows, entries // _ENTRIES_OF_A_THREAD)
+    parts = min(_most.get() or threads(), threads(), rows, entries // _ENTRIES_OF_A_THREAD)
     if parts < 2:
         kernel(*arguments, 0, rows)
         return

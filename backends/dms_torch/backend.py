@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, final
 
 import array_api_compat.torch as xp
@@ -15,7 +16,7 @@ from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.backend import Differentiable
 from dms_spec.interface.capabilities import Capabilities
-from dms_torch import primitives
+from dms_torch import paths, primitives
 from dms_torch.looking import values_are_hidden
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -25,10 +26,11 @@ def _no_autocast(kind: str) -> torch.autocast:
     return torch.autocast(kind, enabled=False)
 
 
-def torch_namespace(kind: str) -> Namespace:
+def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
     """Makes the namespace on one kind of device, ``"cpu"`` or ``"cuda"``.
 
-    Autocast is off inside: the specification says what is computed in which precision.
+    Autocast is off inside: the specification says what is computed in which precision. ``asked`` is
+    the path that was asked for, see `dms_torch.paths`.
     """
     return Namespace.of(
         xp,
@@ -43,9 +45,8 @@ def torch_namespace(kind: str) -> Namespace:
         log_softmax=lambda x, axis=-1: torch.log_softmax(x, dim=axis),
         logsumexp=lambda x, axis=-1: torch.logsumexp(x, dim=axis),
         select=primitives.select,
-        usable=primitives.usable,
-        variance_over_passes=primitives.variance_over_passes,
         stop_gradient=torch.Tensor.detach,
+        **{name: partial(primitives.on_path, asked, name) for name in primitives.PLAIN},
     )
 
 
@@ -73,6 +74,7 @@ class TorchBackend(ArrayBackend, Differentiable):
             gradients=True,
             # Sums on a GPU may be taken in another order from run to run.
             bitwise_deterministic=not cuda,
+            notes=paths.notes(),
         )
 
     def from_numpy(self, array: NDArray[Any], device: str) -> torch.Tensor:
@@ -106,4 +108,4 @@ class TorchBackend(ArrayBackend, Differentiable):
         }
 
     def namespace(self, device: str) -> Namespace:
-        return torch_namespace(torch.device(device).type)
+        return torch_namespace(torch.device(device).type, paths.requested())

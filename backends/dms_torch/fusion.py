@@ -14,6 +14,7 @@ from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.engine.scheduler import check_batch, checked, compute_in_blocks
 from dms_spec.engine.warning import warn
+from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import (
     MissingInput,
     ShapeError,
@@ -24,6 +25,7 @@ from dms_spec.errors import (
 from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
+from dms_torch import paths
 from dms_torch.backend import TorchBackend, torch_namespace
 from dms_torch.looking import in_reentrant_checkpoint, values_are_hidden
 from dms_torch.output import FusionOutput, InCheckpoint
@@ -41,6 +43,11 @@ class Fusion(nn.Module):
             and is not given starts at the rule.
         width: D, where the policy's parameters depend on it (co-attention).
         seed: Of the parameters that start at random.
+        path: Where to compute: ``"plain"`` PyTorch, ``"numba"`` or ``"triton"``. None: what the
+            variable ``DMS_TORCH_PATH`` says, or the fastest that can run.
+
+    Attributes:
+        path: Where the last batch was computed; None before the first.
 
     Raises:
         SpecError, UnknownName, ShapeError: The spec or the parameters do not fit.
@@ -53,7 +60,10 @@ class Fusion(nn.Module):
         >>> output = fusion(features=torch.ones(4, 2, 8))
         >>> output.fused.shape, output.weights[0]
         (torch.Size([4, 8]), tensor([0.5000, 0.5000]))
+        BackendUnavailable: The path that was asked for needs what is not installed.
     """
+
+    path: str | None
 
     def __init__(
         self,
@@ -62,9 +72,11 @@ class Fusion(nn.Module):
         *,
         width: int | None = None,
         seed: int = 0,
+        path: str | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
+        self._asked, self.path = paths.requested(path), None
         given = {name: torch.as_tensor(array) for name, array in (parameters or {}).items()}
         given = _initial(spec, width, seed, given) | given
         # A parameter's name has no dots, so the artifact's names are kept beside.
@@ -87,6 +99,10 @@ class Fusion(nn.Module):
             for name, tensor in self._resolved.parameters.items()
         }
         return replace(self._resolved, parameters=live)
+
+    def namespace(self, device: torch.device) -> Namespace:
+        """Makes the namespace on a device, with the path that was asked for."""
+        return torch_namespace(device.type, self._asked)
 
     def shares_space(self) -> bool:
         """Says whether anything relates the features of different modalities to each other."""
@@ -115,6 +131,7 @@ class Fusion(nn.Module):
 
         Raises:
             ShapeError, MissingInput, DTypeError, UnsupportedCapability: The batch does not fit.
+            BackendUnavailable: The path that was asked for cannot run here.
             NonFiniteInput, NothingPresent: As the spec asks, and in eager mode only: a compiled
                 graph and vmap cannot look at values, and refuse such a spec instead.
         """
@@ -126,8 +143,9 @@ class Fusion(nn.Module):
             present=self._there(mask, features, logits, mc_logits),
         )
         anything = batch.features if batch.features is not None else batch.logits
-        ns, resolved = torch_namespace(anything.device.type), self._live()
+        ns, resolved = self.namespace(anything.device), self._live()
         check_batch(ns, resolved, self._capabilities, batch)
+        self.path = paths.choose(self._asked, *batch.arrays().values())
         if not values_are_hidden():
             result = checked(ns, resolved, batch.present, compute_in_blocks(ns, resolved, batch))
         elif self.spec.strict or self.spec.nonfinite == "raise":

@@ -6,6 +6,7 @@ import sys
 from types import FrameType
 
 import torch
+from torch.autograd import forward_ad
 from torch.utils.checkpoint import CheckpointFunction
 
 _REENTRANT = CheckpointFunction.forward.__code__
@@ -33,3 +34,27 @@ def in_reentrant_checkpoint() -> bool:
     while frame is not None and frame.f_code is not _REENTRANT:
         frame = frame.f_back
     return frame is not None
+
+
+def transforms_are_on() -> bool:
+    """Says whether torch would see what code does now: ``torch.func``, or a mode that dispatches.
+
+    A mode may hand in tensors without values, or record what is computed on real ones.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack()
+    return bool(stack) or torch._C._len_torch_dispatch_stack() > 0
+
+
+def records_gradients(*tensors: torch.Tensor) -> bool:
+    """Says whether something computed from these tensors has a gradient, backward or forward."""
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return True
+    return forward_ad._current_level >= 0
+
+
+def are_ordinary(*tensors: torch.Tensor) -> bool:
+    """Says whether these are torch's own tensors, whose memory holds their values."""
+    ordinary = (torch.Tensor, torch.nn.Parameter)
+    return all(type(t) in ordinary and t.layout == torch.strided for t in tensors)

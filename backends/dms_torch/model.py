@@ -18,7 +18,7 @@ from dms_spec.equations.joint import has_joint
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, closest
 from dms_spec.spec import SchedulerSpec
-from dms_torch.backend import TorchBackend, torch_namespace
+from dms_torch.backend import TorchBackend
 from dms_torch.fusion import Fusion, Named
 from dms_torch.output import FusionOutput, InCheckpoint, ModelInCheckpoint, ModelOutput
 
@@ -235,7 +235,7 @@ class FusionModel(nn.Module):
             NonFiniteInput, NothingPresent: As the spec asks.
         """
         embeddings, there = self.embed(inputs, present)
-        ns, parameters = torch_namespace(there.device.type), self._parameters_by_name()
+        ns, parameters = self.fusion.namespace(there.device), self._parameters_by_name()
         with ns.guard():
             given = apply_heads(
                 ns,

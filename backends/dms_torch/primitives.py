@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from functools import partial, reduce
 
 import array_api_compat.torch as xp
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dms_spec.equations import primitives
 from dms_spec.equations.namespace import Lent, never
+from dms_torch import paths
 from dms_torch.looking import values_are_hidden
 
 # Entries of mc_logits at a time; measured: the best of 2^17 to 2^21.
@@ -52,7 +54,7 @@ def usable(
         if given is not None:
             row = (given < torch.inf).all(dim=-1) & (given > -torch.inf).any(dim=-1)
             verdicts.append(row if given.ndim == 3 else row.all(dim=0))
-    return functools.reduce(torch.logical_and, verdicts)
+    return reduce(torch.logical_and, verdicts)
 
 
 def variance_over_passes(mc_logits: Tensor) -> Tensor:
@@ -83,3 +85,32 @@ def _variance_within(buffer: Tensor, mc_logits: Tensor) -> Tensor:
     torch.softmax(mc_logits, dim=-1, out=buffer)
     buffer -= buffer.mean(dim=0)
     return buffer.square_().sum(dim=-1).mean(dim=0)
+
+
+#: The forms in plain PyTorch of what has a faster form on some path.
+PLAIN: dict[str, Callable[..., Tensor]] = {
+    "cosine": partial(primitives.cosine, xp),
+    "entropy": partial(primitives.entropy, xp),
+    "usable": usable,
+    "variance_over_passes": variance_over_passes,
+}
+
+
+def on_path(asked: str, name: str, *tensors: Tensor, **named: Tensor | None) -> Tensor:
+    """Runs a primitive on the path that was asked for, or on the fastest that can run."""
+    given = (*tensors, *(tensor for tensor in named.values() if tensor is not None))
+    plain = asked != "auto" and name not in paths.FORMS[asked]
+    path = "plain" if plain else paths.choose(asked, *given)
+    return _form(path, name)(*tensors, **named)
+
+
+def _form(path: str, name: str) -> Callable[..., Tensor]:
+    """The form of a primitive on a path, plain if it has none. Loaded when it is needed."""
+    if name not in paths.FORMS[path]:
+        return PLAIN[name]
+    if path == "numba":
+        from dms_torch import on_numba as home
+    else:
+        from dms_torch import kernels as home  # type: ignore[no-redef]
+    form: Callable[..., Tensor] = getattr(home, name)
+    return form

@@ -1,0 +1,10 @@
+"""Holds Triton's kernels of the primitives that read most, forward and backward.
+
+Each is an operator of torch's own library, so that ``torch.compile`` and ``torch.export`` pass
+through. The plain form of each is the primitive of the same name in `dms_spec.equations`. The
+kernel is held to it by `tests/test_kernels.py` and by the conformance suite.
+"""
+
+from dms_torch.kernels.variance import variance_over_passes
+
+__all__ = ["variance_over_passes"]

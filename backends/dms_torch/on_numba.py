@@ -1,0 +1,31 @@
+"""Runs Numba's loops on CPU tensors, which share their memory with NumPy's arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dms_numba import primitives
+
+
+def _shared(function: Callable[..., Any]) -> Callable[..., Tensor]:
+    """The function on tensors: no copy goes in, and none comes out."""
+
+    @wraps(function)
+    def run(*tensors: Tensor, **named: Tensor | None) -> Tensor:
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        more = {k: None if t is None else t.detach().numpy() for k, t in named.items()}
+        with primitives.at_most(torch.get_num_threads()):
+            return torch.from_numpy(function(*arrays, **more))
+
+    return run
+
+
+cosine = _shared(primitives.cosine)
+entropy = _shared(primitives.entropy)
+usable = _shared(primitives.usable)
+variance_over_passes = _shared(primitives.variance_over_passes)
