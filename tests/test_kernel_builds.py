@@ -5,7 +5,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 import pytest
 
@@ -14,23 +18,30 @@ triton = pytest.importorskip("triton", reason="Triton is not installed: make tes
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("kernels are interpreted here, not compiled", allow_module_level=True)
 
+from torch import Tensor  # noqa: E402
+from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from dms_torch.kernels import layout, variance  # noqa: E402
+from dms_torch import kernels, paths  # noqa: E402
+from dms_torch.kernels import confidence, fusion, layout, others, variance, weights  # noqa: E402
 
-PARTS = dict.fromkeys(("out", "peaks", "totals", "given"), "*fp32")
+FLOATS = ("out", "peaks", "totals", "parts", "given", "weights", "by_weights", "value")
 
 
-def build(kernel: object, cut: layout.Tile, capability: int, **types: str) -> str:
+def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
     """Compiles a kernel with a tile for a GPU, and gives its assembly."""
-    constants = {"T": cut.deep, "R": cut.rows, "C": cut.wide, "BLOCKS": cut.blocks}
-    constants = {name: x for name, x in constants.items() if name in kernel.arg_names}
-    known = PARTS | types
-    signature = {
-        name: "constexpr" if name in constants else known.get(name, "i32")
-        for name in kernel.arg_names
-    }
+    known = {"T": cut.deep, "M": cut.deep, "R": cut.rows, "C": cut.wide, "D": cut.wide}
+    known |= {"BLOCKS": cut.blocks, "SMALLEST": 2.0**-126}
+    if kernel in (weights._forward, weights._backward):
+        known["M"] = cut.wide
+    constants = {name: x for name, x in known.items() if name in kernel.arg_names}
+    types = dict.fromkeys(FLOATS, "*fp32") | {"active": "*i1", "scores": "*fp32"}
+    types |= dict.fromkeys(("x", "values", "by_values"), f"*{data}")
+    if "x" in kernel.arg_names and "given" in kernel.arg_names:
+        types["out"] = f"*{data}"  # the gradient of the input
+    types |= dict.fromkeys(constants, "constexpr")
+    signature = {name: types.get(name, "i32") for name in kernel.arg_names}
     source = ASTSource(kernel, signature, constexprs=constants)
     target = GPUTarget("cuda", capability, 32)
     built = triton.compile(source, target=target, options={"num_warps": cut.warps})
@@ -38,23 +49,74 @@ def build(kernel: object, cut: layout.Tile, capability: int, **types: str) -> st
 
 
 @pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
-def test_variance_is_compiled(capability: int, dtype: str) -> None:
-    cut = layout.tile(10, 1000)
-    ptx = build(variance._forward, cut, capability, x=f"*{dtype}")
+@pytest.mark.parametrize("data", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("module", "deep", "width"),
+    [(variance, 10, 1000), (confidence, 1, 1000), (others, 3, 768), (fusion, 1, 768)],
+    ids=["variance", "entropy", "alignment", "fusion"],
+)
+def test_kernels_are_compiled(
+    module: ModuleType, deep: int, width: int, data: str, capability: int
+) -> None:
+    cut = layout.tile(deep, width)
     assert cut.blocks == 1
-    # A row that fits a tile is read once: each thread reads as often as it holds entries.
-    assert ptx.count("ld.global") <= cut.deep * cut.rows * cut.wide // (32 * cut.warps)
-    build(variance._backward, cut, capability, x=f"*{dtype}", out=f"*{dtype}")
+    ptx = build(module._forward, cut, capability, data)
+    if module is not fusion:
+        # A row that fits a tile is read once: each thread reads as often as it holds entries.
+        assert ptx.count("ld.global") <= cut.deep * cut.rows * cut.wide // (32 * cut.warps)
+    build(module._backward, cut, capability, data)
 
 
-def test_export_keeps_the_operator_with_an_open_batch() -> None:
+def test_weights_are_compiled() -> None:
+    cut = layout.tile(1, 3)
+    for kernel in (weights._forward, weights._backward):
+        build(kernel, cut, 90, "fp32")
+
+
+def test_a_tile_holds_what_is_asked_for() -> None:
+    """To the largest shapes, every entry is in exactly one block, and every size a power of two."""
+    for deep, width in [(1, 1), (64, 32768), (32, 8192), (2, 768), (3, 17), (1, 1 << 20)]:
+        cut = layout.tile(deep, width)
+        assert cut.deep >= deep and cut.blocks * cut.wide >= width
+        assert cut.deep * cut.rows * cut.wide <= layout.ENTRIES
+        assert all(size & (size - 1) == 0 for size in (cut.deep, cut.rows, cut.wide, cut.warps))
+
+
+def test_export_keeps_the_operators_with_an_open_batch() -> None:
     class Module(torch.nn.Module):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return variance.variance_over_passes(x)
+        def forward(self, x: Tensor, h: Tensor, active: Tensor) -> Tensor:
+            scores = kernels.entropy(x[0]) + kernels.variance_over_passes(x) + kernels.alignment(h)
+            return kernels.weighted_sum(h, kernels.masked_softmax(scores, active))
 
+    given = torch.randn(3, 4, 2, 17), torch.randn(4, 2, 5), torch.ones(4, 2, dtype=torch.bool)
     batch = torch.export.Dim("batch", min=2, max=1 << 20)
-    program = torch.export.export(
-        Module(), (torch.randn(3, 4, 2, 17),), dynamic_shapes=[{1: batch}]
-    )
-    assert "dms_torch.variance_over_passes.default" in program.graph_module.code
+    shapes = [{1: batch}, {0: batch}, {0: batch}]
+    code = torch.export.export(Module(), given, dynamic_shapes=shapes).graph_module.code
+    for name in paths.FORMS["triton"]:
+        assert f"dms_torch.{name}.default" in code
+
+
+def test_a_compiled_graph_has_the_kernels_in_it() -> None:
+    """No GPU is here, so the graph is caught and not run."""
+    graphs = []
+
+    def caught(graph: torch.fx.GraphModule, _: object) -> object:
+        graphs.append(graph.code)
+        return graph
+
+    @torch.compile(backend=aot_autograd(fw_compiler=caught), fullgraph=True, dynamic=True)
+    def spread(x: Tensor) -> Tensor:
+        return kernels.variance_over_passes(2 * x)
+
+    with pytest.raises(RuntimeError, match="0 active drivers"), logs_off():
+        spread(torch.randn(3, 4, 2, 17, requires_grad=True))
+    assert "triton_kernel_wrapper_functional" in graphs[0]
+
+
+@contextmanager
+def logs_off() -> Iterator[None]:
+    """Leaves out what PyTorch logs where it finds no GPU to ask what a kernel writes."""
+    logger = logging.getLogger("torch._higher_order_ops.triton_kernel_wrap")
+    logger.disabled = True
+    yield
+    logger.disabled = False

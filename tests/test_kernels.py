@@ -6,6 +6,7 @@ their logic, neither speed nor precision.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 
@@ -22,9 +23,11 @@ if not CUDA and os.environ.get("TRITON_INTERPRET") != "1":
 
 from torch import Tensor  # noqa: E402
 
+from dms_spec import SchedulerSpec  # noqa: E402
 from dms_spec.equations import primitives as plain  # noqa: E402
-from dms_torch import kernels  # noqa: E402
-from dms_torch.kernels import layout  # noqa: E402
+from dms_torch import Fusion, kernels  # noqa: E402
+from dms_torch.backend import torch_namespace  # noqa: E402
+from dms_torch.kernels import confidence, layout, others, variance  # noqa: E402
 
 DEVICE = "cuda" if CUDA else "cpu"
 EPS = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.float16: 2.0**-23}
@@ -47,7 +50,8 @@ def drawn(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0) -> Tensor:
     x = x * 10.0 ** torch.randint(-3, 3, rows, generator=random)
     x = x + 1e4 * torch.randint(-1, 2, rows, generator=random)
     gone = torch.rand(shape, generator=random) < 0.2
-    gone[..., 0] = False
+    gone[0, ..., : shape[-1] // 2] = True  # whole blocks, before anything finite
+    gone[..., -1] = False
     return x.masked_fill(gone, -float("inf")).to(DEVICE, dtype)
 
 
@@ -57,7 +61,7 @@ def in_float64(
     """A value and its gradients in float64."""
     leaves = [x.double().requires_grad_() for x in given]
     value = function(*leaves)
-    return value, list(torch.autograd.grad(value, leaves, towards.double()))
+    return value.detach(), list(torch.autograd.grad(value, leaves, towards.double()))
 
 
 def close(found: Tensor, exact: Tensor, scale: Tensor | float, dtype: torch.dtype) -> None:
@@ -65,7 +69,9 @@ def close(found: Tensor, exact: Tensor, scale: Tensor | float, dtype: torch.dtyp
     info = torch.finfo(found.dtype)
     own = info.eps * (exact.abs() + info.smallest_normal) if found.dtype.itemsize == 2 else 0.0
     error = (found.double() - exact).abs() - own
-    assert bool((error <= 8 * EPS[dtype] * scale + 1e-37).all()), float((error / scale).max())
+    assert bool((error <= 8 * EPS[dtype] * scale + 1e-37).all()), float(
+        (error / scale).nan_to_num().max().detach()
+    )
 
 
 SHAPES = [(1, 2, 1, 3), (2, 3, 2, 1), (3, 5, 3, 16), (4, 2, 2, 17), (5, 3, 1, 70), (16, 1, 2, 33)]
@@ -87,3 +93,136 @@ def test_variance_over_passes(shape: tuple[int, ...], dtype: torch.dtype, entrie
     # d u / d l = 2/T p (d - sum p d): p is off by (1 + far), each d by no more than the row.
     worst = (p * (1 + far)).sum(-1, keepdim=True)
     close(leaf.grad, slope, 2 / shape[0] * towards.abs()[..., None] * p * (1 + far + worst), dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 5), (7, 3, 16), (2, 33, 17), (5, 1, 140)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_entropy(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> None:
+    x = drawn(shape, dtype)
+    towards = torch.randn(shape[:-1], dtype=layout.computing(x), device=DEVICE)
+    leaf = x.clone().requires_grad_()
+    found = kernels.entropy(leaf)
+    found.backward(towards)
+    exact, (slope,) = in_float64(lambda x: plain.entropy(xp, x), towards, x)
+    p = torch.softmax(x.double(), dim=-1)
+    far = torch.where(p > 0, x.double() - x.double().amax(-1, keepdim=True), 0.0).abs()
+    moment = 1 + (p * (far + far * far)).sum(-1)
+    close(found, exact, moment, dtype)
+    # d H / d l = -p (log p + H), of which both may be log C and cancel.
+    size = far + moment[..., None] + math.log(shape[-1])
+    close(leaf.grad, slope, towards.abs()[..., None] * p * (1 + far) * size, dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (70, 3), (5, 32), (2, 33)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_masked_softmax(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    active = (torch.rand(shape, generator=random) < 0.6).to(DEVICE)
+    active[0] = shape[1] == 1  # alone it is 1; otherwise nothing is active
+    scores = torch.where(active, drawn(shape, dtype).clamp_min(-2e4), float("nan"))
+    towards = torch.randn(shape, dtype=dtype, device=DEVICE)
+    leaf = scores.clone().requires_grad_()
+    found = kernels.masked_softmax(leaf, active)
+    found.backward(towards)
+    exact, (slope,) = in_float64(lambda s: plain.masked_softmax(xp, s, active), towards, scores)
+    clean = torch.where(active, scores, -float("inf")).double()
+    far = torch.where(exact > 0, clean - clean.amax(-1, keepdim=True), 0.0).abs()
+    close(found, exact, exact * (1 + far), dtype)
+    size = (exact * (1 + far) * towards.abs()).sum(-1, keepdim=True) + towards.abs()
+    close(leaf.grad, slope, exact * (1 + far) * size, dtype)
+    assert bool((found[~active] == 0).all() and (leaf.grad[~active] == 0).all())
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 16), (9, 3, 17), (2, 32, 70)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_weighted_sum(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    values = torch.randn(shape, generator=random).to(DEVICE, dtype)
+    weights = torch.rand(shape[:2], generator=random).to(DEVICE, layout.computing(values))
+    leaves = [x.clone().requires_grad_() for x in (values, weights)]
+    found = kernels.weighted_sum(*leaves)
+    towards = torch.randn_like(found)
+    found.backward(towards)
+    exact, slopes = in_float64(lambda h, w: plain.weighted_sum(xp, h, w), towards, values, weights)
+    sizes = [values.double().abs(), weights.double().abs()]
+    close(found, exact, (sizes[0] * sizes[1][..., None]).sum(1), dtype)
+    far = towards.double().abs()
+    close(leaves[0].grad, slopes[0], sizes[1][..., None] * far[:, None], dtype)
+    close(leaves[1].grad, slopes[1], (sizes[0] * far[:, None]).sum(-1), dtype)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 2, 16), (5, 3, 17), (2, 5, 70), (1, 32, 9)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_alignment(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=random, dtype=torch.float64)
+    x = x * 10.0 ** torch.randint(-18, 18, (*shape[:1], 1, 1), generator=random)
+    x = (x * 10.0 ** torch.randint(-1, 2, (*shape[:2], 1), generator=random)).to(DEVICE, dtype)
+    x[0, 0] = 0
+    towards = torch.randn(shape[:2], dtype=layout.computing(x), device=DEVICE)
+    leaf = x.clone().requires_grad_()
+    found = kernels.alignment(leaf)
+    found.backward(towards)
+    ns = torch_namespace(DEVICE, "plain")
+    exact, (slope,) = in_float64(lambda x: plain.alignment(ns, x), towards, x)
+    wide = x.double()
+    norms = torch.linalg.vector_norm(wide, dim=-1)
+    others = plain.others(xp, wide)
+    length = torch.linalg.vector_norm(others @ wide, dim=-1)
+    lost = 1 + torch.where(length > 0, norms @ others / length, 0.0)
+    close(found, exact, lost, dtype)
+    # A slope is of size 1 / |h|; what goes through the others is one over the length of their sum.
+    shortest = torch.stack([norms, length]).masked_fill(
+        torch.stack([norms, length]) == 0, torch.inf
+    )
+    size = (towards.abs() * lost / shortest.amin(0)).sum(-1)[:, None, None]
+    close(leaf.grad, slope, (1 + lost.amax(-1))[:, None, None] * size, dtype)
+
+
+def test_memory_in_any_order_is_read() -> None:
+    x = torch.randn(3, 5, 2, 7, device=DEVICE).transpose(0, 3)
+    torch.testing.assert_close(
+        kernels.variance_over_passes(x), plain.variance_over_passes(xp, x.contiguous())
+    )
+
+
+def test_operators_are_whole() -> None:
+    """Schema, fake and autograd of each, as torch checks them; the rest needs a compiler."""
+    x = torch.randn(3, 2, 2, 17, device=DEVICE)
+    tests = ("test_schema", "test_faketensor", "test_autograd_registration")
+    scores, active = torch.randn(2, 3, device=DEVICE), torch.ones(2, 3, dtype=bool, device=DEVICE)
+    for operator, given in (
+        (variance.with_parts, (x,)),
+        (confidence.with_parts, (x,)),
+        (others.with_parts, (x[0],)),
+        (kernels.masked_softmax, (scores, active)),
+        (kernels.weighted_sum, (torch.randn(2, 3, 5, device=DEVICE), scores)),
+    ):
+        first = given[0].clone().requires_grad_()
+        torch.library.opcheck(operator, (first, *given[1:]), test_utils=tests)
+
+
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), 0.0])
+def test_a_whole_schedule_with_gaps(filler: float) -> None:
+    """Values and gradients of `Fusion` do not depend on what fills a gap, and are plain's."""
+    spec = SchedulerSpec.preset("paper", ("a", "b", "c")).replace(detach_signals=False)
+    random = torch.Generator().manual_seed(0)
+    present = torch.tensor([[True, False, True], [False] * 3, [True] * 3], device=DEVICE)
+    sizes = {"features": (3, 3, 7), "logits": (3, 3, 5), "mc_logits": (4, 3, 3, 5)}
+    found = []
+    for path in ("triton", "plain"):
+        random.manual_seed(0)
+        leaves = {
+            name: torch.randn(size, generator=random)
+            .to(DEVICE)
+            .masked_fill(~present[..., None], filler)
+            .requires_grad_()
+            for name, size in sizes.items()
+        }
+        fusion = Fusion(spec, path=path)
+        output = fusion(**leaves, present=present)
+        assert fusion.path == path
+        output.fused.square().sum().backward()
+        found.append((output.to_tuple()[:6], [leaf.grad for leaf in leaves.values()]))
+    torch.testing.assert_close(found[0], found[1])
+    assert all(bool(grad.isfinite().all()) for grad in found[0][1])

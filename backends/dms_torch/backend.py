@@ -46,6 +46,7 @@ def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
         logsumexp=lambda x, axis=-1: torch.logsumexp(x, dim=axis),
         select=primitives.select,
         stop_gradient=torch.Tensor.detach,
+        alignment=partial(primitives.alignment, asked),
         **{name: partial(primitives.on_path, asked, name) for name in primitives.PLAIN},
     )
 

@@ -28,7 +28,7 @@ from dms_torch.looking import (
 FORMS = {
     "plain": (),
     "numba": ("cosine", "entropy", "usable", "variance_over_passes"),
-    "triton": ("variance_over_passes",),
+    "triton": ("alignment", "entropy", "masked_softmax", "variance_over_passes", "weighted_sum"),
 }
 #: The environment variable that asks for a path, where the program does not.
 VARIABLE = "DMS_TORCH_PATH"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dms_spec.equations import primitives
-from dms_spec.equations.namespace import Lent, never
+from dms_spec.equations.namespace import Lent, Namespace, never
 from dms_torch import paths
 from dms_torch.looking import values_are_hidden
 
@@ -87,30 +87,39 @@ def _variance_within(buffer: Tensor, mc_logits: Tensor) -> Tensor:
     return buffer.square_().sum(dim=-1).mean(dim=0)
 
 
+_Form = Callable[..., Tensor]
+
 #: The forms in plain PyTorch of what has a faster form on some path.
-PLAIN: dict[str, Callable[..., Tensor]] = {
+PLAIN: dict[str, _Form] = {
     "cosine": partial(primitives.cosine, xp),
     "entropy": partial(primitives.entropy, xp),
+    "masked_softmax": partial(primitives.masked_softmax, xp),
     "usable": usable,
     "variance_over_passes": variance_over_passes,
+    "weighted_sum": partial(primitives.weighted_sum, xp),
 }
 
 
 def on_path(asked: str, name: str, *tensors: Tensor, **named: Tensor | None) -> Tensor:
     """Runs a primitive on the path that was asked for, or on the fastest that can run."""
-    given = (*tensors, *(tensor for tensor in named.values() if tensor is not None))
-    plain = asked != "auto" and name not in paths.FORMS[asked]
-    path = "plain" if plain else paths.choose(asked, *given)
-    return _form(path, name)(*tensors, **named)
+    return _form(asked, name, PLAIN[name], *tensors, *named.values())(*tensors, **named)
 
 
-def _form(path: str, name: str) -> Callable[..., Tensor]:
+def alignment(asked: str, ns: Namespace, features: Tensor) -> Tensor:
+    """Does the same for the one primitive that is composed of others in its plain form."""
+    return _form(asked, "alignment", partial(primitives.alignment, ns), features)(features)
+
+
+def _form(asked: str, name: str, plain: _Form, *given: Tensor | None) -> _Form:
     """The form of a primitive on a path, plain if it has none. Loaded when it is needed."""
+    if asked != "auto" and name not in paths.FORMS[asked]:
+        return plain
+    path = paths.choose(asked, *(tensor for tensor in given if tensor is not None))
     if name not in paths.FORMS[path]:
-        return PLAIN[name]
+        return plain
     if path == "numba":
         from dms_torch import on_numba as home
     else:
         from dms_torch import kernels as home  # type: ignore[no-redef]
-    form: Callable[..., Tensor] = getattr(home, name)
+    form: _Form = getattr(home, name)
     return form

@@ -11,7 +11,7 @@ from dms_spec.types import Array
 
 def fuse_features(ns: Namespace, features: Array, weights: Array) -> Array:
     """z = sum_m w_m h_m: [B, M, D], [B, M] -> [B, D]. Equation E1; DMS section 3.1."""
-    return ns.xp.squeeze(ns.xp.matmul(weights[:, None, :], features), axis=1)
+    return ns.weighted_sum(features, weights)
 
 
 def fuse_logits(ns: Namespace, logits: Array, weights: Array) -> Array:

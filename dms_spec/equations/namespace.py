@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from dms_spec.equations.primitives import (
+    alignment,
     clip,
     cosine,
     count,
@@ -27,6 +28,7 @@ from dms_spec.equations.primitives import (
     softmax,
     usable,
     variance_over_passes,
+    weighted_sum,
 )
 from dms_spec.errors import unknown
 from dms_spec.types import Array
@@ -80,7 +82,9 @@ class Namespace:
     entropy: Callable[[Array], Array]
     variance_over_passes: Callable[[Array], Array]
     masked_softmax: Callable[[Array, Array], Array]
+    weighted_sum: Callable[[Array, Array], Array]
     cosine: Callable[[Array, Array], Array]
+    alignment: Callable[[Any, Array], Array]
     usable: Callable[..., Array]
     select: Callable[[Array, Array], Array]
     clip: Callable[[Array, float, float], Array]
@@ -132,6 +136,7 @@ class Namespace:
                 entropy,
                 variance_over_passes,
                 masked_softmax,
+                weighted_sum,
                 cosine,
                 usable,
                 select,
@@ -140,7 +145,7 @@ class Namespace:
                 others,
             )
         }
-        known["stop_gradient"] = _no_gradient
+        known |= {"alignment": alignment, "stop_gradient": _no_gradient}
         for name in primitives:
             if name not in known:
                 raise unknown("primitive", name, known)

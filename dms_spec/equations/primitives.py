@@ -154,3 +154,42 @@ def masked_softmax(xp: Any, scores: Array, active: Array) -> Array:
     e = xp.where(active, xp.exp(xp.where(active, scores, peak) - peak), zero)
     total = xp.sum(e, axis=-1, keepdims=True)
     return e / xp.where(total > 0, total, zero + 1.0)
+
+
+def weighted_sum(xp: Any, values: Array, weights: Array) -> Array:
+    """sum_m w_m h_m: [B, M, D], [B, M] -> [B, D]."""
+    return xp.squeeze(xp.matmul(weights[:, None, :], values), axis=1)
+
+
+def rescaled(ns: Any, vectors: Array) -> tuple[Array, Array]:
+    """Vectors divided by their largest absolute entry, and that entry, ``[..., 1]``.
+
+    Keeps squares inside the dtype's range from 1e-30 to 1e18 and beyond. A cosine does not
+    depend on the scale, so no gradient goes through it. A vector smaller than every normal
+    number keeps some of its smallness; a zero vector stays 0.
+    """
+    xp = ns.xp
+    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
+    return vectors / xp.maximum(peak, _smallest(ns, peak)), peak
+
+
+def _smallest(ns: Any, like: Array) -> Array:
+    """The smallest normal number: a divisor that leaves 0 at 0, where another would be 0 too."""
+    return ns.constant(float(ns.xp.finfo(like.dtype).smallest_normal), like)
+
+
+def alignment(ns: Any, features: Array) -> Array:
+    """Cosine with the mean of the other modalities, 0 where either is zero: [B, M, D] -> [B, M].
+
+    Of what is absent the features are 0. Composed of other primitives, so it gets the namespace.
+    """
+    xp = ns.xp
+    unit, peak = rescaled(ns, features)
+    # The mean's direction is that of the sum. The sum is taken relative to the largest of the
+    # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
+    # loses everything when the others cancel.
+    relative = ns.others(unit) * xp.matrix_transpose(peak)
+    largest = xp.max(relative, axis=-1, keepdims=True)
+    relative = relative / xp.maximum(largest, _smallest(ns, largest))
+    # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
+    return ns.cosine(unit, xp.matmul(relative, unit))

@@ -11,6 +11,7 @@ from math import log
 from typing import Literal
 
 from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.primitives import rescaled
 from dms_spec.errors import SpecError
 from dms_spec.interface.signal import Evidence, Signal
 from dms_spec.types import Array
@@ -60,29 +61,12 @@ def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
     return xp.maximum(mean, ns.constant(0.0, mean))
 
 
-def _rescaled(ns: Namespace, vectors: Array) -> tuple[Array, Array]:
-    """Vectors divided by their largest absolute entry, and that entry, ``[..., 1]``.
-
-    Keeps squares inside the dtype's range from 1e-30 to 1e18 and beyond. A cosine does not
-    depend on the scale, so no gradient goes through it. A vector smaller than every normal
-    number keeps some of its smallness; a zero vector stays 0.
-    """
-    xp = ns.xp
-    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
-    return vectors / xp.maximum(peak, _smallest(ns, peak)), peak
-
-
-def _smallest(ns: Namespace, like: Array) -> Array:
-    """The smallest normal number: a divisor that leaves 0 at 0, where another would be 0 too."""
-    return ns.constant(float(ns.xp.finfo(like.dtype).smallest_normal), like)
-
-
 def cosine(ns: Namespace, left: Array, right: Array) -> Array:
     """Cosine of the angle between vectors, over the last axis; 0 where either is zero.
 
     The axes before the last are broadcast.
     """
-    return ns.cosine(_rescaled(ns, left)[0], _rescaled(ns, right)[0])
+    return ns.cosine(rescaled(ns, left)[0], rescaled(ns, right)[0])
 
 
 def alignment(ns: Namespace, evidence: Evidence) -> Array:
@@ -91,16 +75,7 @@ def alignment(ns: Namespace, evidence: Evidence) -> Array:
     Equation E4; DMS section 3.2. With exactly two active it is the same number for both and
     cancels in the softmax: see `anchored_alignment`.
     """
-    xp = ns.xp
-    unit, peak = _rescaled(ns, evidence.features)
-    # The mean's direction is that of the sum. The sum is taken relative to the largest of the
-    # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
-    # loses everything when the others cancel.
-    relative = ns.others(unit) * xp.matrix_transpose(peak)
-    largest = xp.max(relative, axis=-1, keepdims=True)
-    relative = relative / xp.maximum(largest, _smallest(ns, largest))
-    # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
-    return ns.cosine(unit, xp.matmul(relative, unit))
+    return ns.alignment(ns, evidence.features)
 
 
 def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:

@@ -37,9 +37,11 @@ class Tile(NamedTuple):
 def tile(deep: int, width: int) -> Tile:
     """Chooses a tile for rows of ``deep`` times ``width`` entries, however many rows there are."""
     depth = _power(deep)
-    wide = min(_power(width), max(1, ENTRIES // depth))
+    # Compiled for compute capability 9.0, a deep tile of the full size does not fit the registers.
+    entries = ENTRIES if depth <= 16 else ENTRIES // 4
+    wide = min(_power(width), max(1, entries // depth))
     rows = max(1, TOGETHER // (depth * wide))
-    warps = min(16, max(1, rows * depth * wide // 1024))
+    warps = min(16, max(1, rows * depth * wide // 512))
     return Tile(depth, rows, wide, -(-width // wide), warps)
 
 

@@ -1,0 +1,235 @@
+"""Computes the cosine with the sum of the other modalities, equation E4, and its gradient.
+
+Nothing cancels: the sum over the others is taken entry by entry, without a "sum minus self", and
+relative to the largest entry, so that no square overflows or vanishes. Where a sample fits a tile
+its features are read once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from torch.library import wrap_triton
+
+from dms_torch.kernels.layout import computing, tile
+from dms_torch.kernels.operators import operator
+
+
+@triton.jit
+def _read(x, start, inside, column, width, wide: tl.constexpr):
+    """Entries ``[M, R, D]`` in the computing dtype; 0 outside of the array."""
+    there = inside[:, :, None] & (column < width)[None, None, :]
+    at = x + start[:, :, None] + column[None, None, :]
+    return tl.load(at, mask=there, other=0.0).to(wide)
+
+
+@triton.jit
+def _added(values, peak, largest, n, m):
+    """What modality n adds to each other: its values times peak / largest, ``[M, R, D]``."""
+    own = tl.sum(tl.where((m == n)[:, None, None], values, 0.0), axis=0)
+    share = tl.where((m != n)[:, None], peak, 0.0) / largest
+    return share[:, :, None] * own[None, :, :]
+
+
+@triton.jit
+def _row_of(values, n, m):
+    """Row n of ``[M, R]``."""
+    return tl.sum(tl.where((m == n)[:, None], values, 0.0), axis=0)
+
+
+@triton.jit
+def _largest_others(peak, modalities, m):
+    """The largest of the others' peaks, ``[M, R]``."""
+    largest = tl.zeros_like(peak)
+    for n in range(modalities):
+        other = tl.where((m != n)[:, None], _row_of(peak, n, m)[None, :], 0.0)
+        largest = tl.maximum(largest, other)
+    return largest
+
+
+@triton.jit
+def _sum_of_others(unit, peak, largest, modalities, m):
+    """sum_n peak_n / largest_m unit_n over the others, ``[M, R, D]``."""
+    total = tl.zeros_like(unit)
+    for n in range(modalities):
+        total += _added(unit, _row_of(peak, n, m)[None, :], largest, n, m)
+    return total
+
+
+@triton.jit
+def _forward(
+    x,
+    out,
+    peaks,
+    parts,
+    rows,
+    modalities,
+    width,
+    SMALLEST: tl.constexpr,
+    M: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    wide = out.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    m = tl.arange(0, M)
+    inside = (m < modalities)[:, None] & (row < rows)[None, :]
+    flat = row[None, :] * modalities + m[:, None]
+    start = flat * width
+    peak = tl.zeros([M, R], wide)
+    for block in range(BLOCKS):
+        values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
+        peak = tl.maximum(peak, tl.max(tl.abs(values), axis=2))
+    largest = tl.maximum(_largest_others(peak, modalities, m), SMALLEST)
+    divisor = tl.maximum(peak, SMALLEST)
+    dot = tl.zeros([M, R], wide)
+    own = tl.zeros([M, R], wide)
+    other = tl.zeros([M, R], wide)
+    for block in range(BLOCKS):
+        values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
+        unit = values / divisor[:, :, None]
+        rest = _sum_of_others(unit, peak, largest, modalities, m)
+        dot += tl.sum(unit * rest, axis=2)
+        own += tl.sum(unit * unit, axis=2)
+        other += tl.sum(rest * rest, axis=2)
+    norms = tl.sqrt(own) * tl.sqrt(other)
+    cosine = tl.where(norms > 0, dot / tl.where(norms > 0, norms, 1.0), 0.0)
+    tl.store(out + flat, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=inside)
+    tl.store(peaks + flat, peak, mask=inside)
+    tl.store(parts + flat, cosine, mask=inside)
+    tl.store(parts + rows * modalities + flat, own, mask=inside)
+    tl.store(parts + 2 * rows * modalities + flat, other, mask=inside)
+
+
+@triton.jit
+def _backward(
+    given,
+    x,
+    peaks,
+    parts,
+    out,
+    rows,
+    modalities,
+    width,
+    SMALLEST: tl.constexpr,
+    M: tl.constexpr,
+    R: tl.constexpr,
+    D: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    """With u the modality, s the sum of the others and c = u.s / |u||s|, relative to the peaks:
+
+    du_k = g_k (s_k / |u_k||s_k| - c_k u_k / |u_k|^2), and what k adds to the sums of the others:
+    sum_m peak_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2).
+    """
+    wide = given.dtype.element_ty
+    row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
+    m = tl.arange(0, M)
+    inside = (m < modalities)[:, None] & (row < rows)[None, :]
+    flat = row[None, :] * modalities + m[:, None]
+    start = flat * width
+    peak = tl.load(peaks + flat, mask=inside, other=0.0)
+    cosine = tl.load(parts + flat, mask=inside, other=0.0)
+    own = tl.load(parts + rows * modalities + flat, mask=inside, other=0.0)
+    other = tl.load(parts + 2 * rows * modalities + flat, mask=inside, other=0.0)
+    norms = tl.sqrt(own) * tl.sqrt(other)
+    defined = norms > 0
+    slope = tl.load(given + flat, mask=inside, other=0.0)
+    slope = tl.where(defined & (tl.abs(cosine) <= 1.0), slope, 0.0)
+    by_product = slope / tl.where(defined, norms, 1.0)
+    by_own = slope * cosine / tl.where(defined, own, 1.0)
+    by_other = slope * cosine / tl.where(defined, other, 1.0)
+    largest = tl.maximum(_largest_others(peak, modalities, m), SMALLEST)
+    divisor = tl.maximum(peak, SMALLEST)
+    for block in range(BLOCKS):
+        column = block * D + tl.arange(0, D)
+        unit = _read(x, start, inside, column, width, wide) / divisor[:, :, None]
+        rest = _sum_of_others(unit, peak, largest, modalities, m)
+        direct = by_product[:, :, None] * rest - by_own[:, :, None] * unit
+        through = by_product[:, :, None] * unit - by_other[:, :, None] * rest
+        for n in range(modalities):
+            direct += _added(through, peak, _row_of(largest, n, m)[None, :], n, m)
+        there = inside[:, :, None] & (column < width)[None, None, :]
+        at = out + start[:, :, None] + column[None, None, :]
+        tl.store(at, (direct / divisor[:, :, None]).to(out.dtype.element_ty), mask=there)
+
+
+@operator("alignment")
+def with_parts(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The cosine and the peaks, ``[B, M]``; the cosine unlimited and both squares, [3, B, M]."""
+    rows, modalities, width = features.shape
+    (out, peaks, parts), cut = _empty(features), tile(modalities, width)
+    wrap_triton(_forward)[(triton.cdiv(rows, cut.rows),)](
+        features.contiguous(),
+        out,
+        peaks,
+        parts,
+        rows,
+        modalities,
+        width,
+        SMALLEST=torch.finfo(out.dtype).smallest_normal,
+        M=cut.deep,
+        R=cut.rows,
+        D=cut.wide,
+        BLOCKS=cut.blocks,
+        num_warps=cut.warps,
+    )
+    return out, peaks, parts
+
+
+@with_parts.register_fake
+def _empty(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    out = features.new_empty(features.shape[:2], dtype=computing(features))
+    return out, torch.empty_like(out), out.new_empty((3, *out.shape))
+
+
+@operator("alignment_backward")
+def gradient(given: Tensor, features: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
+    """The gradient by ``features``, of their shape and dtype."""
+    rows, modalities, width = features.shape
+    out, cut = _like(given, features, peaks, parts), tile(modalities, width)
+    wrap_triton(_backward)[(triton.cdiv(rows, cut.rows),)](
+        given.contiguous(),
+        features.contiguous(),
+        peaks,
+        parts,
+        out,
+        rows,
+        modalities,
+        width,
+        SMALLEST=torch.finfo(peaks.dtype).smallest_normal,
+        M=cut.deep,
+        R=cut.rows,
+        D=cut.wide,
+        BLOCKS=cut.blocks,
+        num_warps=cut.warps,
+    )
+    return out
+
+
+@gradient.register_fake
+def _like(given: Tensor, features: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
+    del given, peaks, parts
+    return torch.empty_like(features, memory_format=torch.contiguous_format)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.mark_non_differentiable(*output[1:])
+    ctx.save_for_backward(*inputs, *output[1:])
+
+
+def _differentiate(ctx: Any, given: Tensor, *_: Tensor | None) -> Tensor:
+    return gradient(given, *ctx.saved_tensors)
+
+
+with_parts.register_autograd(_differentiate, setup_context=_keep)
+
+
+def alignment(features: Tensor) -> Tensor:
+    """Cosine with the mean of the other modalities; 0 where either is zero: [B, M, D] -> [B, M]."""
+    return with_parts(features)[0]
