@@ -16,6 +16,9 @@ OTHERS = 8
 #: Tried in every dtype. The others are tried in float32, and in the rest by `make test-slow`.
 WHOLE = ("numpy", "torch")
 
+#: Half precision is computed in float32, so that these try plain PyTorch; the others, Numba's loops.
+PLAIN = ("float16", "bfloat16")
+
 
 def _marks(name: str, planned: Planned) -> list[pytest.MarkDecorator]:
     slow = name not in WHOLE and planned.dtype != "float32"
@@ -37,7 +40,9 @@ def _cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("backend", "planned"), _cases())
-def test_check(backend: str, planned: Planned) -> None:
+def test_check(backend: str, planned: Planned, monkeypatch: pytest.MonkeyPatch) -> None:
+    if planned.dtype in PLAIN:
+        monkeypatch.setenv("DMS_TORCH_PATH", "plain")
     result = run_one(get_backend(backend), planned, examples=EXAMPLES.get(backend, OTHERS))
     # What is not claimed is not counted as passed; that it is not claimed is no failure of ours.
     good = ("passed", "refusal_ok", "not_claimed")
