@@ -16,7 +16,7 @@ OTHERS = 8
 #: Tried in every dtype. The others are tried in float32, and in the rest by `make test-slow`.
 WHOLE = ("numpy", "torch")
 
-#: Half precision is computed in float32, so that these try plain PyTorch; the others, Numba's loops.
+#: Half precision is computed in float32: these dtypes try plain PyTorch, the others Numba's loops.
 PLAIN = ("float16", "bfloat16")
 
 

@@ -5,10 +5,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import ModuleType
 
 import pytest
@@ -23,7 +20,8 @@ from torch._dynamo.backends.common import aot_autograd  # noqa: E402
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from dms_torch import kernels, paths  # noqa: E402
+from dms_spec import SchedulerSpec  # noqa: E402
+from dms_torch import Fusion, kernels, paths  # noqa: E402
 from dms_torch.kernels import confidence, fusion, layout, others, variance, weights  # noqa: E402
 
 FLOATS = ("out", "peaks", "totals", "parts", "given", "weights", "by_weights", "value")
@@ -96,27 +94,34 @@ def test_export_keeps_the_operators_with_an_open_batch() -> None:
         assert f"dms_torch.{name}.default" in code
 
 
-def test_a_compiled_graph_has_the_kernels_in_it() -> None:
-    """No GPU is here, so the graph is caught and not run."""
+class NoDriver:
+    """Says that there is a GPU, to those who trace for one, and runs nothing on it."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        raise RuntimeError("there is no GPU to run on")
+
+
+def test_a_compiled_fusion_has_the_kernels_in_its_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and backward, for any batch; they are caught before they would run."""
+    monkeypatch.setattr(paths, "_on_gpu", lambda tensors: True)
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoDriver())
     graphs = []
 
     def caught(graph: torch.fx.GraphModule, _: object) -> object:
         graphs.append(graph.code)
         return graph
 
-    @torch.compile(backend=aot_autograd(fw_compiler=caught), fullgraph=True, dynamic=True)
-    def spread(x: Tensor) -> Tensor:
-        return kernels.variance_over_passes(2 * x)
-
-    with pytest.raises(RuntimeError, match="0 active drivers"), logs_off():
-        spread(torch.randn(3, 4, 2, 17, requires_grad=True))
-    assert "triton_kernel_wrapper_functional" in graphs[0]
-
-
-@contextmanager
-def logs_off() -> Iterator[None]:
-    """Leaves out what PyTorch logs where it finds no GPU to ask what a kernel writes."""
-    logger = logging.getLogger("torch._higher_order_ops.triton_kernel_wrap")
-    logger.disabled = True
-    yield
-    logger.disabled = False
+    fusion = Fusion(SchedulerSpec.preset("paper", ("a", "b", "c")).replace(detach_signals=False))
+    whole = torch.compile(
+        fusion, backend=aot_autograd(fw_compiler=caught), fullgraph=True, dynamic=True
+    )
+    sizes = {"features": (4, 3, 5), "logits": (4, 3, 17), "mc_logits": (7, 4, 3, 17)}
+    leaves = {name: torch.randn(size, requires_grad=True) for name, size in sizes.items()}
+    with pytest.raises(RuntimeError, match="no GPU to run on"):
+        whole(**leaves)
+    assert fusion.path == "triton"
+    forward, backward = (graph.count("triton_kernel_wrapper_functional(") for graph in graphs)
+    assert forward == backward == len(paths.FORMS["triton"])

@@ -70,7 +70,7 @@ def choose(asked: str, *tensors: Tensor) -> str:
         BackendUnavailable: What was asked for cannot run on these tensors, here and now.
     """
     if asked == "auto":
-        on_gpu = all(tensor.is_cuda for tensor in tensors)
+        on_gpu = _on_gpu(tensors)
         if torch.compiler.is_compiling() and not on_gpu:
             return "plain"
         best = "triton" if on_gpu else "numba"
@@ -125,7 +125,7 @@ def _not_for_triton(tensors: tuple[Tensor, ...]) -> Obstacle | None:
         hidden = values_are_hidden()
         reason = "Triton's interpreter runs no graph"
         return Obstacle(reason, "Unset TRITON_INTERPRET to compile.") if hidden else None
-    if not all(tensor.is_cuda for tensor in tensors):
+    if not _on_gpu(tensors):
         return Obstacle(
             "a tensor is not on a CUDA device",
             "Move it there. TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests.",
@@ -133,6 +133,10 @@ def _not_for_triton(tensors: tuple[Tensor, ...]) -> Obstacle | None:
     if torch.onnx.is_in_onnx_export():
         return Obstacle("an ONNX graph is traced", "It takes plain PyTorch: leave it to 'auto'.")
     return None
+
+
+def _on_gpu(tensors: tuple[Tensor, ...]) -> bool:
+    return all(tensor.is_cuda for tensor in tensors)
 
 
 def interpreted() -> bool:
