@@ -51,6 +51,7 @@ class Fusion(nn.Module):
 
     Raises:
         SpecError, UnknownName, ShapeError: The spec or the parameters do not fit.
+        BackendUnavailable: The path that was asked for needs what is not installed.
 
     Example:
         >>> import torch
@@ -60,7 +61,6 @@ class Fusion(nn.Module):
         >>> output = fusion(features=torch.ones(4, 2, 8))
         >>> output.fused.shape, output.weights[0]
         (torch.Size([4, 8]), tensor([0.5000, 0.5000]))
-        BackendUnavailable: The path that was asked for needs what is not installed.
     """
 
     path: str | None
