@@ -27,7 +27,7 @@ help:
 	@echo "make try      a page where the exported graph runs in a browser (needs npm)"
 	@echo "make gpu-wheels  fetch what a machine with a GPU may lack, into .gpu (needs a registry)"
 	@echo "make gpu      tests, conformance and speed on a GPU; nothing is installed (eight minutes)"
-	@echo "make bench    speed, as ratios to named baselines"
+	@echo "make bench    speed, as ratios to limits and baselines, for the page on it (ten minutes)"
 	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
 	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
 	@echo "make mini     the paper's experiments in two tiny multimodal models (about ten minutes)"
@@ -181,10 +181,13 @@ try: $(VENV)/try docs/try/node_modules
 	$(BIN)/python docs/try/build.py -o docs/_build/html/try
 	@echo "serve docs/_build/html (python -m http.server), and open try/ there"
 
+# On a machine that does nothing else. It writes the tables and pictures of the page on speed.
 bench: $(VENV)/test
-	$(BIN)/python benchmarks/bench_schedule.py
-	$(BIN)/python benchmarks/bench_torch.py
-	$(BIN)/python benchmarks/bench_onnx.py
+	$(BIN)/python benchmarks/speed.py -o docs/reference/speed
+	$(BIN)/python benchmarks/end_to_end.py -o docs/reference/speed
+	$(BIN)/python benchmarks/heads.py
+	$(BIN)/python benchmarks/exports.py
+	$(BIN)/python benchmarks/bench_import.py
 
 # A machine with a GPU may reach no registry: it gets the tree with .gpu in it. Our own entry points
 # come as metadata alone, so that the code that runs is the tree's.

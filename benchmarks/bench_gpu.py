@@ -3,7 +3,7 @@
 ``python benchmarks/bench_gpu.py [-o results.csv]``. *copy* reads and writes as many bytes as
 scheduling has to read and write once; its bandwidth is that of a large copy in the same run. With
 the backward pass that is three times as many: inputs are read twice, and gradients written. The
-baselines are the naive module of `bench_torch`, eager and compiled. Values are compared before
+baselines are the naive module of `naive.py`, eager and compiled. Values are compared before
 anything is timed. Times are medians of CUDA events, with the quantiles .2 and .8. At B = 32 the
 launches are what counts, so there they are recorded in CUDA graphs as well; eager `Fusion` looks at
 values, which no such graph can.
@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from bench_schedule import save, setting
-from bench_torch import naive
+from naive import naive
 from torch import Tensor
 
 from dms_spec.spec import SchedulerSpec
+from dms_spec.speed.session import save
+from dms_spec.speed.setting import setting
 from dms_torch import Fusion
 
 #: (B, M, D, C, T), the largest of about a gigabyte and more.

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from dms_spec.speed.measure import spec_for
+from dms_spec.speed.shapes import Shape
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+SMALL = Shape(3, 3, 8, 5, 4)
 
 
-def test_the_schedule_benchmark_checks_and_times_every_contender() -> None:
-    spec = importlib.util.spec_from_file_location("bench", BENCHMARKS / "bench_schedule.py")
-    assert spec and spec.loader
-    bench = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(bench)
-    rows = list(bench.measure(2, 0.01))
-    assert rows[0]["contender"] == "stream"
-    assert all(float(row["ms"]) > 0 for row in rows) and len(rows) >= 3
+def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script, which would keep this process to one core."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.delattr(os, "sched_setaffinity", raising=False)
+    return importlib.import_module(name)
 
 
 def test_the_import_benchmark_prints_a_table() -> None:
@@ -32,28 +34,60 @@ def test_the_import_benchmark_prints_a_table() -> None:
     assert done.returncode == 0 and "numpy" in done.stdout, done.stderr
 
 
-def test_the_torch_benchmark_has_a_baseline_that_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_naive_form_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is timed against is right on ordinary data, or the ratio would mean nothing."""
     torch = pytest.importorskip("torch")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    bench = importlib.import_module("bench_torch")
-    arrays = {name: torch.from_numpy(array) for name, array in bench.batch(3).items()}
+    naive = loaded("naive", monkeypatch)
+    arrays = {name: torch.from_numpy(array) for name, array in SMALL.arrays().items()}
     from dms_torch import Fusion
 
-    torch.testing.assert_close(bench.naive(**arrays)[1], Fusion(bench.SPEC)(**arrays).weights)
-    assert "ten passes" in bench.head_cost(3, 0.01)
+    weights = Fusion(spec_for("paper", SMALL))(**arrays).weights
+    torch.testing.assert_close(naive.naive(**arrays)[1], weights)
 
 
-def test_the_onnx_benchmark_checks_every_contender(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_contender_is_compared_and_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("matplotlib", "onnxruntime", "onnxscript", "torch"):
+        pytest.importorskip(name)
+    speed = loaded("speed", monkeypatch)
+    rows = speed.timed(SMALL, 0.0, compiled=False)
+    names = [row["contender"] for row in rows]
+    assert names[:2] == ["stream", "exponentials"]
+    assert {"numpy", "torch, naive", "torch, Fusion, with gradients", "naive, dynamo export"} < {
+        *names
+    }
+    assert {row["what"] for row in rows} == {"", "forward", "forward and backward"}
+    lines = speed.table(
+        [row | {"B": shape.samples} for shape in speed.SHAPES for row in rows],
+        [row | {"B": 1024, "ms": row["ms"] / 2} for row in rows],
+    )
+    assert all(line["two cores"] == "2.00 x" for line in lines)
+    assert {line[""] for line in lines} == {*names}
+
+
+def test_a_head_is_timed_in_forwards_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    assert "ten passes" in loaded("heads", monkeypatch).head_cost(3, 0.0)
+
+
+def test_an_export_has_no_more_nodes_once_optimised(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    bench = importlib.import_module("bench_onnx")
-    ours, report, _ = bench.exported(bench.Artifact(spec=bench.SPEC))
-    rows = bench.measure(2, 0.01, ours, ours)
-    assert [row["contender"] for row in rows][:2] == ["stream", "naive, dynamo"]
-    assert all(float(row["ms"]) > 0 for row in rows)
-    assert 0 < bench.optimised_nodes(ours) <= report["nodes"]
+    exports = loaded("exports", monkeypatch)
+    artifact = exports.Artifact(spec=spec_for("paper", SMALL))
+    model, report, _ = exports.exported(artifact)
+    assert 0 < exports.optimised_nodes(model) <= report["nodes"]
+
+
+@pytest.mark.slow
+def test_a_forward_pass_and_a_table_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("onnxruntime", "sklearn", "transformers"):
+        pytest.importorskip(name)
+    whole = loaded("end_to_end", monkeypatch)
+    monkeypatch.setattr(whole, "MODELS", {"tiny": whole.MODELS["tiny"]})
+    (row,) = whole.models(0.0)
+    assert row["tokens"] == 48 and row["share_20"] <= row["share of the pass"] <= row["share_80"]
+    rates = {row["predict"]: row["rows per second"] for row in whole.tables(0.0, 3000)}
+    assert {"numpy", "torch", "scikit-learn, concatenated"} <= {*rates}
+    assert all(rate > 0 for rate in rates.values())
 
 
 @pytest.mark.slow

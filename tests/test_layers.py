@@ -36,7 +36,13 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("dms_spec.equations",),
     ("dms_spec.engine",),
     ("dms_spec.embeddings", "dms_spec.conformance"),
-    ("dms_spec.bulk", "dms_spec.robustness", "dms_spec.demo", "dms_spec.encoding"),
+    (
+        "dms_spec.bulk",
+        "dms_spec.demo",
+        "dms_spec.encoding",
+        "dms_spec.robustness",
+        "dms_spec.speed",
+    ),
     ("dms_numpy", "dms_numba", "dms_torch", "dms_onnx", "dms_onnxruntime", "dms_triton"),
     (
         "dms_spec.cli",

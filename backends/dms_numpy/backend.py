@@ -53,5 +53,5 @@ class NumpyBackend(HostBackend):
 
     def namespace(self, device: str) -> Namespace:
         del device
-        # Measured: the best of 2^17 to 2^23 on the shapes of benchmarks/bench_schedule.py.
+        # Measured: the best of 2^17 to 2^23 on the shapes of `dms bench`.
         return host_namespace(1 << 20, variance_over_passes=primitives.variance_over_passes)

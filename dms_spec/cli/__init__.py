@@ -42,6 +42,7 @@ VERBS = {
     "demo": "weigh four views of real digits, clean, noisy and missing: a table and a picture",
     "backends": "list the backends, what each can do here, and why some cannot",
     "plugins": "list the plugins, the broken ones with the reason and the fix",
+    "bench": "time backends against what this machine allows",
     "doctor": "run a worked example on every backend and device, and compare with the oracle",
 }
 

@@ -1,0 +1,1 @@
+"""Times schedulers against what the machine allows, measured in the same run."""
