@@ -137,6 +137,11 @@ def test_a_model_notices_embeddings_of_another_encoder(
         outcome = dms("predict", tmp_path / "model", embedded, "-o", tmp_path / "out.npz")
         outcome.succeeded()
         assert ("come from another encoder" in outcome.err) == noticed, name
+        if embedded.suffix == ".parquet":  # whoever scores in parts is told the same
+            parts = dms(
+                "predict", tmp_path / "model", embedded, "-o", f"{tmp_path / embedded.stem}/"
+            )
+            assert ("come from another encoder" in parts.err) == noticed, name
     assert "(pooling)" in outcome.err
     assert set(read_arrays(tmp_path / "out.npz")) >= {"predicted", "weights"}
 

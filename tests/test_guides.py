@@ -41,6 +41,14 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 #: How many blocks are shown without being run, over all pages. Each has its reason in the source.
 NOT_RUN = 16
 
+# A page runs in whichever test needs it first.
+pytestmark = [
+    # What a page may print beside its result, such as a note on typicality without a fit.
+    pytest.mark.filterwarnings("ignore::dms_spec.errors.DMSWarning"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # torch's own
+    pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:onnxruntime"),  # a guide's
+]
+
 
 @dataclass(frozen=True)
 class Block:
@@ -156,10 +164,6 @@ def run_page(name: str, make_folder: Callable[[str], Path]) -> Run:
     return run
 
 
-# What a page may print beside its result, such as a note on typicality without a fit.
-@pytest.mark.filterwarnings("ignore::dms_spec.errors.DMSWarning")
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # torch's own, in its own code
-@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning:onnxruntime")  # the guide says why
 @pytest.mark.parametrize("name", PAGES)
 def test_every_block_of_the_page_runs(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     for package in ("torch", "transformers", "pandas", "sklearn"):

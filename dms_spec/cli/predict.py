@@ -141,7 +141,7 @@ def _run_table(args: argparse.Namespace) -> int:
         "modalities": counted.rows(),
         # All rows, because a prediction does not depend on how the table was split.
         "notes": [
-            *others(predictor.artifact.model.get(ENCODERS), _encoders(args.input, given, before)),
+            *others(predictor.artifact.model.get(ENCODERS), _encoders(source_path, given, before)),
             *source.notes(),
             *notes,
             *predictor.nothing_note(counted.nothing),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,25 @@ def encoders_of(path: Path, columns: Columns | None = None) -> Encoders:
         path: A table. One of another origin says nothing.
         columns: Which columns of a frame the modalities are.
     """
-    found: Any = {}
+    texts: Mapping[str, str] = {}
     with suppress(DMSError, UnicodeDecodeError):
-        found = parse_json(_metadata(path).get(ENCODERS, "{}"), f"the metadata of {path}")
+        texts = _metadata(path)
+    frame = columns is not None and frame_files.is_frame_file(path)
+    return encoders_in(texts, columns.modalities if columns is not None and frame else {})
+
+
+def encoders_in(texts: Mapping[str, str], modalities: Mapping[str, Sequence[str]]) -> Encoders:
+    """Does the same for what a table says beside its arrays.
+
+    Args:
+        texts: By name.
+        modalities: By modality, the columns that it is made of.
+    """
+    found: Any = {}
+    with suppress(DMSError):
+        found = parse_json(texts.get(ENCODERS, "{}"), "what is said of the encoders")
     known = _texts(found)
-    if columns is None or not frame_files.is_frame_file(path):
-        return known
-    single = {name: own[0] for name, own in columns.modalities.items() if len(own) == 1}
+    single = {name: own[0] for name, own in modalities.items() if len(own) == 1}
     return known | {name: known[column] for name, column in single.items() if column in known}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from dms_spec.artifact import CONFIG, MODEL, load_artifact
 from dms_spec.embeddings.nonfinite import NonFinite
+from dms_spec.embeddings.origin import ENCODERS, encoders_in, others
 from dms_spec.embeddings.predictor import BATCH_SIZE, Predictor
 from dms_spec.embeddings.sources.columns import Columns, Taken
 from dms_spec.embeddings.sources.frame_writer import frame_of_arrays
@@ -83,6 +84,8 @@ class Scorer:
         axis, widths = predictor.artifact.spec.modalities, predictor.model.widths
         table = Table.from_frame(opened, taken, axis=axis, widths=widths, where=opened.where)
         summary, said, tables = Summary(axis), Remarks(), []
+        encoders = encoders_in(opened.texts, taken.modalities)
+        said.add(tuple(others(predictor.artifact.model.get(ENCODERS), encoders)), {})
         for found in predictor.parts(table, self.batch_size):
             rows = slice(summary.samples, summary.samples + len(found["active"]))
             kept = {name: opened.column(name)[rows] for name in self.keep}

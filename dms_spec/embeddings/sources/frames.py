@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class Frame:
         names: Of the columns, in their order.
         rows: N.
         where: The frame's name, for messages.
+        texts: What is said of the frame beside its columns, by name.
     """
 
     names: tuple[str, ...]
     rows: int
     where: str
     _at: Callable[[int], Any]
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     def column(self, name: str) -> Any:
         """Gives a column as a ``pyarrow.ChunkedArray``.
@@ -112,7 +114,11 @@ def open_frame(frame: Any, where: str = "the frame") -> Frame:
             got=f"{type(frame).__name__}: {next(iter(str(error).splitlines()), '')}",
             fix="Collect a lazy frame first, choose one of a mapping, or use Table.from_arrays.",
         ) from error
-    return Frame(tuple(table.column_names), table.num_rows, where, table.column)
+    texts = {
+        name.decode(errors="replace"): text.decode(errors="replace")
+        for name, text in (table.schema.metadata or {}).items()
+    }
+    return Frame(tuple(table.column_names), table.num_rows, where, table.column, texts)
 
 
 def _of_datasets(frame: Any) -> Any:
