@@ -51,12 +51,14 @@ class Share:
 
     Attributes:
         modality: The modality.
+        quantity: ``active``, ``weights`` or ``typicality``.
         what: In words, such as ``active``.
         hits: How many.
         rows: Out of how many.
     """
 
     modality: str
+    quantity: str
     what: str
     hits: int
     rows: int
@@ -158,13 +160,20 @@ class Reference:
     def _shares(self, rows: Rows) -> Iterator[Share]:
         for m, modality in enumerate(self.modalities):
             there = rows.active[:, m]
-            yield Share(modality=modality, what="active", hits=int(there.sum()), rows=len(rows))
+            yield Share(
+                modality=modality,
+                quantity="active",
+                what="active",
+                hits=int(there.sum()),
+                rows=len(rows),
+            )
             for name, bounds in self.quantiles.items():
                 values = rows.values[name][there, m]
                 for level, bound in zip(LEVELS, bounds[m], strict=True):
                     yield Share(
                         modality=modality,
-                        what=f"{name} below the reference's {100 * level:.0f} %",
+                        quantity=name,
+                        what=f"{name} below the usual {100 * level:.0f} %",
                         hits=int((values < bound - _ROUND_OFF).sum()),
                         rows=len(values),
                     )

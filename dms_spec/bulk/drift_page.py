@@ -21,6 +21,10 @@ _LEGEND = (
 )
 
 
+# A range of typicality, a logarithm of trust, that is drawn no larger.
+_LEAST_RANGE = 0.1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Watch:
     """Holds what a watch found.
@@ -38,12 +42,18 @@ class Watch:
     notes: Sequence[str] = ()
 
     def summary(self) -> list[dict[str, Any]]:
-        """Gives one entry for each share that gave an alarm, the earliest first."""
+        """Gives one entry for each modality and quantity that gave an alarm.
+
+        The earliest comes first. Of the shares of a quantity it names the one with most evidence
+        in that window.
+        """
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for number, alarms in self.alarms.items():
             window = self.windows[number]
-            for alarm in alarms:
-                key = alarm.found.modality, alarm.found.what
+            strongest: dict[tuple[str, str], Alarm] = {}
+            for alarm in sorted(alarms, key=lambda alarm: alarm.evidence):
+                strongest[alarm.found.modality, alarm.found.quantity] = alarm
+            for key, alarm in sorted(strongest.items(), key=lambda item: -item[1].evidence):
                 entry = found.setdefault(
                     key,
                     {
@@ -123,6 +133,8 @@ def _picture(watch: Watch, m: int) -> bytes:
             axes.set_title(title)
             if place <= 2:  # shares
                 axes.set_ylim(-0.03, 1.03)
+            elif np.ptp(axes.get_ylim()) < _LEAST_RANGE:  # typical throughout
+                axes.set_ylim(-_LEAST_RANGE, _LEAST_RANGE / 10)
         file = BytesIO()
         figure.savefig(file, format="svg", facecolor=CARD, metadata={"Date": None})
     return file.getvalue()

@@ -25,7 +25,8 @@ _LONGEST_NOTE, _LONGEST_TEXT = 2_000, 20_000
 # Of the terminal's own sixteen, which its reader has chosen.
 _RED, _GREEN, _YELLOW = 31, 32, 33
 
-_SHAPE = re.compile(r"\[[^][]*\]")
+# A shape such as [3, 2]; a number and its sign of percent.
+_TOGETHER = re.compile(r"\[[^][]*\]|\d %")
 
 
 def say(text: object = "") -> None:
@@ -101,7 +102,7 @@ def width(stream: TextIO | None = None) -> int | None:
 
 
 def _fitted(text: str, stream: TextIO) -> str:
-    """Breaks long lines of words between two words, but not inside a shape such as [3, 2]."""
+    """Breaks long lines of words between two words, but not inside a shape, or before %."""
     most = width(stream)
     if most is None:
         return text
@@ -111,7 +112,7 @@ def _fitted(text: str, stream: TextIO) -> str:
 def _broken(line: str, most: int) -> str:
     if len(line) <= most or line.startswith(" "):
         return line
-    held = _SHAPE.sub(lambda shape: shape[0].replace(" ", "\0"), line)
+    held = _TOGETHER.sub(lambda found: found[0].replace(" ", "\0"), line)
     parts = textwrap.wrap(
         held, most, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
     )

@@ -132,7 +132,7 @@ def _print(watch: Watch) -> None:
         for entry in watch.summary()
     ]
     if entries:
-        header = ("modality", "share of rows", "since row", "windows", "there", "reference")
+        header = ("modality", "share of rows", "since row", "windows", "now", "usual")
         say_table(header, entries, right=(2, 3, 4, 5))
     for text in watch.notes:
         note(text)
