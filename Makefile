@@ -72,14 +72,19 @@ $(VENV)/transformers-4.57: $(VENV)/test
 		requests urllib3 charset-normalizer idna certifi
 	@touch $@
 
-# timm needs the torchvision that fits torch, which changes how transformers prepares images: so they
-# lie in a folder of their own.
+# timm needs torchvision, which changes how transformers prepares images: each lies in a folder of its
+# own. A build of torchvision that does not fit torch leaves timm out, and the test says so.
 $(VENV)/encoders: $(VENV)/test
-	$(PIP) --no-deps --target $@ timm sentence-transformers torchvision
+	$(PIP) --no-deps --target $@/sentences sentence-transformers
+	$(PIP) --no-deps --target $@/timm timm torchvision
+	@touch $@
+
 # Lightning is not pinned either, and lies in a folder of its own: torch stays the one that it is.
 $(VENV)/lightning: $(VENV)/test
 	$(BIN)/python -m pip install --quiet --no-deps --target $@ \
 		"lightning>=2.5" torchmetrics lightning-utilities
+	@touch $@
+
 # The version that PyTorch's CUDA build of the pinned version asks for. In a folder of its own,
 # because PyTorch behaves differently where it finds one.
 $(VENV)/triton: $(VENV)/test
@@ -130,8 +135,10 @@ test-transformers: $(VENV)/transformers-4.57
 
 # When an encoder, or the version of a library of encoders, has changed.
 test-encoders: $(VENV)/encoders $(VENV)/transformers-4.57
-	PYTHONPATH=$(VENV)/encoders $(BIN)/python -m pytest tests/test_encoders.py
+	PYTHONPATH=$(VENV)/encoders/sentences $(BIN)/python -m pytest tests/test_encoders.py
+	PYTHONPATH=$(VENV)/encoders/timm $(BIN)/python -m pytest tests/test_encoders.py -k timm_gives
 	PYTHONPATH=$(VENV)/transformers-4.57 $(BIN)/python -m pytest tests/test_encoders.py
+
 # When a kernel has changed. An interpreter runs them on the CPU, which certifies their logic alone;
 # then they are compiled for a GPU that is not there.
 test-triton: $(VENV)/triton

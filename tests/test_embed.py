@@ -255,16 +255,17 @@ def unbroken(files: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-@settings(max_examples=12, deadline=None)
-@given(batches=st.integers(0, 8), cut=st.integers(0, 900))
+@settings(max_examples=15, deadline=None)
+@given(batches=st.integers(0, 8), cut=st.integers(0, 900), flipped=st.integers(0, 3000))
 def test_a_run_that_was_killed_ends_with_the_same_bytes(
     files: Path,
     unbroken: dict[str, bytes],
     tmp_path_factory: pytest.TempPathFactory,
     batches: int,
     cut: int,
+    flipped: int,
 ) -> None:
-    """Stopped after some batches, with some bytes that never reached the disk."""
+    """Stopped after some batches; some bytes never reached the disk, or one is another."""
     folder = tmp_path_factory.mktemp("killed")
     words = ["embed", str(files), "-o", str(folder / "out.parquet"), *map(str, ALL)]
     left, add = [batches], Journal.add
@@ -280,7 +281,11 @@ def test_a_run_that_was_killed_ends_with_the_same_bytes(
         assert main(words) == 130
     (unfinished,) = folder.iterdir()
     data = unfinished.read_bytes()
-    unfinished.write_bytes(data[: max(130, len(data) - cut)])
+    start = data.index(b"}\n") + 2  # the mark and the run: other bytes there are refused
+    body = bytearray(data[start : max(start, len(data) - cut)])
+    if body:
+        body[flipped % len(body)] ^= 1
+    unfinished.write_bytes(data[:start] + body)
     assert main(words) == 0
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == unbroken
 

@@ -115,6 +115,25 @@ def test_images_sounds_and_the_features_of_two_towers(place: Path) -> None:
     np.testing.assert_allclose(ours[:1], expected, atol=1e-5)
 
 
+def test_an_encoder_without_its_decoder_and_a_pooler_with_places(place: Path) -> None:
+    transformers.utils.logging.disable_progress_bar()
+    sizes = {"vocab_size": len(tiny.WORDS), "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1}
+    t5 = transformers.T5EncoderModel(transformers.T5Config(**sizes, num_heads=2)).eval()
+    t5.save_pretrained(place / "t5")
+    tiny.save_tokenizer(place / "t5", model_input_names=["input_ids", "attention_mask"])
+    words = transformers.AutoTokenizer.from_pretrained(place / "t5")
+    with torch.inference_mode():
+        hidden = [t5(**words(text, return_tensors="pt")).last_hidden_state[0] for text in TEXTS]
+    ours = loaded(place, "transformers", "t5", "text").run(TEXTS)
+    np.testing.assert_allclose(ours, np.stack([h.mean(0) for h in hidden]), atol=1e-6)
+
+    config = transformers.ResNetConfig(embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1])
+    transformers.ResNetModel(config).save_pretrained(place / "resnet")
+    size = {"height": 8, "width": 8}
+    tiny.image_processor("ViTImageProcessor", size=size).save_pretrained(place / "resnet")
+    assert loaded(place, "transformers", "resnet", "image").run(pictures(place)).shape == (3, 8)
+
+
 def test_a_model_notices_embeddings_of_another_encoder(
     dms: Run, place: Path, tmp_path: Path
 ) -> None:
@@ -166,13 +185,16 @@ def test_a_library_that_is_not_installed_is_named(
         loaded(place, family, "vit", "image")
 
 
-def test_timm_gives_what_it_has_before_its_classifier(place: Path) -> None:
-    timm = pytest.importorskip("timm")
-    tiny.save_timm(place / "timm")
-    encoder = loaded(place, "timm", "timm", "image")
-    model = timm.create_model(f"local-dir:{place / 'timm'}", pretrained=True).eval()
+def test_timm_gives_what_it_has_before_its_classifier(tmp_path: Path) -> None:
+    try:
+        import timm
+    except Exception as error:  # a torchvision that does not fit torch raises a RuntimeError
+        pytest.skip(f"timm cannot be imported: {error}")
+    tiny.save_timm(tmp_path / "timm")
+    encoder = loaded(tmp_path, "timm", "timm", "image")
+    model = timm.create_model(f"local-dir:{tmp_path / 'timm'}", pretrained=True).eval()
     prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
-    images = pictures(place)
+    images = [Image.new("RGB", (12, 10), (k, 90, 200 - k)) for k in (0, 100, 200)]
     with torch.inference_mode():
         batch = torch.stack([prepare(image) for image in images])
         expected = model.forward_head(model.forward_features(batch), pre_logits=True)

@@ -110,10 +110,10 @@ class Journal:
             "alone": batch.alone,
             "cut": batch.cut,
             "bytes": len(data),
-            "sha256": sha256(data).hexdigest(),
         }
+        signed = {**line, "sha256": _checksum(line, data)}
         try:
-            self._file.write(json.dumps(line).encode() + b"\n" + data)
+            self._file.write(json.dumps(signed).encode() + b"\n" + data)
             self._file.flush()
         except OSError as error:
             raise self._unwritable(error) from error
@@ -180,11 +180,16 @@ class Journal:
             try:
                 line = parse_json(text.decode(), str(self._path))
                 data = self._file.read(line["bytes"])
-                if sha256(data).hexdigest() != line["sha256"]:
+                if line.pop("sha256") != _checksum(line, data):
                     return
                 _batch(line, data)
                 self._keep(place, line)
-            except (ValueError, KeyError, TypeError):  # the end, or what a kill has cut short
+            except (
+                ValueError,
+                KeyError,
+                TypeError,
+                AttributeError,
+            ):  # the end, or what a kill has cut short
                 return
             yield self._file.tell()
 
@@ -195,6 +200,10 @@ class Journal:
             got=error.strerror or str(error),
             fix="Run it again: it goes on from there.",
         )
+
+
+def _checksum(line: Mapping[str, Any], data: bytes) -> str:
+    return sha256(json.dumps(line).encode() + data).hexdigest()
 
 
 def _batch(line: Mapping[str, Any], data: bytes) -> Batch:

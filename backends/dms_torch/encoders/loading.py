@@ -1,4 +1,4 @@
-"""What the libraries of encoders share: loading in silence, and a name for weights."""
+"""What encoders of libraries share: an error where one cannot be loaded, and a hash of weights."""
 
 from __future__ import annotations
 
@@ -19,15 +19,9 @@ from dms_spec.errors import DMSError, FileError
 def loading(wish: Wish, library: str) -> Iterator[None]:
     """Turns whatever a library raises while it loads an encoder into one error.
 
-    transformers prints no bars and reports meanwhile: what its reports say is checked.
-
     Raises:
         FileError: It cannot be loaded.
     """
-    logging: Any = import_module("transformers.utils.logging")
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         yield
     except (DMSError, MemoryError):
@@ -38,6 +32,17 @@ def loading(wish: Wish, library: str) -> Iterator[None]:
             expected=f"a model of {library} for {wish.kind}, in a folder or on the Hub",
             got=said(error),
         ) from error
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keeps transformers from printing bars and reports. What its reports say is checked."""
+    logging: Any = import_module("transformers.utils.logging")
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

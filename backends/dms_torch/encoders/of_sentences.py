@@ -9,7 +9,7 @@ import torch
 
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
 from dms_spec.errors import SpecError
-from dms_torch.encoders.loading import digest, loading
+from dms_torch.encoders.loading import digest, loading, silence
 
 _KINDS = ("text", "image")
 
@@ -28,7 +28,7 @@ def load(wish: Wish, name: str) -> Encoder:
             "--pooling is for encoders of transformers",
             got=f"{wish.name!r}, whose files say how it pools",
         )
-    with loading(wish, "sentence-transformers"):
+    with loading(wish, "sentence-transformers"), silence():
         model = sentence_transformers.SentenceTransformer(
             name, device=wish.device, model_kwargs={"dtype": getattr(torch, wish.precision)}
         ).eval()

@@ -11,7 +11,7 @@ import transformers
 from dms_spec.encoding.encoder import Encoder, Wish, about, no_kind
 from dms_spec.encoding.openers import resampled
 from dms_spec.errors import SpecError, closest
-from dms_torch.encoders.loading import digest, loading
+from dms_torch.encoders.loading import digest, loading, silence
 
 _PREPARE: Mapping[str, Any] = {
     "image": transformers.AutoImageProcessor,
@@ -38,7 +38,7 @@ def load(wish: Wish, name: str) -> Encoder:
     """
     if wish.kind not in _PREPARE:
         raise no_kind(wish, tuple(_PREPARE))
-    with loading(wish, "transformers"):
+    with loading(wish, "transformers"), silence():
         prepare = _PREPARE[wish.kind].from_pretrained(name)
         model, info = transformers.AutoModel.from_pretrained(
             name, dtype=getattr(torch, wish.precision), output_loading_info=True
@@ -67,15 +67,15 @@ class _Model:
         self._config = getattr(model.config, "text_config", None) or model.config
         self._whole = model.config.model_type in _PADDED_WHOLE
         self._features: Any = getattr(model, f"get_{wish.kind}_features", None)
-        self._model = model.get_encoder() if self._encodes_and_decodes(model) else model
+        # Its config need not say so: one that was saved without its decoder says the contrary.
+        both = hasattr(model, "encoder") and hasattr(model, "decoder")
+        self._halved = self._features is None and both
+        self._model = model.get_encoder() if self._halved else model
         self._dtype = model.dtype
         if wish.kind == "text" and prepare.pad_token is None:
             prepare.pad_token = prepare.eos_token
         self.pooling = wish.pooling or self._default(missing)
         self._check(wish, missing)
-
-    def _encodes_and_decodes(self, model: Any) -> bool:
-        return self._features is None and bool(model.config.is_encoder_decoder)
 
     @torch.inference_mode()
     def run(self, items: list[Any]) -> Any:
@@ -151,7 +151,7 @@ class _Model:
             name
             for name in sorted(missing)
             if ("pooler" not in name or self.pooling == "pooler")
-            and not (name.startswith("decoder.") and self._model.config.is_encoder_decoder)
+            and not (name.startswith("decoder.") and self._halved)
         ]
         if lacking:
             raise SpecError(
@@ -166,7 +166,7 @@ def _pooler(output: Any, _: Any) -> Any:
     found = getattr(output, "pooler_output", None)
     if found is None:
         raise SpecError("the model has no pooler", expected="another pooling: cls or mean")
-    return found
+    return found.flatten(start_dim=1)  # [n, D, 1, 1] of some convolutional models
 
 
 def _cls(output: Any, _: Any) -> Any:
