@@ -109,6 +109,8 @@ def test_labels_groups_splits_and_ids_go_through(dms: Run, words: Path, tmp_path
     assert table.labels is not None and table.labels.tolist() == list("ab" * 5)
     assert table.groups is not None and table.groups.tolist() == [k // 2 for k in range(10)]
     assert table.present[:, 0].tolist() == [False, *[True] * 9]
+    dms("embed", words, "-o", tmp_path / "n.parquet", "--text", "name=tiny_encoders:letters",
+        "--id", "name").refused()  # fmt: skip
     frame = pa.parquet.read_table(tmp_path / "out.parquet")
     assert frame.column("name").to_pylist()[-1] == "id0"
     split = ["train"] * 6 + ["test"] * 3 + [None]
@@ -129,11 +131,15 @@ def test_paths_start_from_the_folder_of_their_table(dms: Run, files: Path, tmp_p
     own = str(files / "dog" / "5.png")
     cells = ["files/cat/2.png", None, "", "files/none.png", own, "deep.png"]
     there = [True, True, True, True, False, True]
-    pa.parquet.write_table(pa.table({"picture": cells, "present.a": there}), path)
+    pa.parquet.write_table(
+        pa.table({"picture": cells, "present.a": there, "present.c": there}), path
+    )
     out = tmp_path / "out.npz"
     named = ("--image", "a=tiny_encoders:colours", "--file", "b=tiny_encoders:sizes")
     columns = ("--modality", "a=picture", "--modality", "b=picture")
-    dms("embed", path, "-o", out, *named, *columns).succeeded()
+    outcome = dms("embed", path, "-o", out, *named, *columns)
+    outcome.succeeded()
+    assert "column 'present.c' is not used" in outcome.err
     arrays = read_arrays(out)
     assert arrays["present.a"].tolist() == [True, *[False] * 5]
     assert arrays["present.b"].tolist() == [True, False, False, False, True, True]

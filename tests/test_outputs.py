@@ -124,7 +124,7 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
 
 
 def test_no_verb_loses_a_file_of_somebody_else(dms: Run, work: Path, fitted: Path) -> None:
-    for library in ("matplotlib", "onnx", "pyarrow", "torch"):
+    for library in ("matplotlib", "onnx", "torch"):
         pytest.importorskip(library)
     everybodys(work)
     before, others = contents(work), contents(fitted)

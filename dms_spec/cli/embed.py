@@ -17,7 +17,7 @@ from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.encoding.embedding import Work, encode, fingerprint, starts
 from dms_spec.encoding.encoder import Wish, load_encoder
 from dms_spec.encoding.items import Source, read_items
-from dms_spec.encoding.journal import Journal
+from dms_spec.encoding.journal import Journal, check_journal
 from dms_spec.encoding.openers import opener
 from dms_spec.encoding.writing import REPORT, check_storable, table_target, write_table
 from dms_spec.errors import BackendUnavailable, SpecError, closest, install_hint
@@ -107,12 +107,13 @@ def run(args: argparse.Namespace) -> int:
     wishes = _wishes(args)
     _check_bar()
     target = table_target(args.output, args.input)  # before the work, not after it
+    path = target.folder / f"{next(iter(target.marks))}.unfinished"
+    check_journal(path)
     items = read_items(args.input, _sources(wishes, args.modality), Columns(**roles_of(args)))
     check_storable(args.output, items)
     openers = {name: opener(wish.kind) for name, wish in wishes.items()}
     encoders = {name: load_encoder(wish) for name, wish in wishes.items()}
     run_of = fingerprint(items, encoders, args.batch_size, args.device)
-    path = target.folder / f"{next(iter(target.marks))}.unfinished"
     with Journal(path, run_of, replace=args.overwrite) as journal:
         done = len(journal)
         batches = len(starts(items.rows, args.batch_size)) * len(wishes)

@@ -101,13 +101,15 @@ def read_items(path: Path, sources: Mapping[str, Source], columns: Columns) -> I
         for name, column in chosen.items()
     }
     ids = () if taken.id is None else tuple(map(str, plain(frame.column(taken.id)).tolist()))
+    masks = {name: arrays.pop(name) for name in list(arrays) if name.startswith(PREFIX)}
+    unused = (f"column {m!r} is not used" for m in masks if m.removeprefix(PREFIX) not in cells)
     return Items(
         rows=frame.rows,
-        cells={name: _present(arrays.pop(PREFIX + name, None), own) for name, own in cells.items()},
+        cells={name: _present(masks.get(PREFIX + name), own) for name, own in cells.items()},
         arrays={name: _storable(name, array, frame.where) for name, array in arrays.items()},
         name=taken.id,
         ids=ids,
-        notes=(*notes, *_twice(ids)),
+        notes=(*notes, *unused, *_twice(ids)),
     )
 
 

@@ -62,7 +62,7 @@ class Journal:
     """
 
     def __init__(self, path: Path, run: str, *, replace: bool = False) -> None:
-        Target.of_file(path, MARK)
+        check_journal(path)
         self._path, self._replace = path, replace
         self._run = json.dumps({"run": run}).encode() + b"\n"
         self._places: dict[tuple[str, int], tuple[int, Mapping[str, Any]]] = {}
@@ -200,6 +200,15 @@ class Journal:
             got=error.strerror or str(error),
             fix="Run it again: it goes on from there.",
         )
+
+
+def check_journal(path: Path) -> None:
+    """Refuses a path where something else is, or where nothing can be written.
+
+    Raises:
+        FileError: It is such a path.
+    """
+    Target.of_file(path, MARK)
 
 
 def _checksum(line: Mapping[str, Any], data: bytes) -> str:

@@ -18,7 +18,7 @@ from dms_spec.encoding.embedding import starts
 from dms_spec.encoding.encoder import Encoder
 from dms_spec.encoding.items import Items
 from dms_spec.encoding.journal import Batch, Journal
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, SpecError
 from dms_spec.files import SUFFIXES, array_mark, check_suffix
 from dms_spec.markup import counted
 from dms_spec.outputs import Target, check_not_input
@@ -46,11 +46,16 @@ def table_target(output: Path, source: Path) -> Target:
 
 
 def check_storable(output: Path, items: Items) -> None:
-    """Refuses strings where the output holds none.
+    """Refuses what the output cannot hold: strings in safetensors, a name twice in Parquet.
 
     Raises:
-        FileError: It does not.
+        FileError, SpecError: It cannot.
     """
+    if output.suffix == ".parquet" and items.name in {*items.cells, *items.arrays}:
+        raise SpecError(
+            f"column {items.name!r} names the rows, and something else is written under its name",
+            expected="another name for the modality, such as --image NAME=ENCODER",
+        )
     strings = [name for name, array in items.arrays.items() if array.dtype.kind in "US"]
     if output.suffix == ".safetensors" and strings:
         raise FileError(
@@ -77,7 +82,6 @@ def write_table(
 
     Raises:
         FileError: They cannot be written.
-        SpecError: The column of ids has the name of an array, and the output carries it.
     """
     about = {name: dict(encoder.about) for name, encoder in encoders.items()}
     report = Report(items, about)
