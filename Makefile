@@ -163,6 +163,7 @@ $(VENV)-engines/pip: pyproject.toml
 	$(VENV)-engines/bin/python -m pip install --quiet --editable ".[tables]" \
 		"ray[data]" "dask[dataframe]" distributed daft pandas pytest
 	@touch $@
+
 test-lightning: $(VENV)/lightning
 	PYTHONPATH=$(VENV)/lightning $(BIN)/python -m pytest tests/test_logging.py
 

@@ -75,7 +75,22 @@ sphinx_gallery_conf = {
 # try: the page of `make try`, and what npm puts there. tutorials: what gallery/ is made of.
 exclude_patterns = ["_build", "try", "tutorials"]
 html_theme = "furo"
-html_title = f"dms-spec {PACKAGE}"
+html_title = f"dms-spec {PACKAGE}, edition {EDITION}"
+# The menu ends with the editions of the specification, the newest first.
+templates_path = ["_templates"]
+html_context = {
+    "editions": sorted(p.parent.name for p in Path(__file__).parent.glob("spec/*/index.md"))[::-1]
+}
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/editions.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 html_static_path = ["_static"]
 html_css_files = ["pages.css"]
 # The source of every page lies beside it, and "View this page" leads there.

@@ -105,6 +105,22 @@ def test_every_environment_variable_is_documented() -> None:
     assert used == documented
 
 
+def test_every_example_is_on_the_page_of_examples() -> None:
+    text = page("examples.md")
+    shown = set(re.findall(r"`(examples/[\w./-]+)`", text))
+    assert all((ROOT / path).exists() for path in shown)
+    kinds = {".py", ".sh", ".mjs", ".cpp"}
+    files = [p for p in (ROOT / "examples").rglob("*") if p.suffix in kinds]
+    missing = [
+        path
+        for path in (str(file.relative_to(ROOT)) for file in files)
+        if not any(path == one or path.startswith(f"{one}/") for one in shown)
+    ]
+    assert len(shown) > 10 and not missing, missing
+    tutorials = (ROOT / "docs" / "tutorials").glob("tutorial_*.py")
+    assert all(f":link: gallery/{path.stem}\n" in text for path in tutorials)
+
+
 def test_public_names_are_all_reachable() -> None:
     for name in dms_spec.__all__:
         assert getattr(dms_spec, name) is not None

@@ -19,7 +19,7 @@ LONGEST = 30
 #: Pages that people read from top to bottom.
 GUIDES = [
     *sorted((ROOT / "docs" / "guide").glob("*.md")),
-    *(ROOT / "docs" / name for name in ("index.md", "glossary.md", "internals.md")),
+    *(ROOT / "docs" / name for name in ("index.md", "examples.md", "glossary.md", "internals.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *sorted((ROOT / "docs" / "tutorials").glob("*.py")),
 ]
