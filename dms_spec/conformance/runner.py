@@ -273,6 +273,10 @@ def run_check(
         device: One of its devices; None for its first.
         dtype: One of its dtypes.
         seed: The seed of the run that failed; None for certify mode.
+
+    Example:
+        >>> from dms_spec.conformance import run_check
+        >>> run_check("numpy", "check_worked_example", dtype="float32")  # it raises where it fails
     """
     found = find_backend(backend)
     device = found.check_device(device)

@@ -34,6 +34,11 @@ class FitSettings:
         class_weight: ``"balanced"`` weighs rows so that all classes count alike, in learning and
             in the class frequencies; ``"none"``.
         seed: Of everything random.
+
+    Example:
+        >>> from dms_torch.fit import FitSettings
+        >>> FitSettings(epochs=50, seed=1).patience
+        20
     """
 
     epochs: int = 200

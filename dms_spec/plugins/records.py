@@ -26,6 +26,12 @@ class PluginRecord:
         said: The beginning of what it printed while it was loaded.
         descriptor: The descriptor, where there is a usable one.
         cause: The exception behind the reason.
+
+    Example:
+        >>> from dms_spec import plugin_records
+        >>> record = next(r for r in plugin_records() if r.kind == "backend" and r.name == "numpy")
+        >>> record.status, record.bundled
+        ('ok', True)
     """
 
     plugin: str

@@ -57,7 +57,12 @@ def plugin_records() -> tuple[PluginRecord, ...]:
 
 
 def refresh() -> None:
-    """Forgets what was discovered, after something was installed in this very process."""
+    """Forgets what was discovered, after something was installed in this very process.
+
+    Example:
+        >>> from dms_spec.plugins import refresh
+        >>> refresh()
+    """
     global _records
     with _lock:
         _records = None
@@ -68,6 +73,11 @@ def loaded(records: Iterable[PluginRecord]) -> tuple[PluginRecord, ...]:
     """Loads policies, signals and exporters of third parties; what cannot be loaded is broken.
 
     A backend is left to whoever runs it, and what comes with dms-spec to its tests.
+
+    Example:
+        >>> from dms_spec.plugins import discover, loaded
+        >>> [record.name for record in loaded(discover()) if record.status == "broken"]
+        []
     """
     return tuple(map(_tried, records))
 
@@ -114,17 +124,35 @@ def get_backend(name: str) -> Backend:
 
 
 def get_policy(name: str) -> Policy:
-    """Returns the policy that is registered under a name; raises like `get_backend`."""
+    """Returns the policy that is registered under a name; raises like `get_backend`.
+
+    Example:
+        >>> from dms_spec.plugins import get_policy
+        >>> get_policy("linear").uses_signals
+        True
+    """
     return cast("Policy", _get("policy", name))
 
 
 def get_signal(name: str) -> Signal:
-    """Returns the signal that is registered under a name; raises like `get_backend`."""
+    """Returns the signal that is registered under a name; raises like `get_backend`.
+
+    Example:
+        >>> from dms_spec.plugins import get_signal
+        >>> get_signal("confidence").needs, get_signal("uncertainty").direction
+        (('logits',), -1)
+    """
     return cast("Signal", _get("signal", name))
 
 
 def get_exporter(name: str) -> Exporter:
-    """Returns the exporter that is registered under a name; raises like `get_backend`."""
+    """Returns the exporter that is registered under a name; raises like `get_backend`.
+
+    Example:
+        >>> from dms_spec.plugins import get_exporter
+        >>> get_exporter("onnx").name
+        'onnx'
+    """
     return cast("Exporter", _get("exporter", name))
 
 

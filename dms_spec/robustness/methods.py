@@ -49,7 +49,17 @@ STATIC, ORACLE = "static", "mask oracle"
 
 
 def of_predictor(predictor: Predictor) -> Method:
-    """Makes a method of a fitted artifact, with weights and with what each modality alone says."""
+    """Makes a method of a fitted artifact, with weights and with what each modality alone says.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, of_predictor
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> answer = of_predictor(predictor)(samples.inputs, samples.present)
+        >>> answer.probabilities.shape
+        (60, 2)
+    """
 
     def answer(inputs: Mapping[str, NDArray[Any]], present: BoolArray) -> Answer:
         table = Table(embeddings=inputs, present=present)

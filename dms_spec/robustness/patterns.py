@@ -79,7 +79,13 @@ EVERY = Pattern(name="every")
 
 
 def named(modalities: Iterable[str]) -> Pattern:
-    """Hits these modalities, in every sample."""
+    """Hits these modalities, in every sample.
+
+    Example:
+        >>> from dms_spec.robustness import named
+        >>> named(["image", "text"]).name
+        'image+text'
+    """
     names = tuple(modalities)
     return Pattern(name="+".join(names), modalities=names)
 
@@ -158,6 +164,11 @@ def damaged_sets(modalities: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
 
     Raises:
         SpecError: There are more than 10 modalities.
+
+    Example:
+        >>> from dms_spec.robustness import damaged_sets
+        >>> damaged_sets(("image", "text"))
+        ((), ('image',), ('text',))
     """
     if len(modalities) > MOST_MODALITIES:
         raise SpecError(
@@ -181,6 +192,12 @@ def average(scores: Mapping[frozenset[str], float], modalities: int) -> float:
 
     Raises:
         MissingInput: A set is missing, or there are others.
+
+    Example:
+        >>> from dms_spec.robustness import average
+        >>> scores = {frozenset(): 0.9, frozenset({"image"}): 0.6, frozenset({"text"}): 0.3}
+        >>> round(average(scores, 2), 3)
+        0.6
     """
     _check_sets(scores, modalities)
     return sum(scores.values()) / len(scores)
@@ -194,6 +211,12 @@ def expected(scores: Mapping[frozenset[str], float], modalities: int, p: float) 
     Raises:
         MissingInput: A set is missing, or there are others.
         SpecError: p is outside [0, 1).
+
+    Example:
+        >>> from dms_spec.robustness import expected
+        >>> scores = {frozenset(): 0.9, frozenset({"image"}): 0.6, frozenset({"text"}): 0.3}
+        >>> round(expected(scores, 2, 0.5), 3)
+        0.6
     """
     _check_sets(scores, modalities)
     if not 0 <= p < 1:
@@ -225,7 +248,15 @@ def _check_sets(scores: Mapping[frozenset[str], float], modalities: int) -> None
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Names one thing to measure: a corruption at one severity, on a pattern, with one seed."""
+    """Names one thing to measure: a corruption at one severity, on a pattern, with one seed.
+
+    Example:
+        >>> from dms_spec.robustness import Case, corruption, named
+        >>> what, where = corruption("zeroed"), named(["image"])
+        >>> case = Case(corruption=what, severity=0.0, pattern=where, seed=0)
+        >>> str(case)
+        'zeroed on image, seed 0'
+    """
 
     corruption: Corruption
     severity: float
@@ -280,6 +311,13 @@ def sweep(
     Raises:
         UnknownName: There is no such corruption.
         SpecError: There is no seed, or one is negative.
+
+    Example:
+        >>> from dms_spec.robustness import corruption, sweep
+        >>> for case in sweep([corruption("gaussian").at(0.1, 0.5)], seeds=(0,)):
+        ...     print(case)
+        gaussian 0.1 on half, seed 0
+        gaussian 0.5 on half, seed 0
     """
     numbers = _seeds(seeds)
     cases: list[Case] = []
@@ -305,6 +343,12 @@ def sensor_failure(
 
     Raises:
         SpecError: There are more than 10 modalities, no seed, or a negative one.
+
+    Example:
+        >>> from dms_spec.robustness import sensor_failure
+        >>> cases = sensor_failure(("image", "text"), seeds=(0,))
+        >>> sorted({case.corruption.name for case in cases})
+        ['emm_told', 'emm_untold', 'nm', 'rmm']
     """
     sets = [named(damaged) for damaged in damaged_sets(modalities) if damaged]
     numbers = _seeds(seeds)

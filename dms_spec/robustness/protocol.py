@@ -80,6 +80,16 @@ def measure(
         SpecError: Two cases are the same, or a name of a method is that of a baseline.
         ShapeError, NonFiniteInput: A method answers with something else.
         ArtifactError, FileError: The store is of another run, or damaged.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, measure, of_predictor, sweep
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> cases = sweep(["gaussian"], seeds=(0,))
+        >>> result = measure({"mine": of_predictor(predictor)}, samples, cases)
+        >>> result.mean("accuracy", "mine", "clean") > 0.5
+        True
     """
     plan = tuple(cases)
     plan = (clean(plan[0].seed if plan else 0), *(c for c in plan if c.corruption.name != "clean"))
@@ -129,6 +139,16 @@ def corrupt(samples: Samples, case: Case) -> Corrupted:
     Raises:
         SpecError: The corruption applies to none of the modalities, or to none of the pattern's.
         UnknownName: The pattern names another modality.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec.robustness import Samples, corrupt, named, sweep
+        >>> inputs = {"image": np.ones((2, 3)), "text": np.ones((2, 3))}
+        >>> samples = Samples.of(inputs, np.array([0, 1]), training=inputs)
+        >>> (case,) = sweep(["zeroed"], patterns=(named(["image"]),), seeds=(0,))
+        >>> corrupt(samples, case).hit
+        array([[ True, False],
+               [ True, False]])
     """
     what, names = case.corruption, samples.modalities
     fits = np.array([what.kind in ("any", samples.kinds[name]) for name in names])

@@ -68,6 +68,15 @@ def write_report(
         FileError: A file is there already (with ``overwrite``, one of somebody else), or the
             folder cannot be written.
         BackendUnavailable: matplotlib is not installed.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, measure, of_predictor, sweep, write_report
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> cases = sweep(["gaussian"], seeds=(0,))
+        >>> result = measure({"mine": of_predictor(predictor)}, samples, cases)
+        >>> write_report(result, "report", title="Mine")
     """
     target = report_target(folder, overwrite=overwrite)
     pictures = plots(result)

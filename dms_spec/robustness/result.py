@@ -132,6 +132,16 @@ class Result:
         cases: In the order in which they were asked for, clean ones first.
         notes: What is weaker than it looks, in words.
         resumed: How many cases came out of the store of an interrupted run.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, measure, of_predictor, sweep
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> cases = sweep(["gaussian"], seeds=(0,))
+        >>> result = measure({"mine": of_predictor(predictor)}, samples, cases)
+        >>> result.methods, result.names[:2], result.samples
+        (('mine',), ('mine', 'static'), 60)
     """
 
     modalities: tuple[str, ...]
@@ -436,6 +446,18 @@ def read_result(path: Path | str) -> Result:
         FileError: The file cannot be read, or is damaged.
         UnknownName: It has a key that no result has.
         ArtifactError: It is something else.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, measure, of_predictor, read_result
+        >>> from dms_spec.robustness import sweep, write_report
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> cases = sweep(["gaussian"], seeds=(0,))
+        >>> result = measure({"mine": of_predictor(predictor)}, samples, cases)
+        >>> write_report(result, "kept")
+        >>> read_result("kept/robustness.json") == result
+        True
     """
     return Result.from_dict(read_json(path, LARGEST_RESULT))
 
@@ -446,6 +468,18 @@ def merge(results: Iterable[Result]) -> Result:
     Raises:
         SpecError: They are of other modalities, methods or numbers of samples, or two have the
             same case.
+
+    Example:
+        >>> from dms_spec import Predictor, get_backend, load_artifact, read_table
+        >>> from dms_spec.robustness import Samples, measure, merge, of_predictor, sweep
+        >>> predictor = Predictor(load_artifact("model"), get_backend("numpy"))
+        >>> samples = Samples.of_table(read_table("train.npz"), predictor.classes)
+        >>> cases = sweep(["gaussian"], seeds=(0,))
+        >>> result = measure({"mine": of_predictor(predictor)}, samples, cases)
+        >>> other = sweep(["gaussian"], seeds=(1,))
+        >>> again = measure({"mine": of_predictor(predictor)}, samples, other)
+        >>> len(merge([result, again]).cases) == len(result.cases) + len(again.cases)
+        True
     """
     parts = list(results)
     if not parts:

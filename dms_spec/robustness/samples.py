@@ -99,6 +99,15 @@ class Samples:
         scales: Of each modality of kind ``"features"``.
         prior: Class frequencies ``[C]``, the answer where nothing is there; None for equal ones.
         notes: What is weaker than it looks, in words.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec.robustness import Samples
+        >>> random = np.random.default_rng(0)
+        >>> inputs = {"image": random.normal(size=(9, 4)), "text": random.normal(size=(9, 3))}
+        >>> samples = Samples.of(inputs, np.arange(9) % 3, training=inputs)
+        >>> samples.modalities, len(samples)
+        (('image', 'text'), 9)
     """
 
     inputs: Mapping[str, NDArray[Any]]

@@ -50,6 +50,19 @@ class Session:
     Raises:
         BackendUnavailable: ONNX Runtime is not whole, or does not run on the device.
         FileError: ONNX Runtime refuses the model, such as one of an opset newer than it.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from dms_onnxruntime import Session
+        >>> from dms_spec import load_artifact
+        >>> from dms_spec.plugins import get_exporter
+        >>> path = get_exporter("onnx").export(load_artifact("model"), Path("for-session"))
+        >>> image, text = np.zeros((5, 3), np.float32), np.zeros((5, 2), np.float32)
+        >>> present = np.ones((5, 2), dtype=bool)
+        >>> found = Session.load(path).run({"image": image, "text": text, "present": present})
+        >>> found["probabilities"].shape
+        (5, 2)
     """
 
     def __init__(self, model: bytes, device: str = "cpu", *, threads: int | None = None) -> None:

@@ -121,6 +121,15 @@ def fit(
         NonFiniteInput: Embeddings are not finite and the spec refuses that, or are too large.
         BackendUnavailable: The device cannot be used.
         ArtifactError, FileError: The checkpoint is of another run, or damaged.
+
+    Example:
+        >>> from dms_spec import SchedulerSpec, read_table
+        >>> from dms_torch.fit import FitSettings, fit
+        >>> table = read_table("train.npz")
+        >>> spec = SchedulerSpec.preset("robust", table.modalities)
+        >>> fitted = fit(table, spec, FitSettings(epochs=5))
+        >>> fitted.artifact.model["classes"]
+        [0, 1]
     """
     settings = settings or FitSettings()
     device = TorchBackend().check_device(device)

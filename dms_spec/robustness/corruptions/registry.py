@@ -18,6 +18,11 @@ def corruption(name: str | Corruption) -> Corruption:
 
     Raises:
         UnknownName: There is none; the message names the closest.
+
+    Example:
+        >>> from dms_spec.robustness import corruption
+        >>> corruption("zeroed").meaning
+        'Every feature is at the bottom of its range, and the methods are not told.'
     """
     if isinstance(name, Corruption):
         return name
