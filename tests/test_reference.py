@@ -44,7 +44,7 @@ WITHOUT = {
     "dms_spec.conformance.parametrize_with_checks": "it makes tests: the guide has them",
     "dms_spec.plugins.HOOKS": "a constant",
     "dms_spec.plugins.hookimpl": "the same",
-    "dms_spec.plugins.installed_version": "for this package's own use, as a constant is",
+    "dms_spec.plugins.installed_version": "for records",
     "dms_torch.fit.Fitted": "what fit returns",
     "dms_torch.fit.Progress": "what fit reports",
 } | {
