@@ -122,6 +122,5 @@ def test_a_compiled_fusion_has_the_kernels_in_its_graphs(monkeypatch: pytest.Mon
     leaves = {name: torch.randn(size, requires_grad=True) for name, size in sizes.items()}
     with pytest.raises(RuntimeError, match="no GPU to run on"):
         whole(**leaves)
-    assert fusion.path == "triton"
     forward, backward = (graph.count("triton_kernel_wrapper_functional(") for graph in graphs)
     assert forward == backward == len(paths.FORMS["triton"])

@@ -127,7 +127,10 @@ def test_what_torch_has_to_see_is_plain(run: Callable[[Fusion], None]) -> None:
 def test_compiled_graphs_are_plain() -> None:
     fusion = Fusion(SPEC)
     compiled = torch.compile(fusion, fullgraph=True, backend="eager")
-    torch.testing.assert_close(compiled(**batch()).weights, fusion(**batch()).weights)
+    found = compiled(**batch()).weights
+    assert fusion.path == "plain"
+    torch.testing.assert_close(found, fusion(**batch()).weights)
+    assert fusion.path == "numba"
     program = torch.export.export(fusion, args=(), kwargs=batch())
     torch.testing.assert_close(program.module()(**batch()).weights, fusion(**batch()).weights)
 
