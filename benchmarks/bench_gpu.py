@@ -3,7 +3,8 @@
 ``python benchmarks/bench_gpu.py [-o results.csv]``. *copy* reads and writes as many bytes as
 scheduling has to read and write once; its bandwidth is that of a large copy in the same run. With
 the backward pass that is three times as many: inputs are read twice, and gradients written. The
-baselines are the naive module of `naive.py`, eager and compiled. Values are compared before
+baselines are the naive module of `naive.py`, eager and compiled; `Fusion` runs on each path that
+the device has, plain and Triton. Values are compared before
 anything is timed. Times are medians of CUDA events, with the quantiles .2 and .8. At B = 32 the
 launches are what counts, so there they are recorded in CUDA graphs as well; eager `Fusion` looks at
 values, which no such graph can.
@@ -26,7 +27,7 @@ from torch import Tensor
 from dms_spec.spec import SchedulerSpec
 from dms_spec.speed.session import save
 from dms_spec.speed.setting import setting
-from dms_torch import Fusion
+from dms_torch import Fusion, paths
 
 #: (B, M, D, C, T), the largest of about a gigabyte and more.
 SHAPES = (
@@ -108,18 +109,34 @@ def in_graph(call: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
+def available(device: str) -> tuple[str, ...]:
+    """The paths that can run on the device; says why Triton is left out, where it is."""
+    if found := paths.obstacle("triton", torch.empty(1, device=device)):
+        print(f"Triton is left out: {found.reason}")
+        return ("plain",)
+    return ("plain", "triton")
+
+
 def measure(
-    shape: tuple[int, ...], device: str, seconds: float, speed: float, *, compiled: bool
+    shape: tuple[int, ...],
+    device: str,
+    seconds: float,
+    speed: float,
+    choice: tuple[str, ...],
+    *,
+    compiled: bool,
 ) -> Iterator[dict[str, object]]:
     arrays = batch(shape, device)
     spec = SchedulerSpec.preset("paper", tuple("abcdefgh"[: shape[1]]))
     # The naive module ignores presence in alignment, so that all of it must be there to compare.
     everything = arrays | {"present": torch.ones_like(arrays["present"])}
-    fusion = Fusion(spec).to(device)
-    calls: dict[str, Callable[..., tuple[Tensor, ...]]] = {"naive": naive, "Fusion": fusion}
+    calls: dict[str, Callable[..., tuple[Tensor, ...]]] = {"naive": naive}
+    for path in choice:
+        calls[f"Fusion, {path}"] = Fusion(spec, path=path).to(device)
     if compiled:
-        calls["naive, compiled"] = torch.compile(naive)
-        calls["Fusion, compiled"] = torch.compile(fusion, fullgraph=True)
+        calls |= {
+            f"{name}, compiled": torch.compile(call, fullgraph=True) for name, call in calls.items()
+        }
     expected = naive(**everything)[1]
     floats = [x for x in arrays.values() if x.is_floating_point()]
     moved = sum(x.nbytes for x in floats) + shape[0] * (shape[1] + shape[2]) * 4
@@ -133,7 +150,8 @@ def measure(
         for what, run in runs.items():
             with torch.no_grad():
                 yield row(shape, name, what, milliseconds(run, device, seconds), limits[what])
-                if device != "cpu" and shape[0] <= 64 and name != "Fusion":
+                eager = name.startswith("Fusion") and "compiled" not in name
+                if device != "cpu" and shape[0] <= 64 and not eager:
                     times = milliseconds(in_graph(run), device, seconds)
                     yield row(shape, f"{name}, CUDA graph", what, times, limits[what])
         what = "forward + backward"
@@ -175,10 +193,10 @@ def main() -> None:
     name = torch.cuda.get_device_name() if args.device != "cpu" else "cpu"
     speed = bandwidth(args.device, args.seconds, (1 << 30) // args.shrink)
     print(f"{name}, torch {torch.__version__}: a copy moves {speed / 1e6:.0f} GB/s")
-    rows = []
+    rows, choice = [], available(args.device)
     for shape in SHAPES:
         shape = (max(1, shape[0] // args.shrink), *shape[1:])
-        found = measure(shape, args.device, args.seconds, speed, compiled=not args.eager)
+        found = measure(shape, args.device, args.seconds, speed, choice, compiled=not args.eager)
         for one in found:
             print(
                 f"{shape!s:<28} {one['what']:<19} {one['contender']:<28} {one['ms']:>10} ms  "

@@ -1,9 +1,10 @@
 """Runs everything that needs a GPU, and writes one folder of small files.
 
 ``make gpu`` runs it on a machine with a GPU that reaches no registry; ``make gpu-wheels`` has
-fetched beforehand what such a machine lacks. Nothing is installed. Three steps, each with a limit
-of time: the tests marked ``gpu``, the conformance suite on the device, and `bench_gpu`. A step that
-fails or takes too long is said in ``summary.json``, and the others still run.
+fetched beforehand what such a machine lacks. Nothing is installed. Four steps, each with a limit
+of time: the tests marked ``gpu``, the conformance suite on the device in plain PyTorch and with
+Triton's kernels, and `bench_gpu`, which times both. A step that fails or takes too long is said in
+``summary.json``, and the others still run.
 """
 
 from __future__ import annotations
@@ -20,25 +21,34 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "triton", "numpy", "transformers", "pytest", "hypothesis", "ml_dtypes")
-TESTS = ("test_conformance.py", "test_mc_dropout.py", "test_onnxruntime.py")
+TESTS = ("test_kernels.py", "test_conformance.py", "test_mc_dropout.py", "test_onnxruntime.py")
 
 
 def steps(device: str, folder: Path, *, trial: bool) -> dict[str, tuple[list[str], int]]:
     """Names each step's command, and the seconds that it may take."""
     python = [sys.executable, "-m"]
     tests = [str(ROOT / "tests" / name) for name in TESTS]
-    few = ["--examples", "2"] if trial else ["--examples", "30"]
-    report = ["--report", str(folder / "conformance.json")]
     bench = [sys.executable, str(ROOT / "benchmarks" / "bench_gpu.py"), "--device", device]
-    small = ["--seconds", "0.01", "--shrink", "4096", "--eager"] if trial else []
+    small = ["--seconds", "0.3"]
+    if trial:
+        small = ["--seconds", "0.01", "--shrink", "4096", "--eager"]
     return {
-        "tests": ([*python, "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests], 120),
-        "conformance": (
-            [*python, "dms_spec", "check", "torch", "--device", device, *few, *report],
-            180,
-        ),
-        "benchmark": ([*bench, *small, "-o", str(folder / "speed.csv")], 180),
+        "tests": ([*python, "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *tests], 150),
+        **{
+            f"conformance-{path}": (conformance(device, path, folder, trial=trial), 100)
+            for path in (("plain", "triton") if device != "cpu" else ("plain",))
+        },
+        "benchmark": ([*bench, *small, "-o", str(folder / "speed.csv")], 130),
     }
+
+
+def conformance(device: str, path: str, folder: Path, *, trial: bool) -> list[str]:
+    """The command that runs the suite on one path. Triton compiles for many shapes: fewer cases."""
+    command = ["env", f"DMS_TORCH_PATH={path}", sys.executable, "-m", "dms_spec", "check", "torch"]
+    examples = 2 if trial else 10 if path == "triton" else 30
+    dtypes = ["--dtype", "float32"] if path == "triton" else []
+    report = ["--report", str(folder / f"conformance-{path}.json")]
+    return [*command, "--device", device, "--examples", str(examples), *dtypes, *report]
 
 
 def machine(device: str) -> dict[str, object]:

@@ -26,7 +26,7 @@ def _read(x, row, rows, column, classes, wide: tl.constexpr):
     return tl.load(at, mask=there, other=-float("inf")).to(wide)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(
     x,
     out,
@@ -65,7 +65,7 @@ def _forward(
     tl.store(totals + row, total, mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(
     given,
     x,

@@ -17,7 +17,7 @@ from dms_torch.kernels.layout import computing, tile
 from dms_torch.kernels.operators import operator
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _forward(
     values,
     weights,
@@ -43,7 +43,7 @@ def _forward(
     tl.store(out + row[:, None] * width + column[None, :], total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _backward(
     given,
     values,

@@ -60,7 +60,7 @@ def _sum_of_others(unit, peak, largest, modalities, m):
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _forward(
     x,
     out,
@@ -106,7 +106,7 @@ def _forward(
     tl.store(parts + 2 * rows * modalities + flat, other, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _backward(
     given,
     x,

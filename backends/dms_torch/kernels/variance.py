@@ -40,7 +40,7 @@ def _deviations(p, passes, inside):
     return tl.where(inside[:, :, None], p - mean[None, :, :], 0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "passes"])
 def _forward(
     x,
     out,
@@ -83,7 +83,7 @@ def _forward(
     tl.store(totals + flat, total, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "passes"])
 def _backward(
     given,
     x,

@@ -14,7 +14,7 @@ from dms_torch.kernels.layout import computing, tile
 from dms_torch.kernels.operators import operator
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _forward(scores, active, out, rows, modalities, R: tl.constexpr, M: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     m = tl.arange(0, M)
@@ -31,7 +31,7 @@ def _forward(scores, active, out, rows, modalities, R: tl.constexpr, M: tl.const
     tl.store(out + at, w, mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "modalities"])
 def _backward(given, weights, out, rows, modalities, R: tl.constexpr, M: tl.constexpr):
     """ds = w (g - sum w g), which is 0 where nothing is active."""
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
