@@ -34,7 +34,8 @@ def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
     if kernel in (weights._forward, weights._backward):
         known["M"] = cut.wide
     constants = {name: x for name, x in known.items() if name in kernel.arg_names}
-    types = dict.fromkeys(FLOATS, "*fp32") | {"active": "*i1", "scores": "*fp32"}
+    wide = "*fp64" if data == "fp64" else "*fp32"
+    types = dict.fromkeys(FLOATS, wide) | {"active": "*i1", "scores": wide}
     types |= dict.fromkeys(("x", "values", "by_values"), f"*{data}")
     if "x" in kernel.arg_names and "given" in kernel.arg_names:
         types["out"] = f"*{data}"  # the gradient of the input
@@ -46,8 +47,9 @@ def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
     return str(built.asm["ptx"])
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("data", ["fp32", "fp16", "bf16"])
+@pytest.mark.parametrize(
+    ("data", "capability"), [("fp32", 80), ("fp32", 90), ("fp16", 90), ("bf16", 90), ("fp64", 90)]
+)
 @pytest.mark.parametrize(
     ("module", "deep", "width"),
     [(variance, 10, 1000), (confidence, 1, 1000), (others, 3, 768), (fusion, 1, 768)],
@@ -68,7 +70,8 @@ def test_kernels_are_compiled(
 def test_weights_are_compiled() -> None:
     cut = layout.tile(1, 3)
     for kernel in (weights._forward, weights._backward):
-        build(kernel, cut, 90, "fp32")
+        for data in ("fp32", "fp64"):
+            build(kernel, cut, 90, data)
 
 
 def test_a_tile_holds_what_is_asked_for() -> None:

@@ -203,6 +203,25 @@ def test_memory_in_any_order_is_read() -> None:
     )
 
 
+def test_more_rows_than_an_axis_of_the_grid_has() -> None:
+    rows = (1 << 16) + 9
+    x = torch.randn(2, rows, 1, 2, device=DEVICE)
+    torch.testing.assert_close(
+        kernels.variance_over_passes(x), plain.variance_over_passes(xp, x), atol=1e-6, rtol=0
+    )
+    assert rows > layout.tile(2, 2).rows
+
+
+@pytest.mark.skipif(not CUDA, reason="takes gigabytes, on a GPU alone")
+def test_more_entries_than_32_bits_count() -> None:
+    x = torch.zeros(2, (1 << 17) + 9, 1, 8200, device=DEVICE, dtype=torch.bfloat16)
+    x[:, -5:] = torch.randn(2, 5, 1, 8200, device=DEVICE)
+    assert x.numel() > 1 << 31
+    found, last = kernels.variance_over_passes(x), x[:, -5:].float()
+    torch.testing.assert_close(found[-5:], plain.variance_over_passes(xp, last))
+    assert not found[:-5].any()
+
+
 def test_operators_are_whole() -> None:
     """Schema, fake and autograd of each, as torch checks them; the rest needs a compiler."""
     x = torch.randn(3, 2, 2, 17, device=DEVICE)

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
+import torch
+from torch import Tensor
 from torch.library import triton_op
 
 from dms_torch.paths import interpreted
@@ -19,25 +21,19 @@ _INTERPRETER = threading.RLock()
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
     """Registers a function under ``dms_torch::name``. Its kernels must be in ``wrap_triton``.
 
-    ``torch.compile`` sees the kernels in it; ``torch.export`` keeps it as one operator.
+    ``torch.compile`` sees the kernels in it; ``torch.export`` keeps it as one operator. Kernels are
+    launched on the device of the first tensor, whatever the current one is.
     """
 
     def register(function: Callable[..., Any]) -> Any:
-        return triton_op(f"dms_torch::{name}", _alone(function), mutates_args=())
+        @wraps(function)
+        def run(*tensors: Tensor) -> Any:
+            device = torch.cuda.device_of(tensors[0])  # type: ignore[no-untyped-call]
+            with _INTERPRETER if interpreted() else device:
+                return function(*tensors)
+
+        # Evaluated, because torch reads the types of arguments in the module of the wrapper.
+        run.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
+        return triton_op(f"dms_torch::{name}", run, mutates_args=())
 
     return register
-
-
-def _alone(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function itself; interpreted, it runs in one thread at a time."""
-    if not interpreted():
-        return function
-
-    @wraps(function)
-    def run(*arguments: Any) -> Any:
-        with _INTERPRETER:
-            return function(*arguments)
-
-    # Evaluated, because torch reads the types of arguments in the module of the wrapper.
-    run.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]
-    return run

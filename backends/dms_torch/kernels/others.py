@@ -101,9 +101,10 @@ def _forward(
     cosine = tl.where(norms > 0, dot / tl.where(norms > 0, norms, 1.0), 0.0)
     tl.store(out + flat, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=inside)
     tl.store(peaks + flat, peak, mask=inside)
+    size = tl.cast(rows, tl.int64) * modalities
     tl.store(parts + flat, cosine, mask=inside)
-    tl.store(parts + rows * modalities + flat, own, mask=inside)
-    tl.store(parts + 2 * rows * modalities + flat, other, mask=inside)
+    tl.store(parts + size + flat, own, mask=inside)
+    tl.store(parts + 2 * size + flat, other, mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "modalities"])
@@ -135,8 +136,9 @@ def _backward(
     start = flat * width
     peak = tl.load(peaks + flat, mask=inside, other=0.0)
     cosine = tl.load(parts + flat, mask=inside, other=0.0)
-    own = tl.load(parts + rows * modalities + flat, mask=inside, other=0.0)
-    other = tl.load(parts + 2 * rows * modalities + flat, mask=inside, other=0.0)
+    size = tl.cast(rows, tl.int64) * modalities
+    own = tl.load(parts + size + flat, mask=inside, other=0.0)
+    other = tl.load(parts + 2 * size + flat, mask=inside, other=0.0)
     norms = tl.sqrt(own) * tl.sqrt(other)
     defined = norms > 0
     slope = tl.load(given + flat, mask=inside, other=0.0)
