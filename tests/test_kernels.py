@@ -196,6 +196,18 @@ def test_alignment(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> 
     close(leaf.grad, slope, (1 + lost.amax(-1))[:, None, None] * size, dtype)
 
 
+def test_the_largest_shapes() -> None:
+    """T = 64, C = 32768, M = 32 and D = 8192, in the tiles that a GPU would have."""
+    for test, shape in (
+        (test_variance_over_passes, (64, 1, 1, 32768)),
+        (test_entropy, (1, 2, 32768)),
+        (test_alignment, (1, 32, 8192)),
+        (test_weighted_sum, (2, 32, 8192)),
+        (test_masked_softmax, (70_000, 32)),
+    ):
+        test(shape, torch.float32, layout.ENTRIES)
+
+
 def test_memory_in_any_order_is_read() -> None:
     x = torch.randn(3, 5, 2, 7, device=DEVICE).transpose(0, 3)
     torch.testing.assert_close(
