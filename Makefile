@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-jax test-ray test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz test-encoders test-lightning test-triton clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-encoders test-lightning test-triton test-jax test-ray test-serve test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -20,6 +20,7 @@ help:
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
 	@echo "make test-lightning  the example in Lightning's loop"
+	@echo "make test-serve  the example server, over loopback (half a minute)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
 	@echo "make test-floors  everything at the lowest versions that pyproject.toml states"
 	@echo "make lint     formatting, lint and types"
@@ -151,6 +152,11 @@ test-triton: $(VENV)/triton
 test-jax: $(VENV)/jax
 	$(BIN)/python -m pytest tests/test_jax.py
 	JAX_ENABLE_X64=1 $(BIN)/dms check jax --examples 10
+
+# When examples/serve.py has changed.
+test-serve: $(VENV)/test
+	$(INSTALL) fastapi uvicorn
+	$(BIN)/python -m pytest tests/test_serve.py
 
 # When `Scorer` or the page on engines has changed. They have an environment of their own, without
 # torch, and are not pinned: each brings its own bounds. Spark runs as well where it is installed.
