@@ -14,7 +14,9 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -84,14 +86,60 @@ def measure(folder: Path, rows: int, workers: int, backend: list[str]) -> dict[s
     }
 
 
+def stages(folder: Path, rows: int, backend: str) -> dict[str, float]:
+    """CPU seconds of each stage for a million rows, in this process, one after the other."""
+    from dms_spec.bulk.places import Place
+    from dms_spec.embeddings.scoring import Scorer
+    from dms_spec.embeddings.sources.frame_writer import ParquetWriter
+    from dms_spec.embeddings.sources.frames import open_frame
+    from dms_spec.embeddings.table import Table
+
+    scorer = Scorer(artifact=folder / "art", keep=("id",), backend=backend)
+    predictor = scorer.predictor()
+    source = Place.of(str(folder / f"data-{rows}" / "000.parquet"))
+    taken = scorer.taken(open_frame(pq.read_schema(source.path).empty_table()))
+    known = {"axis": predictor.artifact.spec.modalities, "widths": predictor.model.widths}
+    clock = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> Any:
+        start = time.process_time()
+        found = work()
+        clock[name] = time.process_time() - start
+        return found
+
+    with source.parquet() as file:
+        names = list(dict.fromkeys(["id", *taken.names()]))
+        batches = timed("decode", lambda: list(file.iter_batches(1024, columns=names)))
+    frames = [open_frame(pa.Table.from_batches([batch])) for batch in batches]
+    tables = timed("convert", lambda: [Table.from_frame(f, taken, **known) for f in frames])
+    predictor.predict(tables[0])
+    timed("compute", lambda: [predictor.predict(table) for table in tables])
+    whole = timed("all of it, but reading and writing", lambda: [scorer(f) for f in frames])
+    path = folder / "stages.parquet"
+
+    def write() -> None:
+        with ParquetWriter(path, "dms-spec predictions", {}) as out:
+            for part in whole:
+                out.add(part)
+
+    timed("write", write)
+    timed("checksum", Place.of(str(path)).checksum)
+    count = sum(map(len, tables))
+    return {name: round(1e6 * seconds / count, 2) for name, seconds in clock.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("rows", type=int)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, default=Path("scale-out"))
     parser.add_argument("--backend", default=None)
+    parser.add_argument("--stages", action="store_true", help="CPU seconds for a million rows")
     args = parser.parse_args()
     prepare(args.folder, args.rows)
+    if args.stages:
+        print(json.dumps(stages(args.folder, args.rows, args.backend or "numpy")))
+        return
     backend = ["--backend", args.backend] if args.backend else []
     for workers in args.workers:
         print(json.dumps(measure(args.folder, args.rows, workers, backend)), flush=True)

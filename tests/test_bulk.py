@@ -187,6 +187,8 @@ REFUSED: dict[str, tuple[Callable[[], object], tuple[str, ...], str]] = {
     "theirs": (lambda: own("new/thesis.tex"), ("-o", "new/"), "is not replaced"),
     "part": (lambda: own("new/part-00001.parquet"), ("-o", "new"), "is not replaced"),
     "manifest": (lambda: own("new/_manifest.json"), ("-o", "new"), "is not replaced"),
+    "parts": (lambda: Path("out/_manifest.json").unlink(), ("-o", "out"), "has parts and no"),
+    "twice": (lambda: None, ("data/0.parquet", "-o", "new"), "data/0.parquet is given twice"),
     "file": (lambda: own("new"), ("-o", "new"), "is not replaced"),
     "inputs": (lambda: None, ("-o", "data"), "among the files of the input"),
     "artifact": (lambda: None, ("-o", "art/out"), "stand in an artifact"),

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dms_spec.bulk.plan import Plan
-from dms_spec.embeddings.nonfinite import NonFinite
-from dms_spec.embeddings.summary import Counts
+from dms_spec.embeddings.summary import Record
 
 #: What is in the folder beside the parts. Readers of datasets pass over names that begin so.
 MANIFEST = "_manifest.json"
@@ -19,28 +18,11 @@ MANIFEST_MARK = b'{\n  "manifest": "dms-spec predictions"'
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    """Says of one part what was counted, and what was odd. The part keeps it in its footer.
-
-    Attributes:
-        counts: How far each modality took part.
-        remarks: What was odd about the rows, in words.
-        nonfinite: By modality, what is not finite.
-        notes: What the predictor said of the rows.
-    """
-
-    counts: Counts
-    remarks: tuple[str, ...]
-    nonfinite: Mapping[str, NonFinite]
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Finished:
     """Says of one part that it is there.
 
     Attributes:
-        record: What it says itself.
+        record: What it says itself, in its footer.
         bytes: Its size.
         sha256: Of its bytes.
     """

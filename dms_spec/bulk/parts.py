@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dms_spec.bulk.manifest import MARK, Finished, Record
+from dms_spec.bulk.manifest import MARK, Finished
 from dms_spec.bulk.places import Folder, Place
 from dms_spec.bulk.plan import Input, Part
 from dms_spec.embeddings.scoring import Scorer
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
 from dms_spec.embeddings.sources.frames import open_frame, pyarrow
-from dms_spec.embeddings.summary import Remarks, Summary
+from dms_spec.embeddings.summary import Record, Tally
 from dms_spec.embeddings.table_parts import counting_from
 from dms_spec.errors import FileError
 from dms_spec.texts import parse_json
@@ -74,13 +74,9 @@ def score_part(
         DMSError: As `Scorer` does.
     """
     part, source = job.part, files[job.part.path]
-    predictor, before = scorer.predictor(), inputs[job.part.path]
-    if predictor.artifact.content_hash() != artifact:
-        raise FileError(f"{scorer.artifact} was written again during the run")
-    if source.footer() != (before.bytes, before.footer):
-        raise FileError(f"{source.given} was written again during the run")
-    summary, said = Summary(predictor.artifact.spec.modalities), Remarks()
-    notes: dict[str, None] = {}
+    predictor = scorer.predictor()
+    _check_unchanged(scorer, artifact, source, inputs[part.path])
+    tally = Tally(predictor.artifact.spec.modalities)
     texts = {
         "classes": json.dumps(predictor.classes.tolist()),
         "modalities": json.dumps(predictor.artifact.spec.modalities),
@@ -91,22 +87,23 @@ def score_part(
         ParquetWriter(path, MARK, texts) as out,
     ):
         for frame in _frames(source, scorer, part):
-            with counting_from(summary.samples):
+            with counting_from(tally.summary.samples):
                 scored = scorer.scored(frame)
             out.add(scored.rows)
-            summary.join(scored.counts)
-            said.add(scored.remarks, scored.nonfinite)
-            notes |= dict.fromkeys(scored.notes)
-        if summary.samples != part.rows:
-            raise FileError("rows are lost", expected=f"{part.rows} rows", got=str(summary.samples))
-        record = Record(
-            counts=summary.counts(),
-            remarks=tuple(said.texts),
-            nonfinite=said.nonfinite,
-            notes=tuple(notes),
-        )
-        out.metadata["record"] = json.dumps(asdict(record), allow_nan=False)
+            tally.add(scored.record)
+        if tally.summary.samples != part.rows:
+            found = str(tally.summary.samples)
+            raise FileError("rows are lost", expected=f"{part.rows} rows", got=found)
+        out.metadata["record"] = json.dumps(asdict(tally.record()), allow_nan=False)
     return read_part(folder.place.within(part.name), key, part.rows)
+
+
+def _check_unchanged(scorer: Scorer, artifact: str, source: Place, before: Input) -> None:
+    """Refuses an artifact or an input that is not what it was when the plan was made."""
+    if scorer.predictor().artifact.content_hash() != artifact:
+        raise FileError(f"{scorer.artifact} was written again during the run")
+    if source.footer() != (before.bytes, before.footer):
+        raise FileError(f"{source.given} was written again during the run")
 
 
 def _frames(source: Place, scorer: Scorer, part: Part) -> Iterator[Any]:

@@ -15,7 +15,7 @@ from dms_spec.embeddings.sources.frame_files import FEW_AT_A_TIME, readable
 from dms_spec.embeddings.sources.frames import pyarrow
 from dms_spec.errors import FileError
 from dms_spec.outputs import Target, is_marked
-from dms_spec.staging import STAGING
+from dms_spec.staging import STAGING, clear_leftovers
 
 # Bytes at a time, and as many as are looked through for a mark at each end of a file.
 _BLOCK = 1 << 20
@@ -174,7 +174,7 @@ class Folder:
         return not is_uri(self.place.given)
 
     def check(self, marks: Mapping[str, bytes]) -> None:
-        """Refuses a folder that holds something else than an earlier output, and makes it.
+        """Refuses a folder that holds something else than an earlier output.
 
         Args:
             marks: By the name of each file, what one of this kind holds near its ends.
@@ -185,13 +185,9 @@ class Folder:
         if self.here:
             Target.of_folder(self.place.path, marks, overwrite=True, alone=True)
             return
-        from pyarrow import fs
-
         with readable(self.place.given, ".parquet"):
             self.place.filesystem.create_dir(self.place.path, recursive=True)
-            selector = fs.FileSelector(self.place.path)
-            infos = self.place.filesystem.get_file_info(selector)
-        names = {info.base_name for info in infos if not info.base_name.startswith(STAGING)}
+        names = {name for name in self.names() if not name.startswith(STAGING)}
         strange = [n for n in names & set(marks) if not self._is_marked(n, marks[n])]
         if strange or (names and not names & set(marks)):
             raise FileError(
@@ -201,6 +197,20 @@ class Folder:
                 got="something else, which could be lost",
                 fix="Choose another folder, or move it away yourself.",
             )
+
+    def names(self) -> list[str]:
+        """Lists what is in it, in order; nothing where there is no folder yet."""
+        from pyarrow import fs
+
+        with readable(self.place.given, ".parquet"):
+            selector = fs.FileSelector(self.place.path, allow_not_found=True)
+            infos = self.place.filesystem.get_file_info(selector)
+        return sorted(info.base_name for info in infos)
+
+    def clear(self) -> None:
+        """Removes what workers that were stopped have left behind."""
+        if self.here:
+            clear_leftovers(Path(self.place.path))
 
     def _is_marked(self, name: str, mark: bytes) -> bool:
         place = self.place.within(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -122,8 +123,9 @@ def make_plan(scorer: Scorer, files: Sequence[Place]) -> tuple[Plan, Scorer]:
         FileError: A file is damaged, given twice, or has other columns than the first.
         MissingInput, SpecError: A column is not there, or taken twice.
     """
-    if twice := {one.path for one in files if [f.path for f in files].count(one.path) > 1}:
-        raise FileError(f"{sorted(twice)[0]} is given twice", expected="each file once")
+    path, times = Counter(place.path for place in files).most_common(1)[0]
+    if times > 1:
+        raise FileError(f"{path} is given twice", expected="each file once")
     inputs, parts, first = [], [], None
     for place in files:
         with place.parquet() as file:

@@ -14,18 +14,20 @@ from dms_spec.bulk.places import Folder, Place
 from dms_spec.bulk.plan import Part, Plan, make_plan
 from dms_spec.bulk.workers import run_jobs
 from dms_spec.embeddings.scoring import Scorer
-from dms_spec.embeddings.summary import Remarks, Summary
+from dms_spec.embeddings.summary import Tally
 from dms_spec.errors import FileError
 from dms_spec.texts import parse_json
 from dms_spec.typed import read_typed
 
 
 class Bulk:
-    """Scores many files into one folder. Make it with `plan`, and run it.
+    """Scores many files into one folder. Make it with `planned`, and run it.
 
     Attributes:
+        scorer: What scores.
         plan: What is to be done.
         finished: By name, the parts that are there.
+        damaged: The names of parts that are there and cannot be read: they are scored again.
     """
 
     def __init__(self, scorer: Scorer, plan: Plan, files: Sequence[Place], folder: Folder) -> None:
@@ -51,6 +53,13 @@ class Bulk:
         if manifest.exists():
             bulk._compare(manifest)
             bulk._find_finished()
+        elif strange := [name for name in folder.names() if name.startswith("part-")]:
+            raise FileError(
+                f"{folder.place.given} has parts and no {MANIFEST}",
+                expected="a new folder, or an earlier run with what it wrote first",
+                got=strange[0],
+                fix="Choose another folder, or remove this one.",
+            )
         else:
             bulk._write(Manifest(manifest=MARK, plan=plan))
         return bulk
@@ -72,9 +81,12 @@ class Bulk:
             score_part, self.scorer, self.plan.artifact, self.plan.key(), inputs, self._files,
             self._folder,
         )  # fmt: skip
-        for job, found in run_jobs(work, jobs, workers):
-            self.finished[job.part.name] = found
-            yield job.part
+        try:
+            for job, found in run_jobs(work, jobs, workers):
+                self.finished[job.part.name] = found
+                yield job.part
+        finally:
+            self._folder.clear()
         self._write(self.manifest())
 
     def manifest(self) -> Manifest:
@@ -83,37 +95,27 @@ class Bulk:
         Raises:
             FileError: There are other rows than in the inputs.
         """
-        summary, said = Summary(self.scorer.predictor().artifact.spec.modalities), Remarks()
-        notes: dict[str, None] = {}
+        tally = Tally(self.scorer.predictor().artifact.spec.modalities)
         parts = []
         for part in self.plan.parts:
             found = self.finished[part.name]
-            summary.join(found.record.counts)
-            said.add(found.record.remarks, found.record.nonfinite)
-            notes |= dict.fromkeys(found.record.notes)
-            parts.append(
-                {
-                    "name": part.name,
-                    "rows": found.record.counts.rows,
-                    "bytes": found.bytes,
-                    "sha256": found.sha256,
-                }
-            )
-        wanted = sum(one.rows for one in self.plan.inputs)
+            tally.add(found.record)
+            rows, said = found.record.counts.rows, {"bytes": found.bytes, "sha256": found.sha256}
+            parts.append({"name": part.name, "rows": rows, **said})
+        summary, wanted = tally.summary, sum(one.rows for one in self.plan.inputs)
         if summary.samples != wanted:
             raise FileError(
                 f"{self._folder.place.given} has other rows than the inputs",
                 expected=str(wanted),
                 got=str(summary.samples),
             )
-        nothing = self.scorer.predictor().nothing_note(summary.nothing)
         return Manifest(
             manifest=MARK,
             plan=self.plan,
             rows=summary.samples,
             rows_with_nothing_active=summary.nothing,
             modalities=tuple(summary.rows()),
-            notes=(*said.notes(), *notes, *nothing),
+            notes=self.scorer.notes(tally.record()),
             parts=tuple(parts),
         )
 

@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import CONFIG, MODEL, load_artifact
-from dms_spec.embeddings.nonfinite import NonFinite
 from dms_spec.embeddings.origin import ENCODERS, encoders_in, others
 from dms_spec.embeddings.predictor import BATCH_SIZE, Predictor
 from dms_spec.embeddings.sources.columns import Columns, Taken
 from dms_spec.embeddings.sources.frame_writer import frame_of_arrays
 from dms_spec.embeddings.sources.frames import Frame, open_frame, pyarrow, take_of
-from dms_spec.embeddings.summary import Counts, Remarks, Summary
+from dms_spec.embeddings.summary import Record, Remarks, Summary
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import MissingInput, closest
 from dms_spec.plugins import get_backend
@@ -64,7 +63,7 @@ class Scorer:
             MissingInput, ShapeError, DTypeError, SpecError: The frame does not fit it.
         """
         scored = self.scored(frame)
-        metadata = {"notes": json.dumps(self.notes(scored)), "backend": self.backend}
+        metadata = {"notes": json.dumps(self.notes(scored.record)), "backend": self.backend}
         return scored.rows.replace_schema_metadata(metadata)
 
     def scored(self, frame: Any) -> Scored:
@@ -83,22 +82,22 @@ class Scorer:
         taken = self.taken(opened)
         axis, widths = predictor.artifact.spec.modalities, predictor.model.widths
         table = Table.from_frame(opened, taken, axis=axis, widths=widths, where=opened.where)
-        summary, said, tables = Summary(axis), Remarks(), []
+        summary, tables = Summary(axis), []
         encoders = encoders_in(opened.texts, taken.modalities)
-        said.add(tuple(others(predictor.artifact.model.get(ENCODERS), encoders)), {})
+        notes = dict.fromkeys(others(predictor.artifact.model.get(ENCODERS), encoders))
         for found in predictor.parts(table, self.batch_size):
             rows = slice(summary.samples, summary.samples + len(found["active"]))
             kept = {name: opened.column(name)[rows] for name in self.keep}
             tables.append(frame_of_arrays(found, kept))
             summary.add(found["active"], found["weights"])
-            said.add(found.notes, {})
-        return Scored(
-            rows=pyarrow().concat_tables(tables),
+            notes |= dict.fromkeys(found.notes)
+        record = Record(
             counts=summary.counts(),
             remarks=table.remarks,
             nonfinite=dict(table.nonfinite),
-            notes=tuple(said.texts),
+            notes=tuple(notes),
         )
+        return Scored(pyarrow().concat_tables(tables), record)
 
     def predictor(self) -> Predictor:
         """Gives what scores, loaded once in each process.
@@ -118,35 +117,24 @@ class Scorer:
         before = Columns.of_model(self.predictor().artifact.model)
         return take_of(frame, self.columns, before).to_predict()
 
-    def notes(self, scored: Scored) -> tuple[str, ...]:
+    def notes(self, record: Record) -> tuple[str, ...]:
         """Says in words what was odd."""
         said = Remarks()
-        said.add(scored.remarks, scored.nonfinite)
-        nothing = self.predictor().nothing_note(scored.counts.nothing)
-        return (*said.notes(), *scored.notes, *nothing)
+        said.add(record.remarks, record.nonfinite)
+        nothing = self.predictor().nothing_note(record.counts.nothing)
+        return (*said.notes(), *record.notes, *nothing)
 
     def _stamp(self) -> tuple[int, ...]:
         paths = [Path(self.artifact) / name for name in (CONFIG, MODEL)]
         return tuple(path.stat().st_mtime_ns for path in paths if path.exists())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Scored:
-    """Holds the scores of some rows, and what was odd about them.
-
-    Attributes:
-        rows: A ``pyarrow.Table``; None once it is written.
-        counts: How far each modality took part.
-        remarks: What was odd about the frame, in words.
-        nonfinite: By modality, what is not finite.
-        notes: What the predictor said of the rows.
-    """
+    """Holds the scores of some rows, as a ``pyarrow.Table``, and what is to be said of them."""
 
     rows: Any
-    counts: Counts
-    remarks: tuple[str, ...]
-    nonfinite: dict[str, NonFinite]
-    notes: tuple[str, ...]
+    record: Record
 
 
 @lru_cache(maxsize=4)

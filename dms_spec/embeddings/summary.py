@@ -75,6 +75,23 @@ class Counts:
     weight: tuple[float, ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """Says of some rows what was counted, and what was odd: plain data, for JSON.
+
+    Attributes:
+        counts: How far each modality took part.
+        remarks: What was odd about the rows, in words.
+        nonfinite: By modality, what is not finite.
+        notes: What the predictor said of the rows.
+    """
+
+    counts: Counts
+    remarks: tuple[str, ...]
+    nonfinite: Mapping[str, NonFinite]
+    notes: tuple[str, ...]
+
+
 class Remarks:
     """Collects what was found to be weaker than it claims, part by part, each thing once."""
 
@@ -93,3 +110,30 @@ class Remarks:
         """Says it in words."""
         absent = (bad.note(name) for name, bad in self.nonfinite.items() if bad.rows)
         return (*self.texts, *absent)
+
+
+class Tally:
+    """Adds up records, in the order in which they come.
+
+    Args:
+        modalities: Their names.
+    """
+
+    def __init__(self, modalities: Sequence[str]) -> None:
+        self.summary, self.remarks = Summary(modalities), Remarks()
+        self._notes: dict[str, None] = {}
+
+    def add(self, record: Record) -> None:
+        """Counts the rows of a record."""
+        self.summary.join(record.counts)
+        self.remarks.add(record.remarks, record.nonfinite)
+        self._notes |= dict.fromkeys(record.notes)
+
+    def record(self) -> Record:
+        """Gives one record for all rows."""
+        return Record(
+            counts=self.summary.counts(),
+            remarks=tuple(self.remarks.texts),
+            nonfinite=dict(self.remarks.nonfinite),
+            notes=tuple(self._notes),
+        )
