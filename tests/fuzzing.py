@@ -224,12 +224,21 @@ def _of_frames(folder: Path, table: dict[str, np.ndarray]) -> list[Good]:
         stream.write_table(frame)
     flat = {f"{name}{k}": array[:, k] for name, array in table.items() for k in range(3)}
     pa.csv.write_csv(pa.table(flat), folder / "t.csv")
+    lake, scored = folder / "lake", folder / "scored"
+    lake.mkdir(exist_ok=True)
+    pa.parquet.write_table(frame, lake / "0.parquet")
+    command = ("predict", str(folder / "art"), str(lake), "-o", str(scored), "--workers", "1")
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main([*command])
+        main(["predict", str(folder / "art"), str(lake), "-o", str(folder / "p.parquet")])
     predict = ("predict", "DIR/art", "FILE", "-o")
     by_pattern = ("--modality", "a=a*", "--modality", "b=b*")
     return [
         Good("t.parquet", _bytes, _verb(*predict, "DIR/out.parquet")),
         Good("t.feather", _bytes, _verb(*predict, "DIR/out.npz")),
         Good("t.arrow", _bytes, _verb(*predict, "DIR/out.npz")),
+        Good("scored/_manifest.json", _json, _verb(*command)),
+        Good("p.parquet", _bytes, _verb("watch", "FILE", "--reference", "FILE", "--window", "2")),
         Good("t.csv", _text, _verb(*predict, "DIR/out.npz", *by_pattern)),
     ]
 

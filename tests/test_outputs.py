@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fuzzing import small_artifact
 
@@ -60,7 +62,7 @@ def everybodys(folder: Path) -> None:
         "robustness.html", "robustness.json", "robustness.csv", "robustness.md", "results.json",
         "weights.png", "digits.npz", "why.png", "why.svg", "report.json", "report.md", "badge.svg",
         "onnx/model.onnx", "onnx/verification.json", "robust/config.json", "here.cases.jsonl",
-        "triton/mine/config.pbtxt",
+        "triton/mine/config.pbtxt", "parts/_manifest.json", "page.html",
         "free.npz.json", "new.npz.unfinished",
         "here.checkpoint.safetensors", "thesis.tex", ".dms-spec-mine/years.txt", "empty.npz",
     ]  # fmt: skip
@@ -83,6 +85,10 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     np.savez(folder / "t.npz", allow_pickle=False, **arrays, labels=labels)
     (folder / "words.csv").write_text("text\na cat\na dog\n", encoding="utf-8")
     save_artifact(folder / "art", small_artifact())
+    columns = {name: array.tolist() for name, array in arrays.items()}
+    pq.write_table(pa.table(columns), folder / "t.parquet")
+    scored = ["-o", str(folder / "scored.parquet")]
+    assert main(["predict", str(folder / "art"), str(folder / "t.parquet"), *scored]) == 0
     check = ("check", "numpy", "--check", "check_worked_example", "--dtype", "float32")
     assert main([*check, "--report", str(folder / "r.json")]) == 0
     return folder
@@ -101,6 +107,10 @@ def verbs(fitted: Path) -> Iterator[tuple[str, ...]]:
     yield "predict", art, table, "-o", "out.parquet"
     for out in ("out.npz", "out.safetensors", "out.parquet", "free.npz", "new.npz"):
         yield "embed", str(fitted / "words.csv"), "-o", out, "--text", "tiny_encoders:letters"
+    for out in (".", "parts", "robust"):
+        yield "predict", art, str(fitted / "t.parquet"), "-o", out
+    scored = str(fitted / "scored.parquet")
+    yield "watch", scored, "--reference", scored, "--window", "9", "-o", "page.html"
     for out in (".", "robust", "onnx"):
         yield "fit", table, "-o", out, *FLAGS, "--overwrite"
     yield "fit", table, "-o", "here", *FLAGS, "--overwrite"

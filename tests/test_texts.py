@@ -190,6 +190,7 @@ def test_what_is_written_follows_its_schema(tmp_path: Path) -> None:
     written = {
         "spec": [read_json(tmp_path / "spec.json")],
         "artifact": [read_json(tmp_path / "art" / "config.json")],
+        "predictions": [read_json(tmp_path / "scored" / "_manifest.json")],
         "robustness": [result],
         "case": result["cases"],
         "store": [json.loads(line.partition(" ")[2]) for line in lines],

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import Config
+from dms_spec.bulk.manifest import Manifest
 from dms_spec.conformance.expected import Expectation
 from dms_spec.robustness.result import Measured, ResultFile
 from dms_spec.robustness.store import StoreLine
@@ -20,6 +21,7 @@ TARGET = Path(__file__).parents[2] / "dms_spec" / "schemas"
 FORMATS: dict[str, tuple[str, Any]] = {
     "spec": ("A scheduler specification", SchedulerSpec),
     "artifact": ("config.json of an artifact", Config),
+    "predictions": ("_manifest.json of predictions in parts", Manifest),
     "robustness": ("robustness.json of a report of dms robustness", ResultFile),
     "case": ("A case of robustness.json, and the value of a line of a store", Measured),
     "store": ("What follows the checksum in a line of a store of dms robustness", StoreLine),
