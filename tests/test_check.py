@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.context import Context
 from dms_spec.conformance.expected import Expectation, read_expected
 from dms_spec.conformance.mutants import get_mutant
-from dms_spec.conformance.mutants.mutant import Mutant, MutantBackend
+from dms_spec.conformance.mutants.mutant import Mutant, MutantBackend, library
 from dms_spec.conformance.reading import read_reports
 from dms_spec.conformance.registry import LEVELS, checks
 from dms_spec.conformance.render import badge, badge_message, html, markdown
@@ -83,7 +84,11 @@ def test_the_plan_holds_every_claimed_dtype_and_refuses_the_others() -> None:
 def test_numpy_is_conformant_and_gradients_are_not_counted_as_passed(numpy_report: Report) -> None:
     assert numpy_report.verdict == "conformant" and not numpy_report.reasons
     assert numpy_report.levels["gradients"]["passed"] == 0
-    assert numpy_report.counts["not_claimed"] == numpy_report.levels["gradients"]["of"] > 0
+    idle = [r for r in numpy_report.results if r.status == "not_claimed"]
+    assert (
+        len([r for r in idle if r.level == "gradients"]) == numpy_report.levels["gradients"]["of"]
+    )
+    assert all(r.message == "needs gradients" for r in idle)
     assert sum(numpy_report.counts.values()) == len(numpy_report.results)
 
 
@@ -98,6 +103,7 @@ def _with(report_: Report, *changed: Result, **fields: object) -> Report:
     [
         ("failed", "core", "non-conformant"),
         ("error", "gradients", "non-conformant"),
+        ("suite_error", "learned", "invalid-run"),
         ("xpass", "learned", "non-conformant"),
         ("refusal_missing", "core", "non-conformant"),
         ("xfail", "core", "non-conformant"),
@@ -298,9 +304,77 @@ def _raising(error: BaseException) -> Planned:
 def test_a_run_survives_a_check_that_raises(error: BaseException) -> None:
     planned = [_one(), _raising(error), _one()]
     found = run(get_backend("numpy"), planned, registered=3, examples=2)
-    assert [r.status for r in found.results] == ["passed", "error", "passed"]
+    assert [r.status for r in found.results] == ["passed", "suite_error", "passed"]
+    assert found.results[1].message.startswith(f"the suite itself failed: {type(error).__name__}")
     assert "in run of test_check.py, line" in found.results[1].message
+    # It says nothing about the backend.
+    assert found.verdict == "invalid-run"
+    assert found.reasons == ["the suite itself failed in check_that_raises"]
+
+
+def _raise(error: BaseException) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {"around": lambda call: _raise(SystemExit(3))},
+        {"convert": lambda array, device: _raise(ValueError("what a day"))},
+        {"namespace": library(where=lambda *given, **how: _raise(MemoryError()))},
+        {
+            "claims": lambda claims: replace(claims, policies=("static",)),
+            "batch": lambda arrays: {},
+        },
+    ],
+    ids=["a call", "an array", "its library", "an empty batch"],
+)
+def test_what_a_backend_raises_is_a_failure_of_its_clause(where: dict[str, Any]) -> None:
+    backend = MutantBackend(Mutant(name="raises", summary="raises", clause="", **where))
+    planned = plan(backend, checks(["check_weights_sum_to_one"]), dtypes=["float32"])
+    found = run(backend, planned, registered=1, examples=2)
+    assert [r.status for r in found.results] == ["error"]
+    assert found.results[0].message.startswith("DMS-W-002: the backend raised ")
     assert found.verdict == "non-conformant"
+
+
+_MISSHAPEN: dict[str, Any] = {
+    "no schedule": lambda result: None,
+    "no weights": lambda result: replace(result, weights=None),
+    "no signals": lambda result: replace(result, signals={}),
+    "signals in a list": lambda result: replace(result, signals=list(result.signals.values())),
+    "one modality less": lambda result: replace(result, scores=result.scores[:, 1:]),
+    "a flat value": lambda result: replace(result, fused=result.fused[0]),
+    "notes that are numbers": lambda result: replace(result, notes=(3,)),
+}
+
+
+@pytest.mark.parametrize("what", _MISSHAPEN)
+def test_a_result_of_no_form_is_the_backends_fault(what: str) -> None:
+    """Checks read what came back, so its form is a clause and not a crash of the suite."""
+    change = _MISSHAPEN[what]
+    wrong = Mutant(
+        name="misshapen",
+        summary=what,
+        clause="",
+        result=lambda result, batch, spec: change(result),
+    )
+    names = ["check_worked_example", "check_few_passes", "check_terms_sum_to_scores"]
+    planned = plan(MutantBackend(wrong), checks(names), dtypes=["float32"])
+    found = [run_one(MutantBackend(wrong), one, examples=5) for one in planned]
+    assert {r.status for r in found} == {"failed"}, found
+    assert all(r.message.startswith(("DMS-S-001", "DMS-C-006")) for r in found), found
+
+
+def test_the_slowest_checks_are_named(numpy_report: Report, dms: Dms) -> None:
+    slowest = numpy_report.slowest
+    assert len(slowest) == 10
+    assert [one["seconds"] for one in slowest] == sorted(
+        (r.seconds for r in numpy_report.results), reverse=True
+    )[:10]
+    args = ("--check", "check_worked_example", "--dtype", "float32", "--durations")
+    out = str(dms("check", "numpy", *args).succeeded())
+    assert re.search(r"check_worked_example +cpu float32 +\d+\.\d s", out)
 
 
 def test_a_run_that_is_stopped_tells_what_it_found() -> None:
@@ -338,7 +412,8 @@ def test_a_backend_that_changes_its_mind_breaks_determinism() -> None:
 
 def test_a_refusal_names_the_claim_that_invited_it() -> None:
     error = UnsupportedCapability("no such thing here", capability="policy:linear")
-    result = run_one(get_backend("numpy"), _raising(error))
+    modest = Mutant(name="modest", summary="modest", clause="", around=lambda call: _raise(error))
+    result = run_one(MutantBackend(modest), _one())
     assert "it was asked because every policy and float64, float32, float16" in result.message
 
 

@@ -56,6 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--report", metavar="FILE", type=Path, help="write the report: .json, .md, .html or .svg"
     )
+    parser.add_argument(
+        "--durations", action="store_true", help="list the ten checks that took longest"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
@@ -110,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         say_json(found.to_dict())
     else:
         _print(found)
+        if args.durations:
+            _print_slowest(found)
     return _exit_code(found)
 
 
@@ -183,7 +188,7 @@ def _write(path: Path, report: Report) -> None:
 
 def _print(report: Report) -> None:
     for result in report.results:
-        if result.status in ("failed", "error", "xpass", "refusal_missing"):
+        if result.status in ("failed", "error", "suite_error", "xpass", "refusal_missing"):
             say(f"{result.check} [{result.device}, {result.dtype}]: {result.status}")
             say_under(result.message)
             say(f"  reproduce:\n{_indented(result.reproduce)}")
@@ -215,6 +220,15 @@ def _print(report: Report) -> None:
         say(f"invalid: {reason}")
     if report.verdict == "partial":
         say("a selection certifies nothing: run all checks for a verdict")
+
+
+def _print_slowest(report: Report) -> None:
+    rows = [
+        (one["check"], f"{one['device']} {one['dtype']}", f"{one['seconds']:.1f} s")
+        for one in report.slowest
+    ]
+    say()
+    say_table(("slowest", "where", "took"), rows, right=(2,))
 
 
 def _indented(text: str) -> str:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.artifact import Artifact
 from dms_spec.conformance import closeness, oracle, worked_example
 from dms_spec.conformance.clauses import clauses
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.errors import DMSError
-from dms_spec.interface.backend import Backend, Scheduler
+from dms_spec.interface.backend import Backend, Predictive, RowPredictor, Scheduler
 from dms_spec.plugins import available
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import TERMS, ModalityBatch, Schedule
@@ -91,8 +92,9 @@ class Context:
     def lacks(self, needs: tuple[str, ...]) -> str:
         """Names the first need that the backend does not claim. Empty if it claims them all.
 
-        A need is ``"arrays"`` (it is an `ArrayBackend`), ``"gradients"``, ``"deterministic"``,
-        ``"dtype:<name>"``, ``"policy:<name>"``, or ``"exporter"`` (any is installed).
+        A need is ``"arrays"`` (it is an `ArrayBackend`), ``"heads"`` (it is `Predictive`),
+        ``"gradients"``, ``"deterministic"``, ``"dtype:<name>"``, ``"policy:<name>"``, or
+        ``"exporter"`` (any is installed).
         """
         return next((need for need in needs if not self._claims(need)), "")
 
@@ -101,6 +103,8 @@ class Context:
         kind, _, name = need.partition(":")
         if kind == "arrays":
             return isinstance(self.backend, ArrayBackend)
+        if kind == "heads":
+            return isinstance(self.backend, Predictive)
         if kind == "gradients":
             return claims.gradients
         if kind == "deterministic":
@@ -199,10 +203,18 @@ class Context:
         self.last = scheduler.spec, arrays, parameters or {}
         moved = self.moved(arrays)
         result = scheduler(ModalityBatch(**moved))
+        self._expect_schedule(result, scheduler.spec)
         given = next(iter(moved.values()))
         for name, array in everything(result).items():
             self._expect_same_kind(name, array, given)
-        return result.converted(self.backend.to_numpy)
+        found = result.converted(self.backend.to_numpy)
+        self._expect_shapes(found, arrays)
+        return found
+
+    def rows(self, artifact: Artifact) -> RowPredictor:
+        """Binds a fitted artifact to the device, of a backend that claims heads."""
+        assert isinstance(self.backend, Predictive)  # noqa: S101 - the check needs heads
+        return self.backend.row_predictor(artifact, self.device)
 
     def moved(self, arrays: Arrays) -> dict[str, Any]:
         """The arrays as those of the backend's library."""
@@ -230,6 +242,27 @@ class Context:
             if expected is not None:
                 what += f", expected {np.asarray(expected)[where]!s}"
         raise ConformanceError(f"{clause}: {what}. The clause: {clauses()[clause].text}")
+
+    def _expect_schedule(self, result: Any, spec: SchedulerSpec) -> None:
+        """Expects a schedule that a check can read, so that no check fails over its form."""
+        kind = isinstance(result, Schedule)
+        self.expect("DMS-S-001", kind, f"the result is a {type(result).__name__}, not a Schedule")
+        named = isinstance(result.signals, Mapping) and isinstance(result.terms, Mapping)
+        self.expect("DMS-S-001", named, "signals or terms are no mapping from names to arrays")
+        same = set(result.signals) == set(spec.signals)
+        self.expect("DMS-S-001", same, f"the signals are {', '.join(result.signals) or 'none'}")
+        words = all(isinstance(note, str) for note in result.notes)
+        self.expect("DMS-S-001", words, f"the notes are {result.notes!r}, not texts")
+
+    def _expect_shapes(self, result: Schedule, arrays: Arrays) -> None:
+        """Expects [B, M] of everything but what is fused, which has an axis of its own."""
+        floating = next(array for name, array in arrays.items() if name != "present")
+        square = floating.shape[-3:-1]
+        for name, array in everything(result).items():
+            shape = np.shape(array)
+            right = shape[:1] == square[:1] and len(shape) == 2 if name == "fused" else None
+            right = shape == square if right is None else right
+            self.expect("DMS-S-001", right, f"{name} has shape {list(shape)}")
 
     def _expect_same_kind(self, name: str, array: Any, given: Any) -> None:
         """Expects an array of the library that came in, on the device that it came from."""

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 #: The levels of conformance. Core is for every backend. A backend claims each of the others as a
 #: whole, or not at all.
-Level = Literal["core", "gradients", "learned", "exchange", "export", "determinism"]
+Level = Literal["core", "gradients", "learned", "heads", "exchange", "export", "determinism"]
 
 LEVELS: tuple[Level, ...] = (
     "core",
     "gradients",
     "learned",
+    "heads",
     "exchange",
     "export",
     "determinism",
@@ -42,6 +43,7 @@ FAMILIES = (
     "state",
     "losses",
     "learned",
+    "heads",
     "gradients",
     "exchange",
     "export",

@@ -15,6 +15,7 @@ _SIGNS = {
     "error": "✗",
     "refusal_missing": "✗",
     "xpass": "✗",
+    "suite_error": "!",
     "xfail": "~",
     "not_claimed": "-",
     "not_run": "?",
@@ -22,12 +23,13 @@ _SIGNS = {
 _WORDS = {
     "✓": "passed",
     "✗": "failed",
+    "!": "the suite itself failed",
     "~": "expected to fail, with a reason",
     "-": "not claimed",
     "?": "not run",
 }
 # What one cell shows when several checks of a clause differ: the first of these that is among them.
-_FIRST = ("✗", "~", "?", "✓", "-")
+_FIRST = ("✗", "!", "~", "?", "✓", "-")
 
 _COLOURS = {
     "conformant": "#2e7d32",
@@ -186,7 +188,7 @@ def _gaps(reports: Sequence[Report]) -> list[str]:
         f"{report.backend['name']}, {r.check} [{r.device}, {r.dtype}], {r.status}: {r.message}"
         for report in reports
         for r in report.results
-        if _SIGNS[r.status] in "✗~?"
+        if _SIGNS[r.status] in "✗!~?"
     ]
 
 

@@ -23,7 +23,9 @@ REPORT_VERSION = 1
 
 #: What became of one check on one device in one dtype. ``refusal_*`` are calls that need something
 #: that is not claimed: they must raise. ``not_claimed`` was not run because the backend does not
-#: claim what it needs; ``not_run`` because a package is missing. Neither counts as passed.
+#: claim what it needs; ``not_run`` because a package is missing. Neither counts as passed. In an
+#: ``error`` the backend raised what no clause asks for. In a ``suite_error`` the check itself did:
+#: that is a fault of the suite, and says nothing about the backend.
 Status = Literal[
     "passed",
     "failed",
@@ -32,6 +34,7 @@ Status = Literal[
     "xpass",
     "refusal_ok",
     "refusal_missing",
+    "suite_error",
     "not_claimed",
     "not_run",
 ]
@@ -43,7 +46,10 @@ Verdict = Literal[
 #: Why a check was not run whose turn did not come.
 STOPPED = "the run was stopped before it"
 
+_SLOWEST = 10
+
 _BAD = ("failed", "error", "xpass", "refusal_missing")
+_FOLLOWS = ("verdict", "reasons", "counts", "levels", "worst", "slowest")
 _IDLE = ("not_claimed", "not_run")
 
 
@@ -142,6 +148,15 @@ class Report(_Run):
         return found
 
     @property
+    def slowest(self) -> list[dict[str, Any]]:
+        """The ten checks that took longest, the longest first."""
+        ran = sorted(self.results, key=lambda r: r.seconds, reverse=True)[:_SLOWEST]
+        return [
+            {"check": r.check, "device": r.device, "dtype": r.dtype, "seconds": r.seconds}
+            for r in ran
+        ]
+
+    @property
     def reasons(self) -> list[str]:
         """Why the run is invalid. Empty if it is valid."""
         reasons = []
@@ -149,6 +164,8 @@ class Report(_Run):
             reasons.append("nothing was executed")
         if survivors := [name for name, caught in self.self_test.items() if not caught]:
             reasons.append(f"the suite did not catch {', '.join(survivors)}")
+        if crashed := dict.fromkeys(r.check for r in self.results if r.status == "suite_error"):
+            reasons.append(f"the suite itself failed in {', '.join(crashed)}")
         if left := [r.check for r in self.results if r.message == STOPPED]:
             reasons.append(f"it was stopped before {left[0]}")
         if len(self.results) > self.registered:
@@ -179,6 +196,7 @@ class Report(_Run):
             "counts": self.counts,
             "levels": self.levels,
             "worst": self.worst,
+            "slowest": self.slowest,
             **asdict(self),
             "results": [asdict(r) | {"clauses": list(r.clauses)} for r in self.results],
         }
@@ -199,7 +217,7 @@ class Report(_Run):
         file = read_typed(ReportFile, data, "the report")
         same = {one.name: getattr(file, one.name) for one in fields(_Run)}
         report = cls(backend=data["backend"], **same)
-        written = {key: data[key] for key in ("verdict", "reasons", "counts", "levels", "worst")}
+        written = {key: data[key] for key in _FOLLOWS}
         found = {key: getattr(report, key) for key in written}
         if wrong := [key for key in written if found[key] != written[key]]:
             raise FileError(
@@ -227,6 +245,16 @@ class BackendFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Slow:
+    """Describes what a report says of a check that took long."""
+
+    check: str
+    device: str
+    dtype: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportFile(_Run):
     """Describes the JSON file of a report: what `Report` holds, and what follows from it."""
 
@@ -236,4 +264,5 @@ class ReportFile(_Run):
     counts: Mapping[str, int]
     levels: Mapping[str, Mapping[str, int]]
     worst: Mapping[str, Mapping[str, float]]
+    slowest: tuple[Slow, ...]
     backend: BackendFile

@@ -20,8 +20,15 @@ from dms_spec.conformance.mutants import get_mutant, self_test
 from dms_spec.conformance.registry import Check, checks
 from dms_spec.conformance.report import STOPPED, Report, Result, Status
 from dms_spec.conformance.worked_example import SPEC, arrays
+from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DMSWarning, UnsupportedCapability
-from dms_spec.interface.backend import Backend
+from dms_spec.interface.backend import (
+    Backend,
+    Differentiable,
+    Predictive,
+    RowPredictor,
+    Scheduler,
+)
 from dms_spec.plugins import get_backend, installed_version
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
@@ -142,10 +149,9 @@ def run_one(
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # one that exits or panics ends no run
-            own = isinstance(error, ConformanceError)
-            refused = status == "refusal_ok"
-            status = "refusal_missing" if refused else "failed" if own else "error"
-            message = _message(error, backend, own=own) + _kept(planned, context, failed)
+            status = _status(error, refusal=status == "refusal_ok")
+            message = _message(error, backend, check.clauses[0], status)
+            message += _kept(planned, context, failed)
     expectation = next((e for e in expected if e.matches(check.name, device, dtype)), None)
     if expectation is not None and not planned.idle:
         status = "xfail" if status in ("failed", "error", "refusal_missing") else "xpass"
@@ -296,13 +302,42 @@ def _quietly(check: Check, context: Context) -> None:
         check.run(context)
 
 
-def _message(error: BaseException, backend: Backend, *, own: bool) -> str:
+# What a backend consists of, and what runs on its library.
+_PARTS = (Backend, Scheduler, RowPredictor, Predictive, Differentiable, Namespace)
+# Frames that handle a backend, and are none.
+_OWN = (__name__, "dms_spec.conformance.checks.")
+
+
+def _status(error: BaseException, *, refusal: bool) -> Status:
+    """Says whose fault an error is: the backend's, in a result or a call, or the suite's."""
+    broken = isinstance(error, ConformanceError)
+    if not broken and not _came_out_of_a_backend(error):
+        return "suite_error"
+    if refusal:
+        return "refusal_missing"
+    return "failed" if broken else "error"
+
+
+def _came_out_of_a_backend(error: BaseException) -> bool:
+    """Says whether a call of a backend, or of a function on its library, led to an error."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_globals.get("__name__", "").startswith(_OWN):
+            continue
+        first = frame.f_code.co_varnames[: min(frame.f_code.co_argcount, 1)]
+        if any(isinstance(frame.f_locals.get(name), _PARTS) for name in first):
+            return True
+    return False
+
+
+def _message(error: BaseException, backend: Backend, clause: str, status: Status) -> str:
     """Repeats what was said, with the smallest failing case, and for a crash where it came from."""
-    lines = [f"{error}" if own else f"{type(error).__name__}: {error}"]
+    own = isinstance(error, ConformanceError)
+    who = {"suite_error": "the suite itself failed: "}.get(status, f"{clause}: the backend raised ")
+    lines = [f"{error}" if own else f"{who}{type(error).__name__}: {error}"]
     if not own:
         frames = traceback.extract_tb(error.__traceback__)
         lines += [f"in {f.name} of {Path(f.filename).name}, line {f.lineno}" for f in frames[-1:]]
-    if isinstance(error, UnsupportedCapability):
+    if isinstance(error, UnsupportedCapability) and status == "error":
         claims = backend.capabilities
         policies = "every policy" if claims.policies is None else ", ".join(claims.policies)
         lines.append(f"it was asked because {policies} and {', '.join(claims.dtypes)} are claimed")

@@ -15,6 +15,7 @@ from dms_spec.conformance.mutants import (
     draws,
     evidence,
     gradients,
+    heads,
     learned,
     presence,
     relations,
@@ -31,6 +32,7 @@ from dms_spec.conformance.mutants.mutant import (
     DifferentiableMutantBackend as DifferentiableMutantBackend,
 )
 from dms_spec.conformance.mutants.mutant import EquationsMutantBackend as EquationsMutantBackend
+from dms_spec.conformance.mutants.mutant import HeadsMutantBackend as HeadsMutantBackend
 from dms_spec.conformance.mutants.mutant import Mutant as Mutant
 from dms_spec.conformance.mutants.mutant import MutantBackend as MutantBackend
 from dms_spec.conformance.registry import Check, checks
@@ -55,6 +57,7 @@ def mutants() -> tuple[Mutant, ...]:
         *state.MUTANTS,
         *draws.MUTANTS,
         *silence.MUTANTS,
+        *heads.MUTANTS,
         *chimeras.MUTANTS,
     )
 
@@ -71,6 +74,8 @@ def get_mutant(name: str) -> MutantBackend | EquationsMutantBackend:
     mutant = found[name]
     if mutant.equations:
         return EquationsMutantBackend(mutant)
+    if mutant.artifact or mutant.rows or mutant.alone:
+        return HeadsMutantBackend(mutant)
     differentiable = get_backend(mutant.base).capabilities.gradients
     return DifferentiableMutantBackend(mutant) if differentiable else MutantBackend(mutant)
 

@@ -9,11 +9,18 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.engine.scheduler import EquationScheduler
 from dms_spec.equations.namespace import Namespace
-from dms_spec.interface.backend import Backend, Differentiable, Scheduler
+from dms_spec.interface.backend import (
+    Backend,
+    Differentiable,
+    Predictive,
+    RowPredictor,
+    Scheduler,
+)
 from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
@@ -30,6 +37,7 @@ KINDS = (
     "terms and notes",
     "gradients",
     "presence",
+    "heads",
     "errors",
     "several at once",
 )
@@ -57,6 +65,31 @@ class Call:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Holds one call of a row predictor, for a mutant that changes what happens around it.
+
+    Attributes:
+        right: The right row predictor, of the artifact that the mutant was given.
+        bind: Gives the right one of another artifact.
+        artifact: The artifact.
+        embeddings: What it was called with.
+        present: And which of it is there.
+        own: What this row predictor remembers from call to call.
+    """
+
+    right: RowPredictor
+    bind: Callable[[Artifact], RowPredictor]
+    artifact: Artifact
+    embeddings: Mapping[str, NDArray[Any]]
+    present: NDArray[np.bool_]
+    own: dict[Any, Any]
+
+
+#: What a row predictor gives.
+Prediction = tuple[Schedule, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Mutant:
     """Says what is wrong, and which clause that breaks.
 
@@ -78,6 +111,9 @@ class Mutant:
         claims: What it claims; by default what its base does.
         convert: What it does to an array on its way to a device.
         gradients: What it does to gradients, by array.
+        artifact: What it makes of a fitted artifact; with one of the next two, it claims heads.
+        rows: What it does instead of a plain prediction.
+        alone: What it does instead of a plain prediction of each modality alone.
     """
 
     name: str
@@ -96,6 +132,9 @@ class Mutant:
     claims: Callable[[Capabilities], Capabilities] | None = None
     convert: Callable[[Array, str], Array] | None = None
     gradients: Callable[[dict[str, Array]], dict[str, Array]] | None = None
+    artifact: Callable[[Artifact], Artifact] | None = None
+    rows: Callable[[Rows], Prediction] | None = None
+    alone: Callable[[Rows], NDArray[Any]] | None = None
 
 
 @dataclass
@@ -172,6 +211,54 @@ class DifferentiableMutantBackend(MutantBackend, Differentiable):
         self, function: Callable[[dict[str, Array]], Array], arrays: Mapping[str, Array]
     ) -> dict[str, Array]:
         return self._shared.gradients(function, arrays)
+
+
+@final
+class HeadsMutantBackend(MutantBackend, Predictive):
+    """The backend of a mutant that runs whole artifacts, and is no `ArrayBackend`."""
+
+    def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
+        return _MutantRows(self.mutant, self._shared.right, artifact, device)
+
+
+@final
+class _MutantRows(RowPredictor):
+    def __init__(
+        self, mutant: Mutant, right: ArrayBackend, artifact: Artifact, device: str
+    ) -> None:
+        self._mutant, self._artifact = mutant, artifact
+        self._backend, self._device = right, device
+        self._right = self._bind(mutant.artifact(artifact) if mutant.artifact else artifact)
+        self._own: dict[Any, Any] = {}
+
+    def _bind(self, artifact: Artifact) -> RowPredictor:
+        return self._backend.row_predictor(artifact, self._device)
+
+    def _rows(self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]) -> Rows:
+        return Rows(
+            right=self._right,
+            bind=self._bind,
+            artifact=self._artifact,
+            embeddings=embeddings,
+            present=present,
+            own=self._own,
+        )
+
+    def predict(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> tuple[Schedule, NDArray[Any]]:
+        with np.errstate(all="ignore"):
+            if self._mutant.rows:
+                return self._mutant.rows(self._rows(embeddings, present))
+            return self._right.predict(embeddings, present)
+
+    def unimodal(
+        self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> NDArray[Any]:
+        with np.errstate(all="ignore"):
+            if self._mutant.alone:
+                return self._mutant.alone(self._rows(embeddings, present))
+            return self._right.unimodal(embeddings, present)
 
 
 @final
