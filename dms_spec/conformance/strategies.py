@@ -44,6 +44,10 @@ PUBLISHED = ("dmome", "qmf", "tmc")
 POLICIES = ("linear", "linear", "linear", "static", "co_attention", "soundness")
 
 
+#: How many modalities there mostly are.
+MODALITIES = (1, 2, 2, 3, 3, 4, 6, 32)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Case:
     """Holds a spec, the arrays of a batch, and the parameters that the spec needs."""
@@ -89,6 +93,7 @@ def specs(
         signals=signals,
         coefficients=weighed if policy in WEIGHING else {},
         fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
+        detach_signals=draw(st.sampled_from([True, True, False])),
     )
 
 
@@ -97,13 +102,25 @@ def options(signal: str) -> st.SearchStrategy[dict[str, Any]]:
     listed = st.sampled_from(SIGNAL_OPTIONS[signal])
     if signal != "energy":
         return listed
-    any_ = st.floats(0.05, 20.0).map(lambda value: {"temperature": value})
-    return st.one_of(listed, any_)
+    any_ = st.one_of(st.floats(0.05, 20.0), st.floats(1e-3, 1e3))
+    return st.one_of(listed, any_.map(lambda value: {"temperature": value}))
 
 
 def coefficients() -> st.SearchStrategy[float]:
     """Draws coefficients: round ones, and those that no narrow format holds."""
-    return st.one_of(st.sampled_from([0.0, 0.5, 1.0, 4.0]), st.floats(1e-3, 30.0))
+    usual = st.sampled_from([0.0, 0.5, 1.0, 4.0])
+    extreme = st.sampled_from([1e-12, 1e-6, 3e-5, 55.5, 300.0])
+    return st.one_of(usual, st.floats(1e-3, 30.0), st.floats(1e-3, 30.0), extreme)
+
+
+def lengths(*usual: int) -> st.SearchStrategy[int]:
+    """Draws the length of an axis: mostly one of these, now and then any that is not much more.
+
+    What is wrong between two usual lengths shows in one of the many checks that draw them.
+    """
+    return st.integers(0, 19).flatmap(
+        lambda turn: st.integers(1, 40) if turn == 19 else st.sampled_from(usual)
+    )
 
 
 @st.composite
@@ -160,10 +177,10 @@ def batches(
         all_present: Whether every modality is there.
     """
     half = dtype == "float16"
-    b = draw(st.integers(1, 4))
-    m = modalities or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
-    d, c = draw(st.sampled_from([1, 2, 5, 16])), draw(st.sampled_from([1, 2, 3, 10]))
-    t = draw(st.sampled_from([0, 1, 2, 3, 5]))
+    b = draw(lengths(1, 2, 3, 4))
+    m = modalities or draw(lengths(*MODALITIES))
+    d, c = draw(lengths(1, 2, 5, 16)), draw(lengths(1, 2, 3, 10))
+    t = draw(lengths(0, 1, 2, 3, 5))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     powers = [0] if tame else [-4, 0, 4] if half else [-30, -20, -6, 0, 6, 18]
     power = draw(st.lists(st.sampled_from(powers), min_size=1, max_size=2))
@@ -213,7 +230,7 @@ def fill_absent(arrays: Arrays, filler: float) -> None:
 @st.composite
 def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     """Draws a spec with a batch and parameters that fit it."""
-    modalities = options.pop("modalities", None) or draw(st.sampled_from([1, 2, 2, 3, 3, 4, 6, 32]))
+    modalities = options.pop("modalities", None) or draw(lengths(*MODALITIES))
     policies = options.pop("policies", None)
     among, level = options.pop("among", DRAWN), options.pop("level", None)
     spec = draw(
@@ -281,15 +298,17 @@ def parameters(
     if spec.policy == "learned_linear" or (spec.policy == "static" and optional):
         shapes["policy.bias"] = (modalities,)
     if spec.policy in ("residual_mlp", "monotone"):
-        hidden = int(random.choice([1, 3, 16, 17, 40]))
+        hidden = int(random.choice([1, 3, 16, 17, 40, 130]))
         shapes["policy.hidden_weight"] = (count, hidden)
         shapes["policy.hidden_bias"] = shapes["policy.output_weight"] = (hidden,)
     if spec.policy == "dmome":
         shapes["policy.gate_weight"] = (modalities, width, modalities)
         shapes["policy.gate_bias"] = (modalities,)
     if spec.policy == "co_attention" and optional:
-        shapes["policy.query"] = shapes["policy.key"] = (width, int(random.choice([1, 3, 8])))
+        shapes["policy.query"] = shapes["policy.key"] = (width, int(random.choice([1, 3, 8, 33])))
     drawn = {name: random.normal(size=shape) for name, shape in shapes.items()}
+    if "policy.theta" in drawn:
+        drawn["policy.theta"] = drawn["policy.theta"] * random.choice([1.0, 1.0, 1.0, 8.0])
     return {name: array.astype(dtype) for name, array in (drawn | fitted).items()}
 
 
@@ -367,7 +386,7 @@ def typical(
         "center": random.normal(size=(modalities, width)),
         "whitening": whitening,
         "deviations": deviations,
-        "prototypes": random.normal(size=(modalities, int(random.integers(1, 4)), rank)),
+        "prototypes": random.normal(size=(modalities, int(random.choice([1, 2, 3, 13])), rank)),
         "outside": outside,
     }
 

@@ -50,6 +50,8 @@ def _gradients(ctx: Context, case: strategies.Case, direction: Arrays) -> dict[s
         fused = xp.where(xp.isfinite(result.fused), result.fused, xp.zeros_like(result.fused))
         total = xp.sum(xp.astype(fused, result.weights.dtype) * towards["fused"])
         total = total + xp.sum(result.weights * towards["weights"])
+        scores = xp.where(result.active, result.scores, xp.zeros_like(result.scores))
+        total = total + xp.sum(scores * towards["scores"])
         if result.soundness is None:
             return total
         return total + xp.sum(result.soundness * towards["soundness"])
@@ -66,6 +68,7 @@ def _direction(ctx: Context, case: strategies.Case, seed: int) -> Arrays:
     return {
         "fused": random.normal(size=(batch, width)).astype(ctx.computing),
         "weights": random.normal(size=(batch, modalities)).astype(ctx.computing),
+        "scores": random.normal(size=(batch, modalities)).astype(ctx.computing),
         "soundness": random.normal(size=(batch, modalities)).astype(ctx.computing),
     }
 
@@ -76,13 +79,14 @@ def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
     case = draw(ctx.cases(tame=True, nonfinite=False, all_present=True, policies=_policies(ctx)))
     random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
     batch, modalities = case.arrays["present"].shape
-    width, classes = case.arrays["features"].shape[-1], 3
+    width, classes = case.arrays["features"].shape[-1], int(random.choice([2, 3, 3, 11]))
+    passes = int(random.choice([2, 3, 3, 9]))
     if "fusion.prior" in case.parameters:
         classes = len(case.parameters["fusion.prior"])
     shapes = {
         "features": (batch, modalities, width),
         "logits": (batch, modalities, classes),
-        "mc_logits": (3, batch, modalities, classes),
+        "mc_logits": (passes, batch, modalities, classes),
     }
     arrays = {name: random.normal(size=shape).astype(ctx.dtype) for name, shape in shapes.items()}
     spec = case.spec.replace(detach_signals=False)
@@ -130,7 +134,8 @@ def _expect_slope(
         moved = wide[role].copy()
         moved[where] += step
         exact = oracle.schedule(case.spec, wide | {role: moved}, case.parameters)
-        outputs = {"fused": exact.fused, "weights": exact.weights}
+        scores = np.where(exact.active, exact.scores, 0.0)
+        outputs = {"fused": exact.fused, "weights": exact.weights, "scores": scores}
         if exact.soundness is not None:
             outputs["soundness"] = exact.soundness
         return float(sum((array * direction[name]).sum() for name, array in outputs.items()))
@@ -177,23 +182,29 @@ def check_gradients_of_everything(ctx: Context) -> None:
                 _expect_slope(ctx, clause, case, direction, gradient, (role, place))
 
 
+# Of samples, modalities, width, classes and passes.
+_DIMENSIONS = ((3, 3, 7), (3, 4, 6), (3, 3, 19), (3, 3, 12), (3, 3, 7))
+
+
 def _with_gaps(
     ctx: Context, random: np.random.Generator, policy: str, signal: str, level: str
 ) -> strategies.Case:
     """Draws ordinary numbers with gaps. Without a signal, all of them are weighed."""
+    b, m, d, c, t = (int(random.choice(sizes)) for sizes in _DIMENSIONS)
     arrays: Arrays = {
-        "features": random.normal(size=(3, 4, 3)).astype(ctx.dtype),
-        "logits": random.normal(size=(3, 4, 3)).astype(ctx.dtype),
-        "mc_logits": random.normal(size=(3, 3, 4, 3)).astype(ctx.dtype),
+        "features": random.normal(size=(b, m, d)).astype(ctx.dtype),
+        "logits": random.normal(size=(b, m, c)).astype(ctx.dtype),
+        "mc_logits": random.normal(size=(t, b, m, c)).astype(ctx.dtype),
     }
-    arrays["present"] = np.array([[1, 1, 1, 1], [1, 0, 1, 1], [0, 1, 0, 1]], dtype=bool)
+    arrays["present"] = random.random((b, m)) < 0.7
+    arrays["present"][0], arrays["present"][1:, -1] = True, True
     strategies.fill_absent(arrays, np.nan)
     names = (signal,) if signal else _EVERY
     weighed = dict.fromkeys(names, 0.8) if policy in strategies.WEIGHING else {}
     if policy == "soundness":
         weighed, level = {"typicality": 0.8}, "evidence"
     spec = SchedulerSpec(
-        modalities=strategies.names(4),
+        modalities=strategies.names(m),
         policy=policy,
         signals={name: {} for name in names} | {name: {} for name in weighed},
         coefficients=weighed,
@@ -201,7 +212,7 @@ def _with_gaps(
         detach_signals=False,
     )
     own = strategies.parameters(
-        spec, random, width=3, classes=3, dtype=ctx.computing, optional=True, own=True
+        spec, random, width=d, classes=c, dtype=ctx.computing, optional=True, own=True
     )
     return strategies.Case(spec=spec, arrays=arrays, parameters=own)
 

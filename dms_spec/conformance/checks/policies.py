@@ -19,7 +19,7 @@ def far_apart(ctx: Context, modalities: int, seed: int) -> strategies.Arrays:
     """Draws a bias for `static`: some entries are near, and some so far that weights underflow."""
     random = np.random.Generator(np.random.Philox(seed))
     far = [-1e10, -1e10, -300.0, -86.0, -70.0]
-    levels = random.choice([*far, 0.0, 0.0, 0.0, 0.0], size=modalities)
+    levels = random.choice([*far, 500.0, 0.0, 0.0, 0.0, 0.0], size=modalities)
     bias = levels + random.normal(size=modalities)
     return {"policy.bias": np.asarray(bias, dtype=ctx.computing)}
 
@@ -89,7 +89,7 @@ def _published(ctx: Context, policy: str, clause: str, term: str) -> None:
         ctx.expect(clause, set(result.terms) == {term}, f"the only term is not {term!r}")
 
 
-@check("DMS-L-012", level="learned", needs=("policy:monotone",))
+@check("DMS-L-012", "DMS-C-005", level="learned", needs=("policy:monotone",))
 def check_monotone_without_parameters(ctx: Context) -> None:
     """Without parameters monotone gives the terms and scores of linear."""
 
@@ -99,6 +99,8 @@ def check_monotone_without_parameters(ctx: Context) -> None:
         result = ctx.expect_exact("DMS-L-012", case.spec, case.arrays, own)
         same = set(result.terms) == set(case.spec.coefficients)
         ctx.expect("DMS-L-012", same, f"the terms are {', '.join(result.terms)}")
+        told = any("monotone" in note for note in result.notes)
+        ctx.expect("DMS-C-005", told, "no note says that monotone has no parameters")
 
 
 @check("DMS-C-005", needs=("policy:linear",))

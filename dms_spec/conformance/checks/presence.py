@@ -216,3 +216,27 @@ def check_nothing_active(ctx: Context) -> None:
         except NothingPresent:
             return
         raise ConformanceError("DMS-P-008: strict=True did not refuse a sample with nothing active")
+
+
+@check("DMS-P-006", "DMS-P-008")
+def check_what_refuses_nothing_changes_nothing(ctx: Context) -> None:
+    """Where there is nothing to refuse, asking for refusals changes nothing."""
+
+    @ctx.given(ctx.cases(nonfinite=False))
+    def property_(case: strategies.Case) -> None:
+        arrays = {name: array.copy() for name, array in case.arrays.items()}
+        gap = ~arrays["present"].any(axis=1)
+        arrays["present"][gap, 0] = True
+        for name in ("features", "logits", "mc_logits"):
+            arrays[name][..., gap, 0, :] = 0
+        plain = ctx.schedule(case.spec, arrays, case.parameters)
+        asked = ("DMS-P-006", {"nonfinite": "raise"}), ("DMS-P-008", {"strict": True})
+        for clause, changes in asked:
+            spec = case.spec.replace(**changes)
+            try:
+                result = ctx.schedule(spec, arrays, case.parameters)
+            except (NonFiniteInput, NothingPresent) as error:
+                ctx.expect(clause, False, f"nothing is wrong, and it is refused: {error}")
+                return
+            what = f"with {changes}"
+            ctx.expect_same(clause, result, plain, what, spec, arrays, case.parameters)

@@ -59,6 +59,14 @@ def check_misfits_are_refused(ctx: Context) -> None:
         "logits of another batch": {"logits": good["logits"][:2]},
         "passes of other classes": {"mc_logits": good["mc_logits"][..., :2]},
         "presence of other modalities": {"present": good["present"][:, :2]},
+        "passes of another batch": {"mc_logits": good["mc_logits"][:, :1]},
+        "passes of rank 3": {"mc_logits": good["mc_logits"][0]},
+        "logits of rank 4": {"logits": good["logits"][None]},
+        "logits of other modalities": {"logits": good["logits"][:, :2]},
+        "features of more modalities": {"features": np.repeat(good["features"], 2, axis=1)},
+        "presence of one sample": {"present": good["present"][:1]},
+        "presence of rank 1": {"present": good["present"][0]},
+        "no width": {"features": good["features"][..., :0]},
         "no classes": {"logits": good["logits"][..., :0], "mc_logits": good["mc_logits"][..., :0]},
     }
     for what, change in misfits.items():
@@ -94,7 +102,7 @@ def check_dtypes_are_refused(ctx: Context) -> None:
     """Presence other than bool, features other than floats, and dtypes not claimed are refused."""
     good = worked_example.arrays(ctx.dtype)
     spec = ctx.example()
-    for dtype in (ctx.dtype, "int64", "uint8", "int8"):
+    for dtype in (ctx.dtype, "int64", "int32", "uint8", "int8", "object"):
         arrays = good | {"present": good["present"].astype(dtype)}
         _expect(
             "DMS-S-005",
@@ -104,7 +112,9 @@ def check_dtypes_are_refused(ctx: Context) -> None:
             partial(ctx.schedule, spec, arrays),
         )
     roles = ("features", "logits", "mc_logits")
-    for role, dtype in itertools.product(roles, ("int64", "bool", "uint8", "complex64")):
+    for role, dtype in itertools.product(
+        roles, ("int64", "int32", "int16", "bool", "uint8", "complex64", "object", "U4")
+    ):
         with np.errstate(invalid="ignore"):  # -inf is no whole number
             arrays = good | {role: good[role].astype(dtype)}
         _expect(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from dms_spec.conformance import strategies
 from dms_spec.conformance.context import everything
@@ -103,21 +106,57 @@ def check_empty_batch(ctx: Context) -> None:
 @check("DMS-S-008", "DMS-S-009")
 def check_inputs_are_only_read(ctx: Context) -> None:
     """Inputs stay as they were, and strided or read-only inputs give the same."""
+    layouts = ("backwards", "every other", "columns first", "rows backwards", "one row")
 
-    @ctx.given(ctx.cases(), st.sampled_from(["backwards", "every other", "columns first"]))
+    @ctx.given(ctx.cases(), st.sampled_from((*layouts, "modalities first", "one array")))
     def property_(case: strategies.Case, layout: str) -> None:
         before = {name: array.copy() for name, array in case.arrays.items()}
         strided = {}
         for name, array in case.arrays.items():
-            if layout == "backwards":
-                strided[name] = np.ascontiguousarray(array[..., ::-1])[..., ::-1]
-            elif layout == "columns first":
-                strided[name] = np.array(array, order="F")
-            else:
-                strided[name] = np.repeat(array, 2, axis=-1)[..., ::2]
+            strided[name] = _laid_out(array, layout, rows=array.ndim - 3 if array.ndim > 2 else 0)
             strided[name].flags.writeable = False
+        width, classes = (case.arrays[name].shape[-1] for name in ("features", "logits"))
+        if layout == "one array" and width == classes:
+            strided["features"] = strided["logits"]
         ctx.schedule(case.spec, case.arrays, case.parameters)
         for name, array in case.arrays.items():
             same = np.array_equal(array, before[name], equal_nan=name != "present")
             ctx.expect("DMS-S-008", same, f"{name} was changed")
         ctx.expect_exact("DMS-S-009", case.spec, strided, case.parameters)
+
+
+def _laid_out(array: NDArray[Any], layout: str, rows: int) -> NDArray[Any]:
+    """The same numbers in another order of memory; of one row, that row for all."""
+    if layout == "backwards":
+        return np.ascontiguousarray(array[..., ::-1])[..., ::-1]
+    if layout == "columns first":
+        return np.array(array, order="F")
+    if layout == "every other":
+        return np.repeat(array, 2, axis=-1)[..., ::2]
+    if layout == "rows backwards":
+        return np.flip(np.ascontiguousarray(np.flip(array, rows)), rows)
+    if layout == "modalities first":
+        return np.ascontiguousarray(array.swapaxes(rows, rows + 1)).swapaxes(rows, rows + 1)
+    if layout == "one row":
+        return np.broadcast_to(array.take([0], axis=rows), array.shape).view()
+    return array.copy()
+
+
+@check(
+    "DMS-S-002",
+    "DMS-N-001",
+    needs=("dtype:float32", "dtype:float64"),
+    dtypes=("float32", "float64"),
+)
+def check_parameters_do_not_decide_the_dtype(ctx: Context) -> None:
+    """Parameters of another dtype give what the same numbers give in the computing dtype."""
+    policies = ("static", *strategies.POLICIES, *strategies.LEARNED)
+    other = np.float64 if ctx.dtype == "float32" else np.float32
+
+    @ctx.given(ctx.cases(policies=policies, tame=True, nonfinite=False))
+    def property_(case: strategies.Case) -> None:
+        # Of numbers that both dtypes hold.
+        own = {k: v.astype(np.float32).astype(other) for k, v in case.parameters.items()}
+        result = ctx.schedule(case.spec, case.arrays, own)
+        _expect_kinds(ctx, "DMS-S-001", "DMS-S-002", case.spec, case.arrays, result)
+        ctx.expect_result("DMS-N-001", result, case.spec, case.arrays, own)

@@ -13,15 +13,16 @@ from dms_spec.spec import SchedulerSpec
 
 # Just past what blocks, vectors and counters hold. What comes first is tried with few examples too.
 _SIZES = {
-    "classes": (1025, 130, 65, 4099, 257, 33, 513, 101, 40, 1100),
-    "width": (513, 130, 65, 2051, 257, 1025, 33, 100, 520, 77),
-    "passes": (17, 33, 65, 9, 129, 20, 31, 11, 18, 40),
-    "modalities": (65, 33, 130, 40, 100, 34, 48, 67, 129, 36),
+    "classes": (1025, 130, 64, 4099, 257, 23, 519, 101, 28, 1100),
+    "width": (513, 128, 65, 2051, 256, 1025, 31, 100, 520, 77),
+    "passes": (17, 33, 64, 9, 129, 20, 31, 11, 14, 40),
+    "modalities": (65, 33, 128, 9, 100, 17, 48, 67, 129, 12),
 }
 _SHORT = 30
+_MANY = 5000
 # Lost beside 1 in every dtype, and a number in all of them but half precision.
 _NEXT_TO_NOTHING = 1e-18
-_ROWS = (1001, 33, 129, 65_537, 4097, 257, 9, 65, 2050)
+_ROWS = (1001, 33, 128, 65_537, 4099, 257, 7, 16, 2050, 64, 24, 31, 12)
 
 
 def _case(
@@ -113,8 +114,11 @@ def check_rows_are_alike_however_many(ctx: Context) -> None:
     for random, (rows,) in ctx.grid(_ROWS):
         policy = policies[int(random.integers(len(policies)))]
         level = levels[int(random.integers(3))]
-        passes, width = int(random.choice([1, 3])), int(random.choice([2, 5, 40]))
-        case = _case(ctx, random, policy, level, rows=5, width=width, passes=passes)
+        passes, width = int(random.choice([1, 3])), int(random.choice([2, 5, 40, 130]))
+        classes = int(random.choice([2, 4, 60])) if rows < _MANY else 4
+        case = _case(
+            ctx, random, policy, level, rows=5, width=width, passes=passes, classes=classes
+        )
         order = random.permutation(np.arange(rows) % 5)
         many = {
             name: array[:, order] if name == "mc_logits" else array[order]
@@ -135,3 +139,32 @@ def check_rows_are_alike_however_many(ctx: Context) -> None:
                 near |= off <= allowed[name][order]
             what = f"{name} of a row among {rows} differs from that of the row among 5"
             ctx.expect("DMS-W-005", near, what, array, wanted)
+
+
+_WIDE = {"features": 300, "logits": 700, "mc_logits": 150}
+
+
+@check("DMS-P-004", "DMS-P-005")
+def check_what_is_not_finite_is_found_anywhere(ctx: Context) -> None:
+    """The one number of a large array that is not finite is found, wherever it is."""
+    bad = (np.nan, np.inf)
+    for random, (_, number, role, count) in ctx.grid(range(3), bad, _WIDE, (5, 70)):
+        drawn: Arrays = {
+            "features": random.normal(size=(count, 3, 300 if role == "features" else 2)),
+            "logits": random.normal(size=(count, 3, 700 if role == "logits" else 2)),
+        }
+        if role == "mc_logits":
+            drawn["logits"] = random.normal(size=(count, 3, 150))
+            drawn["mc_logits"] = random.normal(size=(18, count, 3, 150))
+        arrays = {name: array.astype(ctx.dtype) for name, array in drawn.items()}
+        expected = np.ones((count, 3), dtype=bool)
+        row, modality = int(random.integers(count)), int(random.integers(3))
+        where = arrays[role][..., row, modality, :]
+        where[tuple(int(random.integers(size)) for size in where.shape)] = number
+        expected[row, modality] = False
+        spec = SchedulerSpec(modalities=strategies.names(3), policy=ctx.plain_policy())
+        result = ctx.schedule(spec, arrays)
+        what = f"active is wrong beside {number} in {role}"
+        ctx.expect("DMS-P-004", result.active == expected, what, result.active, expected)
+        finite = np.isfinite(result.fused) & np.isfinite(result.weights).all(axis=1)[:, None]
+        ctx.expect("DMS-P-005", finite, f"{number} in {role} comes out", result.fused)

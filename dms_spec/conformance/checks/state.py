@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from threading import Barrier
 from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
 
-from dms_spec.conformance import strategies
+from dms_spec.conformance import strategies, worked_example
 from dms_spec.conformance.context import Arrays, everything
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
@@ -106,6 +107,69 @@ def check_schedulers_do_not_see_each_other(ctx: Context) -> None:
         for which in (0, 1, 0):
             result = ctx.run(live[which], arrays, sets[which])
             ctx.expect_result("DMS-C-007", result, spec, arrays, sets[which])
+
+
+@check("DMS-C-007")
+def check_a_scheduler_serves_any_batch(ctx: Context) -> None:
+    """Through one scheduler: other sizes, dtypes and arrays, no samples, and what is refused."""
+    roles = ("features", "logits", "mc_logits")
+    others = [d for d in ctx.backend.capabilities.dtypes if d in ("float64", "float32", "float16")]
+
+    @ctx.given(ctx.cases(nonfinite=False, tame=True), st.sampled_from(others))
+    def property_(case: strategies.Case, dtype: str) -> None:
+        spec, own, given = case.spec, case.parameters, case.arrays
+        changed = [given | {role: given[role] + given[role].dtype.type(1)} for role in roles]
+        cast = {n: a if n == "present" else a.astype(dtype) for n, a in given.items()}
+        batches = [
+            given, *changed, _rows(given, 0), _rows(given, 1), given, cast, _repeated(given), given,
+            given | {"mc_logits": np.concatenate([given["mc_logits"], given["logits"][None]])},
+            {name: array for name, array in given.items() if name != "present"}, given,
+        ]  # fmt: skip
+        scheduler = ctx.backend.scheduler(spec, own, device=ctx.device)
+        misfit = {n: a[:, :0] if n == "present" else a[..., :0, :] for n, a in given.items()}
+        for number, arrays in enumerate(batches):
+            with suppress(Exception):  # that it is refused is for another check to say
+                scheduler(ModalityBatch(**ctx.moved(misfit if number % 2 else {})))
+            result = ctx.run(scheduler, arrays, own)
+            alone = ctx.schedule(spec, arrays, own)
+            what = f"batch {number + 1} of a scheduler beside a new one"
+            wide = _in(ctx, arrays)
+            wide.expect_same("DMS-C-007", result, alone, what, spec, arrays, own)
+
+
+def _in(ctx: Context, arrays: Arrays) -> Context:
+    """A context whose closeness is that of the batch."""
+    names = {array.dtype.name for array in arrays.values()}
+    return ctx if ctx.dtype in names else replace(ctx, dtype=min(names - {"bool"}))
+
+
+def _rows(arrays: Arrays, count: int) -> Arrays:
+    return {n: a[:, :count] if n == "mc_logits" else a[:count] for n, a in arrays.items()}
+
+
+def _repeated(arrays: Arrays) -> Arrays:
+    """Three times as many rows."""
+    axes = {name: array.ndim - 3 if name == "mc_logits" else 0 for name, array in arrays.items()}
+    return {name: np.concatenate([array] * 3, axis=axes[name]) for name, array in arrays.items()}
+
+
+_CALLS = 300
+
+
+@check("DMS-C-007")
+def check_a_scheduler_does_not_tire(ctx: Context) -> None:
+    """The last of many calls gives what the first gave, and all results are kept."""
+    spec, arrays = ctx.example(), worked_example.arrays(ctx.dtype)
+    other = arrays | {"present": arrays["present"][::-1].copy()}
+    scheduler = ctx.backend.scheduler(spec, device=ctx.device)
+    moved = [ModalityBatch(**ctx.moved(each)) for each in (arrays, other)]
+    first = [_copy(ctx.run(scheduler, each)) for each in (arrays, other)]
+    made = [scheduler(moved[number % 2]) for number in range(_CALLS)]
+    for number, result in enumerate(made):
+        found, place = result.converted(ctx.backend.to_numpy), number % 2
+        what = f"call {number + 3} of a scheduler beside its first"
+        batch = (arrays, other)[place]
+        ctx.expect_same("DMS-C-007", found, first[place], what, spec, batch, {})
 
 
 @check("DMS-C-008")

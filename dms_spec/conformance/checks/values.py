@@ -123,7 +123,8 @@ def check_few_passes(ctx: Context) -> None:
             coefficients={"uncertainty": 1.0},
         )
         none = {name: array for name, array in arrays.items() if name != "mc_logits"}
-        for fewer in (none, none | {"mc_logits": arrays["logits"][None]}):
+        passes = (arrays["logits"][None], arrays["logits"][None][:0])
+        for fewer in (none, *(none | {"mc_logits": few} for few in passes)):
             result = ctx.schedule(spec, fewer)
             for name, value in result.signals.items():
                 ctx.expect("DMS-Q-004", value == 0, f"{name} is not 0 without passes")
