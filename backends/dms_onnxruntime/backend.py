@@ -8,8 +8,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_onnx.lock import tracing
-from dms_onnx.session import Session, cuda_works, why_no_cuda
+from dms_onnx.session import cuda_works, why_no_cuda
 from dms_onnx.trace import (
     check_names,
     trace_predictor,
@@ -17,6 +16,7 @@ from dms_onnx.trace import (
     trace_unimodal,
 )
 from dms_onnx.wheels import conflict, installed, runtime
+from dms_onnxruntime.graphs import Graph, Graphs
 from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.fitted import FittedHeads
@@ -93,7 +93,7 @@ class OnnxRuntimeScheduler(Scheduler):
 
     def __init__(self, artifact: Artifact, capabilities: Capabilities, device: str) -> None:
         self._artifact, self._capabilities, self._device = artifact, capabilities, device
-        self._graphs: dict[tuple[Any, ...], tuple[Session, tuple[str, ...]]] = {}
+        self._graphs = Graphs(artifact, device)
         warn(resolve(artifact.spec, artifact.parameters).notes(), stacklevel=4)
 
     @property
@@ -119,18 +119,12 @@ class OnnxRuntimeScheduler(Scheduler):
         session, notes = self._graph(arrays, one_pass=batch.passes in (0, 1))
         return _schedule(session.run(arrays), notes)
 
-    def _graph(
-        self, arrays: Mapping[str, Array], one_pass: bool
-    ) -> tuple[Session, tuple[str, ...]]:
+    def _graph(self, arrays: Mapping[str, Array], one_pass: bool) -> Graph:
         dtypes = {name: str(array.dtype).rpartition(".")[2] for name, array in arrays.items()}
-        key = (*dtypes.items(), one_pass)
-        with tracing():
-            if key not in self._graphs:
-                model, notes = trace_scheduler(
-                    self._artifact, dtypes, one_pass=one_pass, terms=True
-                )
-                self._graphs[key] = Session(model.SerializeToString(), self._device), notes
-            return self._graphs[key]
+        return self._graphs.get(
+            (*dtypes.items(), one_pass),
+            lambda: trace_scheduler(self._artifact, dtypes, one_pass=one_pass, terms=True),
+        )
 
 
 @final
@@ -145,7 +139,7 @@ class OnnxRuntimeRowPredictor(RowPredictor):
         self._capabilities, self._device = capabilities, device
         self._fitted = FittedHeads(artifact)
         check_names(artifact, whole=True)
-        self._graphs: dict[tuple[Any, ...], tuple[Session, tuple[str, ...]]] = {}
+        self._graphs = Graphs(artifact, device)
 
     def predict(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
@@ -187,24 +181,20 @@ class OnnxRuntimeRowPredictor(RowPredictor):
         at_once = _ENTRIES_AT_ONCE if self._device == "cpu" else max(entries, 1)
         return row_blocks(rows, entries, at_once)
 
-    def _graph(
-        self, kind: str, embeddings: Mapping[str, NDArray[Any]]
-    ) -> tuple[Session, tuple[str, ...]]:
+    def _graph(self, kind: str, embeddings: Mapping[str, NDArray[Any]]) -> Graph:
         ns = _library("cpu").namespace("cpu")
         for name, array in embeddings.items():
             check_dtype(ns, self._capabilities, name, array)
         dtypes = {name: array.dtype.name for name, array in embeddings.items()}
-        key = (kind, *dtypes.items())
-        with tracing():
-            if key not in self._graphs:
-                artifact = self._fitted.artifact
-                model, notes = (
-                    trace_predictor(artifact, dtypes, whole=True)
-                    if kind == "whole"
-                    else (trace_unimodal(artifact, dtypes), ())
-                )
-                self._graphs[key] = Session(model.SerializeToString(), self._device), notes
-            return self._graphs[key]
+        artifact = self._fitted.artifact
+        return self._graphs.get(
+            (kind, *dtypes.items()),
+            lambda: (
+                trace_predictor(artifact, dtypes, whole=True)
+                if kind == "whole"
+                else (trace_unimodal(artifact, dtypes), ())
+            ),
+        )
 
 
 def _schedule(found: dict[str, Array], notes: tuple[str, ...]) -> Schedule:
