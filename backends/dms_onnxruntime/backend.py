@@ -160,7 +160,8 @@ class OnnxRuntimeRowPredictor(RowPredictor):
         self, kind: str, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> tuple[dict[str, NDArray[Any]], tuple[str, ...]]:
         """What a graph gives for the rows, a few at a time on the CPU, as NumPy arrays."""
-        session, notes = self._graph(kind, embeddings)
+        self._fitted.check_rows(embeddings, present)
+        session, notes = self._graph(kind, embeddings, present)
         arrays, library = {**embeddings, "present": present}, _library(self._device)
         parts = [
             session.run({k: library.from_numpy(v[rows], self._device) for k, v in arrays.items()})
@@ -181,9 +182,11 @@ class OnnxRuntimeRowPredictor(RowPredictor):
         at_once = _ENTRIES_AT_ONCE if self._device == "cpu" else max(entries, 1)
         return row_blocks(rows, entries, at_once)
 
-    def _graph(self, kind: str, embeddings: Mapping[str, NDArray[Any]]) -> Graph:
+    def _graph(
+        self, kind: str, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
+    ) -> Graph:
         ns = _library("cpu").namespace("cpu")
-        for name, array in embeddings.items():
+        for name, array in {**embeddings, "present": present}.items():
             check_dtype(ns, self._capabilities, name, array)
         dtypes = {name: array.dtype.name for name, array in embeddings.items()}
         artifact = self._fitted.artifact

@@ -6,8 +6,10 @@ a drawn seed, which is fast and does not hide the structure.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from hypothesis import strategies as st
@@ -33,6 +35,25 @@ SIGNAL_OPTIONS: dict[str, list[dict[str, Any]]] = {
 #: draw those, and so do their own checks. Their oracle is slow, and the more there is to draw from,
 #: the less there is of each.
 DRAWN = tuple(SIGNAL_OPTIONS)[:-2]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _kept(
+    function: Callable[P, st.SearchStrategy[T]],
+) -> Callable[P, st.SearchStrategy[T]]:
+    """Makes each strategy once: to make it for every draw takes longer than to draw."""
+    return lru_cache(maxsize=None, typed=True)(function)
+
+
+@_kept
+def _one_of(*values: Any) -> st.SearchStrategy[Any]:
+    return st.sampled_from(values)
+
+
+_EITHER = st.booleans()
+_SEED = st.integers(0, 2**32 - 1)
 
 #: Policies that learn.
 LEARNED = ("learned_linear", "residual_mlp", "monotone")
@@ -62,6 +83,12 @@ def names(count: int) -> tuple[str, ...]:
     return tuple(f"m{i}" for i in range(count))
 
 
+@_kept
+def _some_of(among: tuple[str, ...], least: int, most: int) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(among), unique=True, min_size=least, max_size=most)
+
+
+@_kept
 @st.composite
 def specs(
     draw: st.DrawFn,
@@ -70,33 +97,31 @@ def specs(
     among: tuple[str, ...] = DRAWN,
 ) -> SchedulerSpec:
     """Draws any spec of the core's policies and signals."""
-    policy = draw(st.sampled_from(policies or POLICIES))
+    policy = draw(_one_of(*(policies or POLICIES)))
     if policy == "soundness":
         return draw(of_trust(modalities))
-    few = st.just((0, 4))
-    least, most = draw(st.one_of(few, few, few, st.just((min(5, len(among)), len(among)))))
-    chosen = draw(
-        st.lists(st.sampled_from(sorted(among)), unique=True, min_size=least, max_size=most)
-    )
+    few, many = (0, 4), (min(5, len(among)), len(among))
+    chosen = draw(_some_of(tuple(sorted(among)), *draw(_one_of(few, few, few, many))))
     if policy in LEARNED and not chosen:
         chosen = ["confidence"]
     signals = {name: draw(options(name)) for name in chosen}
     # In another order than the signals, and not all of them.
     order = draw(st.permutations(chosen))
     count = len(order)
-    if draw(st.booleans()) and order:
-        count = draw(st.integers(1, count))
+    if draw(_EITHER) and order:
+        count = draw(_one_of(*range(1, count + 1)))
     weighed = {name: draw(coefficients()) for name in order[:count]}
     return SchedulerSpec(
         modalities=names(modalities),
         policy=policy,
         signals=signals,
         coefficients=weighed if policy in WEIGHING else {},
-        fusion=draw(st.sampled_from(["feature", "logit", "probability"])),
-        detach_signals=draw(st.sampled_from([True, True, False])),
+        fusion=draw(_one_of("feature", "logit", "probability")),
+        detach_signals=draw(_one_of(True, True, False)),
     )
 
 
+@_kept
 def options(signal: str) -> st.SearchStrategy[dict[str, Any]]:
     """Draws the options of a signal: those that are listed, or any number that may be one."""
     listed = st.sampled_from(SIGNAL_OPTIONS[signal])
@@ -106,6 +131,7 @@ def options(signal: str) -> st.SearchStrategy[dict[str, Any]]:
     return st.one_of(listed, any_.map(lambda value: {"temperature": value}))
 
 
+@_kept
 def coefficients() -> st.SearchStrategy[float]:
     """Draws coefficients: round ones, and those that no narrow format holds."""
     usual = st.sampled_from([0.0, 0.5, 1.0, 4.0])
@@ -113,40 +139,41 @@ def coefficients() -> st.SearchStrategy[float]:
     return st.one_of(usual, st.floats(1e-3, 30.0), st.floats(1e-3, 30.0), extreme)
 
 
+@_kept
 def lengths(*usual: int) -> st.SearchStrategy[int]:
     """Draws the length of an axis: mostly one of these, now and then any that is not much more.
 
     What is wrong between two usual lengths shows in one of the many checks that draw them.
     """
-    return st.integers(0, 19).flatmap(
-        lambda turn: st.integers(1, 40) if turn == 19 else st.sampled_from(usual)
-    )
+    return st.sampled_from([*usual * (200 // len(usual)), *range(5, 41)])
 
 
+@_kept
 @st.composite
 def of_trust(draw: st.DrawFn, modalities: int, level: str | None = None) -> SchedulerSpec:
     """A spec of the policy that gives logs of trust, at any level if none is named."""
-    fitted = draw(st.sampled_from([True, True, False]))
+    fitted = draw(_one_of(True, True, False))
     signals: dict[str, dict[str, Any]] = {"typicality": {}} if fitted else {}
-    if draw(st.booleans()):  # computed, and of no account
+    if draw(_EITHER):  # computed, and of no account
         signals["confidence"] = {}
     levels = ["evidence", "evidence", "evidence", "feature", "logit", "probability"]
     return SchedulerSpec(
         modalities=names(modalities),
         policy="soundness",
         signals=signals,
-        coefficients={"typicality": draw(st.one_of(st.just(1.0), coefficients()))}
+        coefficients={"typicality": 1.0 if draw(_EITHER) else draw(coefficients())}
         if fitted
         else {},
-        fusion=level or draw(st.sampled_from(levels)),  # type: ignore[arg-type]
+        fusion=level or draw(_one_of(*levels)),  # type: ignore[arg-type]
     )
 
 
+@_kept
 @st.composite
 def masks(draw: st.DrawFn, samples: int, modalities: int) -> NDArray[np.bool_]:
     """Draws presence, bool ``[B, M]``: all, none, one in each sample, none in some, at random."""
-    kind = draw(st.sampled_from(["all", "none", "one", "gaps", "random", "random", "most"]))
-    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    kind = draw(_one_of("all", "none", "one", "gaps", "random", "random", "most"))
+    random = np.random.Generator(np.random.Philox(draw(_SEED)))
     if kind == "one":
         return np.equal(np.arange(modalities), random.integers(modalities, size=(samples, 1)))
     density = {"all": 1.0, "none": 0.0, "gaps": 0.8, "random": 0.5, "most": 0.8}[kind]
@@ -156,6 +183,7 @@ def masks(draw: st.DrawFn, samples: int, modalities: int) -> NDArray[np.bool_]:
     return mask
 
 
+@_kept
 @st.composite
 def batches(
     draw: st.DrawFn,
@@ -181,24 +209,24 @@ def batches(
     m = modalities or draw(lengths(*MODALITIES))
     d, c = draw(lengths(1, 2, 5, 16)), draw(lengths(1, 2, 3, 10))
     t = draw(lengths(0, 1, 2, 3, 5))
-    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    random = np.random.Generator(np.random.Philox(draw(_SEED)))
     powers = [0] if tame else [-4, 0, 4] if half else [-30, -20, -6, 0, 6, 18]
-    power = draw(st.lists(st.sampled_from(powers), min_size=1, max_size=2))
+    power = [draw(_one_of(*powers)) for _ in range(draw(_one_of(1, 2)))]
     features = random.normal(size=(b, m, d)) * 10.0 ** random.choice(power, size=(b, m, 1))
-    shape = draw(st.sampled_from(["free", "free", "zero", "opposite", "equal"]))
+    shape = draw(_one_of("free", "free", "zero", "opposite", "equal"))
     if shape == "zero":
         features[:, 0] = 0
     elif shape != "free" and m > 1:
         features[:, 1] = features[:, 0] * (-1 if shape == "opposite" else 1)
 
-    spread = draw(st.sampled_from([0.0, 1.0, 8.0] if tame else [0.0, 1e-3, 1.0, 8.0, 60.0]))
-    offset = draw(st.sampled_from([0.0] if tame else [0.0, 0.0, 1e3, -1e4, 1e4]))
+    spread = draw(_one_of(0.0, 1.0, 8.0) if tame else _one_of(0.0, 1e-3, 1.0, 8.0, 60.0))
+    offset = 0.0 if tame else draw(_one_of(0.0, 0.0, 1e3, -1e4, 1e4))
     logits = random.normal(size=(b, m, c)) * spread + offset
-    if not tame and not half and draw(st.integers(0, 9)) == 0:
+    if not tame and not half and draw(_one_of(*range(10))) == 0:
         logits = random.normal(size=(b, m, c)) * 1e18
-    noise = draw(st.sampled_from([0.0, 1e-3, 1.0, 1.0, 10.0]))
+    noise = draw(_one_of(0.0, 1e-3, 1.0, 1.0, 10.0))
     mc_logits = logits + random.normal(size=(t, b, m, c)) * noise
-    if draw(st.booleans()) and c > 1:  # classes that are ruled out, never all of them
+    if draw(_EITHER) and c > 1:  # classes that are ruled out, never all of them
         logits[random.random(logits.shape) < 0.3] = -np.inf
         mc_logits[random.random(mc_logits.shape) < 0.3] = -np.inf
         logits[..., 0] = mc_logits[..., 0] = offset
@@ -210,11 +238,11 @@ def batches(
             "mc_logits": mc_logits.astype(dtype),
         }
     arrays["present"] = np.ones((b, m), dtype=bool) if all_present else draw(masks(b, m))
-    fill_absent(arrays, draw(st.sampled_from([0.0, np.nan, np.inf, -np.inf, 1e4])))
-    if nonfinite and draw(st.integers(0, 4)) == 0:
+    fill_absent(arrays, draw(_one_of(0.0, np.nan, np.inf, -np.inf, 1e4)))
+    if nonfinite and draw(_one_of(*range(5))) == 0:
         bad_rows = random.random((b, m)) < 0.3
-        role = draw(st.sampled_from(["features", "logits", "mc_logits"]))
-        bad = draw(st.sampled_from([np.nan, np.inf, -np.inf]))
+        role = draw(_one_of("features", "logits", "mc_logits"))
+        bad = draw(_one_of(np.nan, np.inf, -np.inf))
         arrays[role][..., bad_rows, :] = bad
     return arrays
 
@@ -227,6 +255,7 @@ def fill_absent(arrays: Arrays, filler: float) -> None:
             arrays[name][..., absent, :] = filler
 
 
+@_kept
 @st.composite
 def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     """Draws a spec with a batch and parameters that fit it."""
@@ -240,7 +269,7 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
     tame = options.pop("tame", False) or spec.policy == "co_attention"
     arrays = draw(batches(dtype, modalities=modalities, tame=tame, **options))
     d, c = arrays["features"].shape[-1], arrays["logits"].shape[-1]
-    random = np.random.Generator(np.random.Philox(draw(st.integers(0, 2**32 - 1))))
+    random = np.random.Generator(np.random.Philox(draw(_SEED)))
     wide = np.float64 if dtype == "float64" else np.float32
     return Case(
         spec=spec,
@@ -251,8 +280,8 @@ def cases(draw: st.DrawFn, /, dtype: str, **options: Any) -> Case:
             width=d,
             classes=c,
             dtype=wide,
-            optional=draw(st.booleans()),
-            own=draw(st.booleans()),
+            optional=draw(_EITHER),
+            own=draw(_EITHER),
         ),
     )
 

@@ -15,6 +15,7 @@ from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import ArtifactError, DMSError, ShapeError, SpecError
+from dms_spec.types import Array
 
 _NS = Namespace.of(array_api_compat.numpy, np.ndarray)
 
@@ -91,6 +92,22 @@ class FittedHeads:
     def widths(self) -> dict[str, int]:
         """How many numbers each head reads, by modality."""
         return {name: self._no_rows(name).shape[1] for name in self.artifact.spec.modalities}
+
+    def check_rows(self, embeddings: Mapping[str, Array], present: Array) -> None:
+        """Refuses rows of embeddings that do not have the sizes of the heads.
+
+        Raises:
+            ShapeError: An array has another rank, width or number of rows.
+        """
+        rows, widths = tuple(present.shape)[:1], self.widths
+        shapes = {name: (*rows, width) for name, width in widths.items()}
+        arrays = {**embeddings, "present": present}
+        for name, wanted in {**shapes, "present": (*rows, len(widths))}.items():
+            got = tuple(arrays[name].shape)
+            if got != wanted:
+                raise ShapeError(
+                    f"{name!r} has the wrong shape", expected=str(wanted), got=str(got)
+                )
 
     def _check_heads(self, resolved: Resolved) -> None:
         """Checks on a table without rows that heads, head and model fit each other."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.engine.scheduler import check_dtype
 from dms_spec.engine.warning import quietly
 from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.namespace import Namespace
@@ -38,8 +39,8 @@ class EquationRowPredictor(RowPredictor):
     def predict(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> tuple[Schedule, NDArray[Any]]:
-        there = self._moved(present)
-        moved = {name: self._moved(array) for name, array in embeddings.items()}
+        there = self._read("present", present)
+        moved = {name: self._read(name, array) for name, array in embeddings.items()}
         heads = self._heads(moved, there, self._fitted.outputs)
         result = self._scheduler(ModalityBatch(**heads, present=there))
         with self._ns.guard():
@@ -58,8 +59,8 @@ class EquationRowPredictor(RowPredictor):
     def unimodal(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> NDArray[Any]:
-        moved = {name: self._moved(array) for name, array in embeddings.items()}
-        logits = self._heads(moved, self._moved(present), ("logits",))["logits"]
+        moved = {name: self._read(name, array) for name, array in embeddings.items()}
+        logits = self._heads(moved, self._read("present", present), ("logits",))["logits"]
         with self._ns.guard():
             return self._backend.to_numpy(self._ns.softmax(logits))
 
@@ -76,6 +77,11 @@ class EquationRowPredictor(RowPredictor):
                 dropout=self._fitted.dropout,
                 outputs=outputs,
             )
+
+    def _read(self, name: str, array: NDArray[Any]) -> Array:
+        moved = self._moved(array)
+        check_dtype(self._ns, self._backend.capabilities, name, moved)
+        return moved
 
     def _moved(self, array: NDArray[Any]) -> Array:
         return self._backend.from_numpy(array, self._device)

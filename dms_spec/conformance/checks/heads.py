@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,13 @@ from dms_spec.conformance.registry import Context, check
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.heads import apply_heads
 from dms_spec.equations.joint import joint_logits, with_joint
-from dms_spec.errors import ArtifactError
+from dms_spec.errors import (
+    ArtifactError,
+    DTypeError,
+    NonFiniteInput,
+    NothingPresent,
+    ShapeError,
+)
 from dms_spec.interface.backend import Differentiable
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Schedule
@@ -44,6 +51,8 @@ _SIZES = (
     Heads(widths=(2, 8), rate=0.0, passes=4, classes=3),
     Heads(widths=(5, 3, 3, 2), passes=0),
     Heads(widths=(33, 4), rate=0.75, passes=17, classes=9, features=6),
+    Heads(widths=(300, 5), passes=34, features=19),
+    Heads(widths=(3, 4), passes=2, classes=130, features=70),
 )
 
 
@@ -385,6 +394,81 @@ def check_damaged_joint_experts_are_refused(ctx: Context) -> None:
         except ArtifactError:
             continue
         raise ConformanceError(f"DMS-D-010: a joint expert with {what} was not refused")
+
+
+@check("DMS-D-013", level="heads", needs=_NEEDS)
+def check_heads_that_do_not_fit_are_refused(ctx: Context) -> None:
+    """Heads that lack a part or do not fit are refused, and so are embeddings of other sizes."""
+    random = np.random.Generator(np.random.Philox(6))
+    spec = _spec(_some_policy(ctx), "logit", 3)
+    whole = draw_artifact(random, spec, _SIZES[0], ctx.computing, joint=False)
+    own = whole.parameters
+    damage: dict[str, tuple[str, Any]] = {
+        "no temperature": ("heads.m1.temperature", None),
+        "no bias": ("heads.m2.classifier.bias", None),
+        "no masks": ("heads.m0.dropout.masks", None),
+        "no deviations": ("heads.m0.scale.unit", None),
+        "other classes": ("heads.m1.classifier.weight", own["heads.m1.classifier.weight"][:, 1:]),
+        "other passes": ("heads.m1.dropout.masks", own["heads.m1.dropout.masks"][1:]),
+        "another width": ("heads.m0.scale.zero", own["heads.m0.scale.zero"][1:]),
+        "a temperature of 0": ("heads.m0.temperature", np.zeros((), ctx.computing)),
+        "deviations below 0": ("heads.m2.scale.unit", -own["heads.m2.scale.unit"]),
+    }
+    for what, (name, value) in damage.items():
+        changed = {k: v for k, v in ({**own, name: value}).items() if v is not None}
+        _expect_refused(ctx, f"heads with {what}", lambda c=changed: _bind(ctx, whole, c))
+    embeddings, present = draw_rows(random, whole, _SIZES[0], 4, ctx.dtype)
+    rows = ctx.rows(whole)
+    misfits = {
+        "of another width": embeddings["m1"][:, 1:],
+        "of one row": embeddings["m1"][:1],
+        "of rank 1": embeddings["m1"][0],
+        "of whole numbers": embeddings["m1"].astype("int64"),
+    }
+    for what, array in misfits.items():
+        given = embeddings | {"m1": array}
+        _expect_refused(ctx, f"embeddings {what}", lambda g=given: rows.predict(g, present))
+    whole_numbers = present.astype("int64")
+    _expect_refused(ctx, "presence in numbers", lambda: rows.predict(embeddings, whole_numbers))
+
+
+def _bind(ctx: Context, artifact: Artifact, parameters: Arrays) -> None:
+    ctx.rows(replace(artifact, parameters=parameters))
+
+
+def _expect_refused(ctx: Context, what: str, call: Callable[[], object]) -> None:
+    """Expects an error of the specification, with words."""
+    try:
+        call()
+    except (ArtifactError, ShapeError, DTypeError) as error:
+        ctx.expect("DMS-E-001", len(str(error).split()) > 2, f"{what}: {str(error)!r}")
+        return
+    raise ConformanceError(f"DMS-D-013: {what} are not refused")
+
+
+@check("DMS-P-006", "DMS-P-008", level="heads", needs=_NEEDS)
+def check_refusals_on_request_reach_the_rows(ctx: Context) -> None:
+    """With nonfinite="raise" or strict, rows of embeddings are refused like any batch."""
+    random = np.random.Generator(np.random.Philox(8))
+    asked = (("DMS-P-006", {"nonfinite": "raise"}), ("DMS-P-008", {"strict": True}))
+    for clause, changes in asked:
+        spec = _spec(_some_policy(ctx), "feature", 3).replace(**changes)
+        artifact = draw_artifact(random, spec, _SIZES[0], ctx.computing, joint=False)
+        rows = ctx.rows(artifact)
+        embeddings, present = draw_rows(random, artifact, _SIZES[0], 5, ctx.dtype)
+        present[:, 0] = True
+        rows.predict(embeddings, present)
+        if clause == "DMS-P-006":
+            embeddings["m0"][3, 1] = np.nan
+        else:
+            present[3] = False
+        try:
+            rows.predict(embeddings, present)
+        except (NonFiniteInput, NothingPresent) as error:
+            named = re.search(r"(?<!\w)3(?!\w)", str(error)) is not None
+            ctx.expect(clause, named, f"the refusal does not name sample 3: {error}")
+        else:
+            raise ConformanceError(f"{clause}: rows were not refused with {changes}")
 
 
 @check("DMS-D-001", "DMS-D-005", level="heads", needs=("arrays",))

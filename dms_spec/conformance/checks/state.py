@@ -121,15 +121,17 @@ def check_a_scheduler_serves_any_batch(ctx: Context) -> None:
         changed = [given | {role: given[role] + given[role].dtype.type(1)} for role in roles]
         cast = {n: a if n == "present" else a.astype(dtype) for n, a in given.items()}
         batches = [
-            given, *changed, _rows(given, 0), _rows(given, 1), given, cast, _repeated(given), given,
+            cast, given, *changed, _rows(given, 0), _rows(given, 1), given, cast,
+            _repeated(given), given,
             given | {"mc_logits": np.concatenate([given["mc_logits"], given["logits"][None]])},
             {name: array for name, array in given.items() if name != "present"}, given,
         ]  # fmt: skip
         scheduler = ctx.backend.scheduler(spec, own, device=ctx.device)
-        misfit = {n: a[:, :0] if n == "present" else a[..., :0, :] for n, a in given.items()}
+        misfit = given | {"features": np.ones(given["features"].shape, dtype=np.int64)}
         for number, arrays in enumerate(batches):
-            with suppress(Exception):  # that it is refused is for another check to say
-                scheduler(ModalityBatch(**ctx.moved(misfit if number % 2 else {})))
+            if number % 2:
+                with suppress(Exception):  # that it is refused is for another check to say
+                    scheduler(ModalityBatch(**ctx.moved(misfit)))
             result = ctx.run(scheduler, arrays, own)
             alone = ctx.schedule(spec, arrays, own)
             what = f"batch {number + 1} of a scheduler beside a new one"

@@ -18,6 +18,7 @@ from dms_spec.conformance.mutants import (
     heads,
     learned,
     presence,
+    rare,
     relations,
     signals,
     silence,
@@ -58,6 +59,7 @@ def mutants() -> tuple[Mutant, ...]:
         *draws.MUTANTS,
         *silence.MUTANTS,
         *heads.MUTANTS,
+        *rare.MUTANTS,
         *chimeras.MUTANTS,
     )
 
