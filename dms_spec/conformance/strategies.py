@@ -145,7 +145,7 @@ def lengths(*usual: int) -> st.SearchStrategy[int]:
 
     What is wrong between two usual lengths shows in one of the many checks that draw them.
     """
-    return st.sampled_from([*usual * (200 // len(usual)), *range(5, 41)])
+    return st.sampled_from([*usual * (800 // len(usual)), *range(4, 41)])
 
 
 @_kept
@@ -215,7 +215,7 @@ def batches(
     features = random.normal(size=(b, m, d)) * 10.0 ** random.choice(power, size=(b, m, 1))
     shape = draw(_one_of("free", "free", "zero", "opposite", "equal"))
     if shape == "zero":
-        features[:, 0] = 0
+        features[:, 0] = random.choice([0.0, -0.0])
     elif shape != "free" and m > 1:
         features[:, 1] = features[:, 0] * (-1 if shape == "opposite" else 1)
 

@@ -101,7 +101,7 @@ def check_not_finite_counts_as_absent(ctx: Context) -> None:
 
     @ctx.given(
         ctx.cases(all_present=True, nonfinite=False),
-        st.sampled_from(["nan", "inf", "-inf", "row of -inf", "row of 0"]),
+        st.sampled_from(["nan", "inf", "-inf", "row of -inf", "row of 0", "row of -0"]),
         st.integers(0, 2**16),
     )
     def property_(case: strategies.Case, kind: str, seed: int) -> None:

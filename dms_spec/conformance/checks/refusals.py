@@ -207,10 +207,13 @@ def check_overflowing_scores_are_refused(ctx: Context) -> None:
     }
     if ctx.computing is np.float64:
         arrays["logits"] = arrays["logits"] * 1e10
-    _expect(
-        "DMS-W-008",
-        NonFiniteInput,
-        ValueError,
-        "an infinite score",
-        partial(ctx.schedule, spec, arrays),
-    )
+    ordinary = {name: array.clip(-1, 1) for name, array in arrays.items()}
+    among = {n: np.concatenate([ordinary[n], a, ordinary[n]]) for n, a in arrays.items()}
+    for what, given in {"alone": arrays, "among others": among}.items():
+        _expect(
+            "DMS-W-008",
+            NonFiniteInput,
+            ValueError,
+            f"an infinite score {what}",
+            partial(ctx.schedule, spec, given),
+        )

@@ -210,6 +210,13 @@ def check_outputs_are_arrays_of_their_own(ctx: Context) -> None:
     if not ctx.lacks((f"policy:{alone.policy}",)):
         _own_memory(ctx, strategies.Case(spec=alone, arrays=arrays, parameters={}))
 
+    # Scores that are a parameter tempt to return that.
+    biased = alone.replace(policy="static", modalities=strategies.names(3))
+    bias = {"policy.bias": np.asarray([0.5, -1.0, 2.0], dtype=ctx.computing)}
+    one = {"features": features.reshape(1, 3, 2), "present": np.ones((1, 3), dtype=bool)}
+    if not ctx.lacks(("policy:static",)):
+        _own_memory(ctx, strategies.Case(spec=biased, arrays=one, parameters=bias))
+
     @ctx.given(ctx.cases())
     def property_(case: strategies.Case) -> None:
         _own_memory(ctx, case)

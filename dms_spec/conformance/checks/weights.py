@@ -134,8 +134,9 @@ def check_equal_scores_give_equal_weights(ctx: Context) -> None:
 @check("DMS-L-001")
 def check_terms_sum_to_scores(ctx: Context) -> None:
     """Scores are the sum of the terms beside them, so an explanation adds up."""
+    policies = (*strategies.POLICIES, "modality_dropout")
 
-    @ctx.given(ctx.cases())
+    @ctx.given(ctx.cases(policies=policies))
     def property_(case: strategies.Case) -> None:
         result = ctx.schedule(case.spec, case.arrays, case.parameters)
         total, size = np.zeros(result.active.shape), np.zeros(result.active.shape)
