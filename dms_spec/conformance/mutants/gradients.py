@@ -42,17 +42,15 @@ def _every_sample(ns: Namespace) -> Namespace:
 
 
 def _from_plain_mean(ns: Namespace) -> Namespace:
-    """Is wrong in the loss alone, which takes the mean of what is there for the fused value."""
+    """Takes the mean of what is there for the fused value."""
     xp = ns.xp
 
-    def matmul(left: Array, right: Array) -> Array:
-        if left.ndim == 3 and left.shape[1] == 1:
-            some = xp.astype(left > 0, left.dtype)
-            count = xp.sum(some, axis=-1, keepdims=True)
-            left = some / xp.where(count > 0, count, xp.ones_like(count))
-        return xp.matmul(left, right)
+    def weighted_sum(values: Array, weights: Array) -> Array:
+        some = xp.astype(weights > 0, weights.dtype)
+        count = xp.sum(some, axis=-1, keepdims=True)
+        return ns.weighted_sum(values, some / xp.where(count > 0, count, xp.ones_like(count)))
 
-    return library(matmul=matmul)(ns)
+    return replace(ns, weighted_sum=weighted_sum)
 
 
 def _unguarded_cosine(ns: Namespace) -> Namespace:
