@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from witness_heads import WitnessRows
 
 from dms_spec import Capabilities, ModalityBatch, Schedule, Scheduler, SchedulerSpec
+from dms_spec.artifact import Artifact
 from dms_spec.errors import (
     DMSWarning,
     DTypeError,
@@ -22,7 +24,7 @@ from dms_spec.errors import (
     ShapeError,
     UnsupportedCapability,
 )
-from dms_spec.interface.backend import Backend
+from dms_spec.interface.backend import Backend, Predictive, RowPredictor
 
 Values = NDArray[Any]
 _DTYPES = ("float64", "float32")
@@ -30,8 +32,8 @@ _READS = dict.fromkeys(("alignment", "anchored_alignment", "typicality"), "featu
 _PASSES = ("uncertainty", "mutual_information")
 
 
-class Witness(Backend):
-    """Runs the rule and the static baseline."""
+class Witness(Backend, Predictive):
+    """Runs the rule and the static baseline, and heads before them."""
 
     name = "witness"
     capabilities = Capabilities(dtypes=_DTYPES, policies=("linear", "static"))
@@ -41,6 +43,10 @@ class Witness(Backend):
 
     def to_numpy(self, array: Values) -> Values:
         return array
+
+    def row_predictor(self, artifact: Artifact, device: str) -> RowPredictor:
+        own = artifact.scheduler_parameters
+        return WitnessRows(artifact, self.scheduler(artifact.spec, own, device=device))
 
     def _scheduler(
         self, spec: SchedulerSpec, parameters: Mapping[str, Values], device: str
