@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from hypothesis import strategies as st
@@ -44,7 +44,7 @@ def _kept(
     function: Callable[P, st.SearchStrategy[T]],
 ) -> Callable[P, st.SearchStrategy[T]]:
     """Makes each strategy once: to make it for every draw takes longer than to draw."""
-    return lru_cache(maxsize=None, typed=True)(function)
+    return cast("Callable[P, st.SearchStrategy[T]]", lru_cache(maxsize=None, typed=True)(function))
 
 
 @_kept

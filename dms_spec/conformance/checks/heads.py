@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -416,7 +417,7 @@ def check_heads_that_do_not_fit_are_refused(ctx: Context) -> None:
     }
     for what, (name, value) in damage.items():
         changed = {k: v for k, v in ({**own, name: value}).items() if v is not None}
-        _expect_refused(ctx, f"heads with {what}", lambda c=changed: _bind(ctx, whole, c))
+        _expect_refused(ctx, f"heads with {what}", partial(_bind, ctx, whole, changed))
     embeddings, present = draw_rows(random, whole, _SIZES[0], 4, ctx.dtype)
     rows = ctx.rows(whole)
     misfits = {
@@ -427,7 +428,7 @@ def check_heads_that_do_not_fit_are_refused(ctx: Context) -> None:
     }
     for what, array in misfits.items():
         given = embeddings | {"m1": array}
-        _expect_refused(ctx, f"embeddings {what}", lambda g=given: rows.predict(g, present))
+        _expect_refused(ctx, f"embeddings {what}", partial(rows.predict, given, present))
     whole_numbers = present.astype("int64")
     _expect_refused(ctx, "presence in numbers", lambda: rows.predict(embeddings, whole_numbers))
 

@@ -124,9 +124,9 @@ def _filled(rows: Rows) -> Prediction:
 def _multiplied(rows: Rows) -> Prediction:
     """Multiplies embeddings by presence, which keeps NaN, and takes all of it for present."""
     masked = {name: x * rows.present[:, m, None] for m, (name, x) in enumerate(_all(rows))}
-    bad: _Values = np.stack([~np.isfinite(x).all(axis=1) for x in masked.values()], axis=1)
+    finite: _Values = np.stack([np.isfinite(x).all(axis=1) for x in masked.values()], axis=1)
     result, p = rows.right.predict(rows.embeddings, rows.present)
-    corrupted = (bad & ~rows.present).any(axis=1)
+    corrupted: _Values = np.any(~(finite | rows.present), axis=1)
     return result, np.where(corrupted[:, None], np.nan, p).astype(p.dtype)
 
 
