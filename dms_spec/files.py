@@ -79,8 +79,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def _npz_metadata(path: Path) -> dict[str, str]:
-    with zipfile.ZipFile(path) as archive:
-        mark, _, text = archive.comment.partition(b"\n")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            mark, _, text = archive.comment.partition(b"\n")
+    except Exception as error:  # as in `read_arrays`
+        raise FileError(
+            f"cannot read {path}",
+            expected="an .npz archive",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
     if not mark.startswith(b"dms-spec ") or not text:
         return {}
     data = parse_json(text.decode(errors="replace"), f"the comment of {path}")

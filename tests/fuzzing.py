@@ -30,6 +30,9 @@ import numpy as np
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.cli import main
 from dms_spec.conformance import worked_example
+from dms_spec.embeddings.origin import encoders_of
+from dms_spec.encoding.journal import Batch, Journal
+from dms_spec.encoding.openers import Absent
 from dms_spec.errors import DMSError
 from dms_spec.spec import SchedulerSpec
 
@@ -240,7 +243,32 @@ def _of_frames(folder: Path, table: dict[str, np.ndarray]) -> list[Good]:
         Good("scored/_manifest.json", _json, _verb(*command)),
         Good("p.parquet", _bytes, _verb("watch", "FILE", "--reference", "FILE", "--window", "2")),
         Good("t.csv", _text, _verb(*predict, "DIR/out.npz", *by_pattern)),
+        *_of_words(folder),
     ]
+
+
+def _of_words(folder: Path) -> list[Good]:
+    """What is embedded, a run that was stopped, and what says where a table comes from."""
+    words = ("--text", "text=tiny_encoders:letters", "--batch-size", "2")
+    (folder / "words.csv").write_text("text,labels\na cat,0\na dog,1\n,0\nsings,1\n")
+    embed = _verb("embed", "FILE", "-o", "DIR/out.npz", *words)
+    embed(folder / "words.csv")
+    (folder / "out.npz").rename(folder / "embedded.npz")
+    with Journal(folder / "stopped", "run") as journal:
+        for start in (0, 2):
+            journal.add("text", start, Batch(vectors=np.ones((1, 3)), absent={1: Absent("no")}))
+    return [
+        Good("words.csv", _text, embed),
+        Good("embedded.npz", _bytes, encoders_of),
+        Good("stopped", _bytes, _went_on),
+    ]
+
+
+def _went_on(path: Path) -> None:
+    with Journal(path, "run") as journal:
+        for start in (0, 2):
+            if ("text", start) in journal:
+                journal.get("text", start)
 
 
 def _of_torch(folder: Path) -> list[Good]:

@@ -126,7 +126,7 @@ def _of_file(path: Path) -> _Opened:
             fix="Check the path, or write the table in one of these formats.",
         )
     file = open_frame_file(path)
-    return file.schema.names, file.whole, ()
+    return file.names, file.whole, ()
 
 
 def _of_folder(folder: Path) -> _Opened:

@@ -97,7 +97,7 @@ def _images() -> Opener:
 
 def _texts() -> Opener:
     def read(cell: Cell) -> Any:
-        text = cell.read_text(encoding="utf-8") if isinstance(cell, Path) else str(cell)
+        text = cell.read_text(encoding="utf-8-sig") if isinstance(cell, Path) else str(cell)
         return text if text.strip() else Absent("empty text")
 
     return read

@@ -45,6 +45,16 @@ class FrameFile:
     rows: int
     _batches: Callable[[list[str], int], Iterator[Any]]
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of its columns.
+
+        Raises:
+            FileError: They are not in UTF-8.
+        """
+        with reading(self.path):
+            return tuple(self.schema.names)
+
     def take(self, columns: Columns, before: Columns | None) -> Taken:
         """Finds the columns that are asked for: see `take_of`."""
         empty = open_frame(self.schema.empty_table(), str(self.path))
