@@ -32,7 +32,7 @@ EXAMPLES = {verb: import_module(f"dms_spec.cli.{verb}").EXAMPLE for verb in VERB
 #: In an order in which each finds the files that it needs.
 CHEAP = (
     *("demo", "fit", "predict", "explain", "robustness", "export", "verify"),
-    *("schedule", "embed", "report", "backends", "plugins"),
+    *("schedule", "embed", "report", "backends", "plugins", "bench"),
 )
 #: They take long, and other tests run them: here they are only read.
 LONG = ("check", "doctor")
