@@ -18,6 +18,7 @@ from dms_spec.conformance.mutants.mutant import (
     library,
     softmax,
 )
+from dms_spec.engine.fitted import FittedHeads
 
 _Values = NDArray[Any]
 
@@ -208,8 +209,6 @@ def _without_damage(artifact: Artifact) -> Artifact:
 
 
 def _checked(artifact: Artifact) -> Artifact:
-    from dms_spec.engine.fitted import FittedHeads
-
     FittedHeads(artifact)
     return artifact
 
