@@ -430,7 +430,7 @@ def check_heads_that_do_not_fit_are_refused(ctx: Context) -> None:
         given = embeddings | {"m1": array}
         _expect_refused(ctx, f"embeddings {what}", partial(rows.predict, given, present))
     whole_numbers = present.astype("int64")
-    _expect_refused(ctx, "presence in numbers", lambda: rows.predict(embeddings, whole_numbers))
+    _expect_refused(ctx, "presence in numbers", partial(rows.predict, embeddings, whole_numbers))
 
 
 def _bind(ctx: Context, artifact: Artifact, parameters: Arrays) -> None:
