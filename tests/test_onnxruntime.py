@@ -8,6 +8,7 @@ import pickle
 import sys
 import types
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -245,6 +246,37 @@ def test_an_empty_batch_has_empty_answers(session: Session, library: str) -> Non
     shapes = {name: tuple(array.shape) for name, array in session.run(arrays).items()}
     assert shapes.pop("fused") == (0, 5)
     assert set(shapes.values()) == {(0, 3)}
+
+
+def test_schedulers_of_one_spec_and_parameters_share_a_graph(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Traced once, whatever the sizes; other parameters and dtypes have graphs of their own."""
+    traced = []
+
+    def count(*args: Any, **how: Any) -> Any:
+        traced.append(how)
+        return trace_scheduler(*args, **how)
+
+    monkeypatch.setattr("dms_onnxruntime.backend.trace_scheduler", count)
+    monkeypatch.setattr("dms_onnxruntime.graphs._shared", OrderedDict())
+    backend, static = get_backend("onnxruntime"), SchedulerSpec.preset("static", NAMES)
+
+    def run(bias: float, *, rows: int = 4, dtype: str = "float32") -> Schedule:
+        own = {"policy.bias": np.array([bias, 0, 1], dtype="float32")}
+        return backend.scheduler(static, own)(ModalityBatch(**batch(rows, dtype)))
+
+    first = run(2.0)
+    assert np.array_equal(run(2.0).weights, first.weights) and len(traced) == 1
+    run(2.0, rows=9)
+    assert len(traced) == 1
+    assert not np.array_equal(run(3.0).weights, first.weights) and len(traced) == 2
+    run(2.0, dtype="float64")
+    assert len(traced) == 3
+    monkeypatch.setattr("dms_onnxruntime.graphs._LARGEST", 0)
+    run(2.0)
+    run(2.0)
+    assert len(traced) == 5
 
 
 @pytest.mark.clause("DMS-S-005", "DMS-Q-005")
