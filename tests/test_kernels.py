@@ -25,7 +25,7 @@ from torch import Tensor  # noqa: E402
 
 from dms_spec import SchedulerSpec  # noqa: E402
 from dms_spec.equations import primitives as plain  # noqa: E402
-from dms_torch import Fusion, kernels  # noqa: E402
+from dms_torch import Fusion, kernels, paths  # noqa: E402
 from dms_torch.backend import torch_namespace  # noqa: E402
 from dms_torch.kernels import confidence, layout, others, variance  # noqa: E402
 
@@ -232,6 +232,15 @@ def test_more_entries_than_32_bits_count() -> None:
     found, last = kernels.variance_over_passes(x), x[:, -5:].float()
     torch.testing.assert_close(found[-5:], plain.variance_over_passes(xp, last))
     assert not found[:-5].any()
+
+
+@pytest.mark.skipif(CUDA, reason="kernels are compiled here")
+def test_what_is_interpreted_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(paths.VARIABLE, "triton")
+    assert paths.notes()[-2:] == (
+        "DMS_TORCH_PATH asks for 'triton'",
+        "Triton's interpreter runs the kernels: it certifies their logic alone",
+    )
 
 
 def test_operators_are_whole() -> None:

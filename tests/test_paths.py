@@ -81,6 +81,17 @@ def test_what_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatc
     assert "plain PyTorch; Numba is not installed" in paths.notes()[0]
 
 
+def test_a_gpu_that_triton_does_not_know_is_left_to_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_INSTALLED", {"numba": True, "triton": True})
+    monkeypatch.setattr(paths, "_on_gpu", lambda tensors: True)
+    monkeypatch.setattr(paths, "_capability", lambda tensor: (6, 1))
+    assert paths.choose("auto", torch.ones(1)) == "plain"
+    with pytest.raises(BackendUnavailable, match="the GPU is older"):
+        paths.choose("triton", torch.ones(1))
+    monkeypatch.setattr(paths, "_capability", lambda tensor: (9, 0))
+    assert paths.choose("auto", torch.ones(1)) == "triton"
+
+
 def under_forward_ad(fusion: Fusion) -> None:
     with torch.autograd.forward_ad.dual_level():
         fusion(**batch())

@@ -37,6 +37,10 @@ VARIABLE = "DMS_TORCH_PATH"
 _INSTALLED = {name: find_spec(name) is not None for name in ("numba", "triton")}
 
 
+# The compute capability that Triton asks for at least.
+_OLDEST = (7, 0)
+
+
 class Obstacle(NamedTuple):
     """Says why a path cannot run, and how to fix it."""
 
@@ -130,6 +134,8 @@ def _not_for_triton(tensors: tuple[Tensor, ...]) -> Obstacle | None:
             "a tensor is not on a CUDA device",
             "Move it there. TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, for tests.",
         )
+    if not torch.compiler.is_compiling() and _capability(tensors[0]) < _OLDEST:
+        return Obstacle("the GPU is older than Triton knows", "Leave the path to 'auto'.")
     if torch.onnx.is_in_onnx_export():
         return Obstacle("an ONNX graph is traced", "It takes plain PyTorch: leave it to 'auto'.")
     return None
@@ -137,6 +143,10 @@ def _not_for_triton(tensors: tuple[Tensor, ...]) -> Obstacle | None:
 
 def _on_gpu(tensors: tuple[Tensor, ...]) -> bool:
     return all(tensor.is_cuda for tensor in tensors)
+
+
+def _capability(tensor: Tensor) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(tensor.device)
 
 
 def interpreted() -> bool:
@@ -155,9 +165,13 @@ def _refusal(path: str, found: Obstacle) -> BackendUnavailable:
 
 def notes() -> tuple[str, ...]:
     """Says on which path what would run on this machine, and why not on another."""
-    told = f"on the CPU: {_on_cpu()}", f"on a CUDA device: {_on_cuda()}"
+    told: tuple[str, ...] = (f"on the CPU: {_on_cpu()}", f"on a CUDA device: {_on_cuda()}")
     asked = requested()
-    return told if asked == "auto" else (*told, f"{VARIABLE} asks for {asked!r}")
+    if asked != "auto":
+        told = (*told, f"{VARIABLE} asks for {asked!r}")
+    if asked == "triton" and interpreted():
+        told = (*told, "Triton's interpreter runs the kernels: it certifies their logic alone")
+    return told
 
 
 def _on_cpu() -> str:
