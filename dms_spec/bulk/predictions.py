@@ -33,6 +33,7 @@ def read_predictions(text: str, time: str | None = None) -> Iterator[Rows]:
         MissingInput: It holds no predictions, or has no such column.
     """
     if text.endswith(".jsonl"):
+        pyarrow()
         with readable(text, ".jsonl"):
             from pyarrow import json as arrow_json
 
