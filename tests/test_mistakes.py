@@ -86,6 +86,29 @@ def test_lines_are_as_wide_as_columns_says(
     assert max(map(len, whole.splitlines())) > 80 >= max(map(len, narrow.splitlines()))
 
 
+#: Commands that print much; code in what they print stays whole.
+PRINTING = (
+    "plugins list",
+    "schedule batch.npz -o scheduled.npz --overlng",
+    "check mutant:squeezed --dtype float32 --check check_offset_logits --examples 1",
+    "check --list",
+    "report train.npz -o r.md",
+    "predict modle train.npz -o p.npz",
+)
+
+
+@pytest.mark.parametrize("command", PRINTING)
+def test_eighty_columns_are_enough(
+    dms: Callable[..., Any], folder: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with chdir(folder):
+        done = dms(*command.split())
+    lines = (done.out + done.err).splitlines()
+    code = ("    run_check(", "    from ")
+    assert lines and [line for line in lines if len(line) > 80 and not line.startswith(code)] == []
+
+
 def test_a_log_is_added_to_and_nothing_else_is(tmp_path: Path) -> None:
     path, other = tmp_path / "log.jsonl", tmp_path / "other.jsonl"
     for epoch in (1, 2):

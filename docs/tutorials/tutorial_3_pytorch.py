@@ -175,8 +175,8 @@ for name, (_, share) in (("as trained", trained), ("with typicality", robust)):
 # %%
 # As trained, the pixels get weight back as the noise grows: the encoder is sure of nonsense. With
 # typicality they lose it, once what the encoder gives looks like nothing that it gave before. The
-# other two share the rest alike, so one line hides the other. Half of the noise is the hardest:
-# there the pixels mislead, and look nearly right.
+# other two share the rest alike, so one line hides the other. Noise of 0.5 is the hardest: there
+# the pixels mislead, and still look nearly right.
 #
 # ``whole`` is a module like any other: train on, move it to a GPU, or save its ``state_dict``.
 # ``whole.artifact()`` gives the scheduler back, for ``dms export onnx``. :doc:`/guide/torch` says
