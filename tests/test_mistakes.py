@@ -48,6 +48,11 @@ MISTAKES = {
     "report train.npz -o r.md": "dms check BACKEND --report",
     "report model/config.json -o r.md": "is no report",
     "report no.json -o r.md": "nothing there",
+    "fit photos -o m": "dms embed",
+    "watch train.npz --reference train.npz": "what dms predict wrote as .parquet",
+    "diff model modle": "Did you mean 'model'?",
+    "embed train.npz -o t.npz --text json:dumps": "a folder of images",
+    "embed photos -o t.npz --text json:dumps": "of the kind that the option names",
     "check": "dms backends",
     "schedule batch.npz -o s.npz --device gpu": "dms doctor",
 }
@@ -60,6 +65,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     there = {"present.a": np.ones(4, dtype=bool)}
     np.savez(path / "train.npz", a=np.eye(4), labels=np.arange(4) % 2, **there)
     np.savez(path / "oneclass.npz", a=np.eye(4), labels=np.zeros(4, dtype=int))
+    (path / "photos").mkdir()
+    (path / "photos" / "one.png").write_text("no image", encoding="utf-8")
     (path / "words.csv").write_text("id,e5_0,e5_1\nx,0.5,1.5\n", encoding="utf-8")
     (path / "words.parquet").write_text("words", encoding="utf-8")
     save_artifact(path / "model", Artifact(spec=worked_example.SPEC))

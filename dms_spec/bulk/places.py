@@ -16,6 +16,7 @@ from dms_spec.embeddings.sources.frames import pyarrow
 from dms_spec.errors import FileError
 from dms_spec.outputs import Target, is_marked
 from dms_spec.staging import STAGING, clear_leftovers
+from dms_spec.texts import NOTHING
 
 # Bytes at a time, and as many as are looked through for a mark at each end of a file.
 _BLOCK = 1 << 20
@@ -90,9 +91,10 @@ class Place:
         what = {fs.FileType.Directory: "a folder without any", fs.FileType.File: "another file"}
         raise FileError(
             f"cannot read {self.given}",
-            expected=".parquet files, or a folder of some, to score in parts",
-            got=what.get(info.type, "nothing there"),
-            fix="Check the path. For another format, name one output file: -o OUT.npz.",
+            expected=".parquet files, or a folder of some",
+            got=what.get(info.type, NOTHING),
+            fix="Check the path. dms watch reads what dms predict wrote as .parquet; dms predict "
+            "reads other formats with one output file, -o OUT.npz.",
         )
 
     def exists(self) -> bool:

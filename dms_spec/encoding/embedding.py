@@ -130,7 +130,8 @@ class _Known:
                 f"no row of {self._name!r} can be embedded",
                 expected="some that can",
                 got=f"{self._reason.reason}{detail}",
-                fix="Paths in a table start from the folder of the table.",
+                fix="Paths in a table start from its folder. In a folder, files must be "
+                "of the kind that the option names.",
             )
 
     def _check_broken(self) -> None:

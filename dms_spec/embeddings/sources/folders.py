@@ -35,7 +35,7 @@ def read_folder(
             got="an artifact, which holds no table"
             if is_artifact(folder)
             else "a folder without any",
-            fix="Check the path.",
+            fix="Check the path. Of images, texts and sounds, dms embed makes a table.",
         )
     return {path.stem: _array(path, wanted, mapped) for path in paths}
 
