@@ -30,6 +30,7 @@ REFERENCE = "\n".join(
 #: The packages that are public, beside the modules of `dms_spec` that the reference names itself.
 PACKAGES = (
     "dms_spec.conformance",
+    "dms_spec.conformance.vectors",
     "dms_spec.plugins",
     "dms_spec.robustness",
     "dms_onnxruntime",
@@ -42,6 +43,9 @@ FRONT = [name for name in (*dms_spec.__all__, "FusionClassifier") if not name.st
 WITHOUT = {
     "dms_spec.hookimpl": "an object of pluggy's, in the example of Descriptor",
     "dms_spec.conformance.parametrize_with_checks": "it makes tests: the guide has them",
+    "dms_spec.conformance.vectors.FORMAT": "a constant",
+    "dms_spec.conformance.vectors.FORMAT_VERSION": "a constant",
+    "dms_spec.conformance.vectors.Expected": "a part of Vector",
     "dms_spec.plugins.HOOKS": "a constant",
     "dms_spec.plugins.hookimpl": "the same",
     "dms_spec.plugins.installed_version": "for records",

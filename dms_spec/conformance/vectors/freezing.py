@@ -52,6 +52,21 @@ def freeze(
         UnknownName: There is no such clause.
         ShapeError, DTypeError, MissingInput: The arrays are not a batch of the spec, such as those
             of a check that they are refused.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_spec.conformance.vectors import freeze
+        >>> vector = freeze(
+        ...     SchedulerSpec.preset("static", ("image", "text")),
+        ...     {"features": np.ones((1, 2, 3))},
+        ...     {},
+        ...     clause="DMS-W-001",
+        ...     description="two alike",
+        ...     dtype="float64",
+        ... )
+        >>> vector.expected["weights"].values
+        array([[0.5, 0.5]])
     """
     ids = tuple(clause.split())
     for name in ids:

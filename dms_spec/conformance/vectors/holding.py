@@ -28,6 +28,14 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
     Raises:
         ConformanceError: An output is missing or wrong, or the case should have been refused. The
             message names the clause.
+
+    Example:
+        >>> from dms_spec import ModalityBatch, get_backend
+        >>> from dms_spec.conformance.vectors import hold, read_vectors
+        >>> vector = next(v for v in read_vectors() if not v.refusal)
+        >>> scheduler = get_backend("numpy").scheduler(vector.spec, vector.parameters)
+        >>> outputs = scheduler(ModalityBatch(**vector.arrays)).arrays()
+        >>> hold(vector, outputs)  # it raises where one is off
     """
     own = vector.clauses[0]
     if vector.refusal:

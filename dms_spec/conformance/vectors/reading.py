@@ -33,6 +33,12 @@ def read_vectors(path: Path | None = None) -> list[Vector]:
 
     Raises:
         FileError: There is nothing to read, or a file is damaged, or newer than this package.
+
+    Example:
+        >>> from dms_spec.conformance.vectors import read_vectors
+        >>> vectors = read_vectors()
+        >>> sorted({vector.dtype for vector in vectors})
+        ['float32', 'float64']
     """
     place: Traversable = files(__package__) if path is None else path
     try:
@@ -61,6 +67,12 @@ def from_json(text: str, *, source: str = "the text") -> list[Vector]:
     Raises:
         FileError: The text is damaged, or of a newer format. Nothing is guessed: an unknown key, a
             number that its dtype does not hold, or a shape that does not fit is an error.
+
+    Example:
+        >>> from dms_spec.conformance.vectors import from_json, read_vectors, to_json
+        >>> text = to_json(read_vectors()[:2])
+        >>> to_json(from_json(text)) == text
+        True
     """
     try:
         data = parse_json(text, source)

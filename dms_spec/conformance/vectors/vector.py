@@ -56,6 +56,21 @@ class Vector:
             each signal, by name. Empty where the case is to be refused.
         refusal: Name of the error that the spec asks for; empty if the case has an answer.
         k: The constant of closeness.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_spec.conformance.vectors import freeze
+        >>> vector = freeze(
+        ...     SchedulerSpec.preset("static", ("image", "text")),
+        ...     {"features": np.ones((1, 2, 3))},
+        ...     {},
+        ...     clause="DMS-W-001",
+        ...     description="two alike",
+        ...     dtype="float64",
+        ... )
+        >>> vector.computing, vector.refusal, sorted(vector.expected)
+        ('float64', '', ['fused', 'scores', 'weights'])
     """
 
     description: str

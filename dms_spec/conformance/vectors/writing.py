@@ -24,7 +24,23 @@ FORMAT_VERSION = 1
 
 
 def to_json(vectors: Sequence[Vector]) -> str:
-    """Writes vectors as the text of one file, with each array on one line."""
+    """Writes vectors as the text of one file, with each array on one line.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_spec.conformance.vectors import freeze, from_json, to_json
+        >>> vector = freeze(
+        ...     SchedulerSpec.preset("static", ("image", "text")),
+        ...     {"features": np.ones((1, 2, 3))},
+        ...     {},
+        ...     clause="DMS-W-001",
+        ...     description="two alike",
+        ...     dtype="float64",
+        ... )
+        >>> from_json(to_json([vector]))[0].description
+        'two alike'
+    """
     data = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -96,11 +112,32 @@ def write_vector(path: Path, vector: Vector) -> None:
 
     Raises:
         FileError: The folder does not exist or cannot be written to.
+
+    Example:
+        >>> import numpy as np
+        >>> from dms_spec import SchedulerSpec
+        >>> from dms_spec.conformance.vectors import freeze, write_vector
+        >>> vector = freeze(
+        ...     SchedulerSpec.preset("static", ("image", "text")),
+        ...     {"features": np.ones((1, 2, 3))},
+        ...     {},
+        ...     clause="DMS-W-001",
+        ...     description="two alike",
+        ...     dtype="float64",
+        ... )
+        >>> from pathlib import Path
+        >>> write_vector(Path("two_alike.json"), vector)
     """
     write_vectors(path, [vector])
 
 
 def write_vectors(path: Path, vectors: Sequence[Vector]) -> None:
-    """Writes a file with some vectors, and raises like `write_vector`."""
+    """Writes a file with some vectors, and raises like `write_vector`.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from dms_spec.conformance.vectors import read_vectors, write_vectors
+        >>> write_vectors(Path("some.json"), read_vectors()[:2])
+    """
     with writing_file(path, VECTOR_MARK) as temporary:
         temporary.write_text(to_json(vectors), encoding="utf-8", newline="\n")
