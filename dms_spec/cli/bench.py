@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dms_spec.cli.printing import note, say, say_json, say_table
 from dms_spec.cli.progress import Bar
-from dms_spec.errors import BackendUnavailable, install_hint
+from dms_spec.errors import BackendUnavailable, SpecError, install_hint
 from dms_spec.outputs import Target
 from dms_spec.speed.setting import cores
 
@@ -117,7 +117,7 @@ def _limit_cores(count: int) -> None:
     """Leaves this process so many cores, so that every library starts as many threads."""
     there = sorted(cores())
     if not 1 <= count <= len(there):
-        raise BackendUnavailable(
+        raise SpecError(
             f"cannot time on {count} cores",
             expected=f"1 to {len(there)}, as many as this process has",
             got=str(count),
