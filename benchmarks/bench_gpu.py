@@ -203,7 +203,8 @@ def main() -> None:
                 f"{one['fraction_of_copy']} of copy"
             )
             rows.append(one | {"gpu": name, "torch": torch.__version__} | setting())
-    save(args.output, rows)
+    if args.output:
+        save(args.output, rows)
 
 
 if __name__ == "__main__":

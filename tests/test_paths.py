@@ -48,6 +48,23 @@ def test_the_fastest_that_can_run_is_taken_and_said() -> None:
     assert fusion.path == "numba"
 
 
+def turned(x: Tensor) -> Tensor:
+    return torch.complex(x, -x).conj().imag  # whose sign is a bit of the tensor
+
+
+@pytest.mark.parametrize(
+    "change", [turned, lambda x: x.flip(0), lambda x: x[:1].expand(x.shape), Tensor.double]
+)
+def test_any_memory_is_shared(change: Callable[[Tensor], Tensor]) -> None:
+    arrays = {k: change(x) if x.is_floating_point() else x for k, x in batch().items()}
+    fusion = Fusion(SPEC)
+    with torch.inference_mode():
+        found = fusion(**arrays)
+    assert fusion.path == "numba"
+    exact = Fusion(SPEC, path="plain")(**arrays)
+    torch.testing.assert_close(found.to_tuple()[:4], exact.to_tuple()[:4])
+
+
 @pytest.mark.parametrize("path", ["plain", "numba"])
 def test_a_path_is_asked_for_by_argument_or_variable(
     path: str, monkeypatch: pytest.MonkeyPatch

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dms_numba import primitives
@@ -17,12 +18,16 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Tensor]:
 
     @wraps(function)
     def run(*tensors: Tensor, **named: Tensor | None) -> Tensor:
-        arrays = [tensor.detach().numpy() for tensor in tensors]
-        more = {k: None if t is None else t.detach().numpy() for k, t in named.items()}
+        arrays = [_array(tensor) for tensor in tensors]
+        more = {name: None if t is None else _array(t) for name, t in named.items()}
         with primitives.at_most(torch.get_num_threads()):
             return torch.from_numpy(function(*arrays, **more))
 
     return run
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    return tensor.detach().resolve_neg().numpy()
 
 
 cosine = _shared(primitives.cosine)
