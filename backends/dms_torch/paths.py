@@ -103,7 +103,7 @@ def _missing(path: str) -> Obstacle | None:
         return Obstacle("Numba is not installed", install_hint("dms-spec[numba]"))
     return Obstacle(
         "Triton is not installed",
-        "PyTorch's CUDA builds bring it; a CPU build needs none of its kernels.",
+        "Install a CUDA build of PyTorch, which brings it, or leave the path to 'auto'.",
     )
 
 

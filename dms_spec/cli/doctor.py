@@ -24,6 +24,7 @@ _PACKAGES = (
     "array-api-compat",
     "safetensors",
     "torch",
+    "triton",
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
