@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -96,6 +97,17 @@ def test_what_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatc
     fusion(**batch())
     assert fusion.path == "plain"
     assert "plain PyTorch; Numba is not installed" in paths.notes()[0]
+
+
+def test_a_numba_that_does_not_load_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "_TRIED", {})
+    monkeypatch.setitem(sys.modules, "dms_torch.on_numba", None)
+    fusion = Fusion(SPEC)
+    fusion(**batch())
+    assert fusion.path == "plain"
+    assert "plain PyTorch; Numba is installed and does not load (Module" in paths.notes()[0]
+    with pytest.raises(BackendUnavailable, match=r"does not load.*Upgrade"):
+        Fusion(SPEC, path="numba")(**batch())
 
 
 def test_a_gpu_that_triton_does_not_know_is_left_to_plain(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,10 @@ _INSTALLED = {name: find_spec(name) is not None for name in ("numba", "triton")}
 _OLDEST = (7, 0)
 
 
+# What was tried to load, and the error that came, if one did.
+_TRIED: dict[str, str] = {}
+
+
 class Obstacle(NamedTuple):
     """Says why a path cannot run, and how to fix it."""
 
@@ -118,7 +122,21 @@ def _not_for_numba(tensors: tuple[Tensor, ...]) -> Obstacle | None:
     if records_gradients(*tensors):
         reason = "gradients are recorded"
         return Obstacle(reason, "Call it under torch.no_grad(), or leave the path to 'auto'.")
+    if error := _load_error():
+        return Obstacle(f"Numba is installed and does not load ({error})", "Upgrade or remove it.")
     return None
+
+
+def _load_error() -> str:
+    """Says why Numba's loops do not load, and is empty if they do. It is tried once."""
+    if "numba" not in _TRIED:
+        try:
+            import dms_torch.on_numba  # noqa: F401 - only whether it loads
+        except Exception as error:  # whatever a package that does not fit raises
+            _TRIED["numba"] = f"{type(error).__name__}: {error}"
+        else:
+            _TRIED["numba"] = ""
+    return _TRIED["numba"]
 
 
 def _not_for_triton(tensors: tuple[Tensor, ...]) -> Obstacle | None:
@@ -177,6 +195,8 @@ def notes() -> tuple[str, ...]:
 def _on_cpu() -> str:
     if found := _missing("numba"):
         return f"plain PyTorch; {found.reason}"
+    if error := _TRIED.get("numba"):
+        return f"plain PyTorch; Numba is installed and does not load ({error})"
     loaded = sys.modules.get("dms_numba.primitives")  # asking does not import it
     compiled = loaded.notes()[0] if loaded else "its first call may compile for some seconds"
     return f"Numba where no gradient is recorded, else plain PyTorch; {compiled}"
