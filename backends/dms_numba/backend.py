@@ -32,6 +32,7 @@ class NumbaBackend(HostBackend):
         return host_namespace(
             1 << 22,
             softmax=primitives.softmax,
+            alignment=primitives.alignment,
             cosine=primitives.cosine,
             entropy=primitives.entropy,
             usable=primitives.usable,

@@ -174,18 +174,64 @@ def variance(flat, out, passes, apart, classes, start, stop):  # type: ignore[no
 
 
 @_compiled
+def _cosine(a, b):  # type: ignore[no-untyped-def]
+    """Cosine of two vectors whose squares are in range; 0 where either is zero."""
+    zero, one = a.dtype.type(0.0), a.dtype.type(1.0)
+    dot, own, other = zero, zero, zero
+    for d in range(len(a)):
+        dot += a[d] * b[d]
+        own += a[d] * a[d]
+        other += b[d] * b[d]
+    norms = math.sqrt(own) * math.sqrt(other)
+    return min(max(dot / norms, -one), one) if norms > 0 else zero
+
+
+@_compiled
 def cosine(left, right, out, width, start, stop):  # type: ignore[no-untyped-def]
-    """Cosine of rows of ``width`` entries whose squares are in range; 0 where either is zero."""
-    zero, one = left.dtype.type(0.0), left.dtype.type(1.0)
+    """Cosine of rows of ``width`` entries."""
     for i in range(start, stop):
-        a, b = left[i * width : (i + 1) * width], right[i * width : (i + 1) * width]
-        dot, own, other = zero, zero, zero
-        for d in range(width):
-            dot += a[d] * b[d]
-            own += a[d] * a[d]
-            other += b[d] * b[d]
-        norms = math.sqrt(own) * math.sqrt(other)
-        out[i] = min(max(dot / norms, -one), one) if norms > 0 else zero
+        first, end = i * width, (i + 1) * width
+        out[i] = _cosine(left[first:end], right[first:end])
+
+
+@_compiled
+def _largest(row):  # type: ignore[no-untyped-def]
+    peak = abs(row[0])
+    for d in range(len(row)):
+        peak = _larger(peak, abs(row[d]))
+    return peak
+
+
+@_compiled
+def alignment(flat, out, modalities, width, smallest, start, stop):  # type: ignore[no-untyped-def]
+    """Cosine of each of a sample's rows with the sum of the others, for samples start to stop.
+
+    Each row is divided by its largest entry, and the others are added in units of the largest of
+    them, as in the plain form.
+    """
+    unit = np.empty((modalities, width), flat.dtype)
+    peaks = np.empty(modalities, flat.dtype)
+    others = np.empty(width, flat.dtype)
+    for i in range(start, stop):
+        for m in range(modalities):
+            first = (i * modalities + m) * width
+            row, own = flat[first : first + width], unit[m]
+            peaks[m] = _largest(row)
+            divisor = max(peaks[m], smallest)
+            for d in range(width):
+                own[d] = row[d] / divisor
+        for m in range(modalities):
+            largest = smallest
+            for n in range(modalities):
+                if n != m:
+                    largest = max(largest, peaks[n])
+            others[:] = 0.0
+            for n in range(modalities):
+                if n != m:
+                    share, own = peaks[n] / largest, unit[n]
+                    for d in range(width):
+                        others[d] += share * own[d]
+            out[i * modalities + m] = _cosine(unit[m], others)
 
 
 @_compiled

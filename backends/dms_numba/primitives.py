@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from dms_numba import kernels
 from dms_spec.equations import primitives as plain
+from dms_spec.equations.namespace import Namespace
 from dms_spec.markup import counted
 
 FloatArray = NDArray[np.floating[Any]]
@@ -84,6 +85,22 @@ def cosine(left: FloatArray, right: FloatArray) -> FloatArray:
     out = np.empty(left.shape[:-1], left.dtype)
     rows = [_read(np.ascontiguousarray(array)) for array in (left, right)]
     _on_rows(kernels.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
+    return out
+
+
+def alignment(ns: Namespace, features: FloatArray) -> FloatArray:
+    """Cosine with the mean of the other modalities: [B, M, D] -> [B, M]."""
+    if not _compiled(features):
+        return plain.alignment(ns, features)  # type: ignore[no-any-return]
+    return aligned(features)
+
+
+def aligned(features: FloatArray) -> FloatArray:
+    """Does the same for float32 and float64, without a namespace."""
+    out = np.zeros(features.shape[:-1], features.dtype)
+    rows, (samples, *sizes) = _read(np.ascontiguousarray(features)), features.shape
+    smallest = np.finfo(features.dtype).smallest_normal
+    _on_rows(kernels.alignment, samples, features.size, rows, _line(out), *sizes, smallest)
     return out
 
 

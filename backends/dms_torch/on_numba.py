@@ -30,6 +30,7 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.detach().resolve_neg().numpy()
 
 
+alignment = _shared(primitives.aligned)
 cosine = _shared(primitives.cosine)
 entropy = _shared(primitives.entropy)
 usable = _shared(primitives.usable)
