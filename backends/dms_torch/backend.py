@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.equations.namespace import Namespace
+from dms_spec.errors import DTypeError
 from dms_spec.interface.backend import Differentiable
 from dms_spec.interface.capabilities import Capabilities
 from dms_torch import paths, primitives
@@ -84,7 +85,15 @@ class TorchBackend(ArrayBackend, Differentiable):
             array = array.copy()
         if array.dtype == ml_dtypes.bfloat16:
             return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16).to(device)
-        return torch.from_numpy(array).to(device)
+        try:
+            return torch.from_numpy(array).to(device)
+        except TypeError as error:  # it has no objects and no texts
+            raise DTypeError(
+                "torch has no tensor of this dtype",
+                expected=" or ".join(DTYPES),
+                got=str(array.dtype),
+                fix="Cast the array to a real floating dtype, or a mask to bool.",
+            ) from error
 
     def to_numpy(self, array: torch.Tensor) -> NDArray[Any]:
         array = array.detach().cpu()
