@@ -157,10 +157,9 @@ def check_no_modality_overrules_beyond_its_bound(ctx: Context) -> None:
 @check("DMS-F-009", needs=_NEEDS)
 def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
     """The logits of classes that a modality has never seen change nothing."""
-    values = st.sampled_from([-np.inf, -50.0, 0.0, 50.0, 1e4])
 
-    @ctx.given(_cases(ctx, nonfinite=False), values, st.integers(0, 2**16))
-    def property_(case: strategies.Case, value: float, seed: int) -> None:
+    @ctx.given(_cases(ctx, nonfinite=False), st.integers(0, 2**16))
+    def property_(case: strategies.Case, seed: int) -> None:
         spec = case.spec.replace(signals={n: {} for n in case.spec.coefficients})
         m, c = case.arrays["logits"].shape[-2:]
         random = np.random.Generator(np.random.Philox(seed))
@@ -168,22 +167,20 @@ def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
         priors = np.where(random.random((m, c)) < 0.5, 0.0, own["fusion.priors"])
         own |= {"fusion.priors": priors}
         parameters = case.parameters | {k: v.astype(ctx.computing) for k, v in own.items()}
-        results = []
-        for other in (0.0, value):
-            arrays = {name: array.copy() for name, array in case.arrays.items()}
-            logits = arrays["logits"]
-            logits[...] = np.where(parameters["fusion.priors"] > 0, logits, other)
-            # Something has to be left of a row.
-            gone = np.isneginf(logits).all(axis=-1)
-            arrays["present"] = arrays["present"] & ~gone
-            results.append((arrays, arrays["present"]))
-        both = results[0][1] & results[1][1]
-        found = [
-            ctx.schedule(spec, arrays | {"present": both}, parameters) for arrays, _ in results
-        ]
-        what, common = f"{value} for a class never seen", results[0][0] | {"present": both}
-        first, second = found
-        ctx.expect_same("DMS-F-009", first, second, what, spec, common, parameters)
+        unseen = parameters["fusion.priors"] == 0
+        # Something has to be left of a row.
+        left = ~np.isneginf(np.where(unseen, -np.inf, case.arrays["logits"])).all(axis=-1)
+        present = case.arrays["present"] & left
+
+        def with_(value: float) -> Arrays:
+            logits = np.where(unseen, np.asarray(value, ctx.dtype), case.arrays["logits"])
+            return case.arrays | {"logits": logits, "present": present}
+
+        first = ctx.schedule(spec, with_(0.0), parameters)
+        for value in (-np.inf, 50.0, 1e4):
+            other, what = with_(value), f"{value} for a class never seen"
+            second = ctx.schedule(spec, other, parameters)
+            ctx.expect_same("DMS-F-009", first, second, what, spec, with_(0.0), parameters)
 
 
 @check("DMS-F-010", needs=_NEEDS)

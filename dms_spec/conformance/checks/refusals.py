@@ -96,6 +96,8 @@ def check_dtypes_are_refused(ctx: Context) -> None:
     spec = ctx.example()
     for dtype in (ctx.dtype, "int64", "int32", "uint8", "int8", "object"):
         arrays = good | {"present": good["present"].astype(dtype)}
+        if not _holds(ctx, arrays["present"]):
+            continue
         _expect(
             "DMS-S-005",
             DTypeError,
@@ -108,8 +110,10 @@ def check_dtypes_are_refused(ctx: Context) -> None:
         roles, ("int64", "int32", "int16", "bool", "uint8", "complex64", "object", "U4")
     ):
         with np.errstate(invalid="ignore"):  # -inf is no whole number
-            # Not at once: bfloat16 has no text.
-            arrays = good | {role: good[role].astype(np.float64).astype(dtype)}
+            # By way of a dtype from which NumPy knows the way to text.
+            arrays = good | {role: good[role].astype("float64").astype(dtype)}
+        if not _holds(ctx, arrays[role]):
+            continue
         _expect(
             "DMS-S-006",
             DTypeError,
@@ -120,6 +124,15 @@ def check_dtypes_are_refused(ctx: Context) -> None:
     for role, name in itertools.product(roles, ("float64", "float32", "float16")):
         if name not in ctx.backend.capabilities.dtypes:
             _refuse_unclaimed(ctx, spec, good, role, name)
+
+
+def _holds(ctx: Context, array: NDArray[Any]) -> bool:
+    """Says whether the library has such arrays at all; some have none of objects or texts."""
+    try:
+        ctx.backend.from_numpy(array, ctx.device)
+    except TypeError:
+        return False
+    return True
 
 
 def _refuse_unclaimed(
