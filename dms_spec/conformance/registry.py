@@ -44,6 +44,7 @@ FAMILIES = (
     "losses",
     "learned",
     "heads",
+    "joint",
     "gradients",
     "exchange",
     "export",
