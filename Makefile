@@ -233,7 +233,7 @@ mini: $(VENV)/test
 # for every spec, so fewer are drawn for it; the page says how many.
 reports: $(VENV)/test
 	for name in numpy numba torch onnxruntime strict; do \
-		examples=100; if [ $$name = onnxruntime ]; then examples=5; fi; \
+		examples=100; if [ $$name = onnxruntime ]; then examples=3; fi; \
 		$(BIN)/dms check $$name --examples $$examples \
 			--report benchmarks/results/conformance/$$name.json || exit 1; \
 	done

@@ -94,9 +94,10 @@ def minimum(x: Array, y: Array | float, /) -> Array:
 def logaddexp(x: Array, y: Array, /) -> Array:
     """Starts from the larger and the distance of the other, so that no exponential overflows."""
     apart = op.neg(op.abs(op.sub(var(x), var(y, x))))
-    # Not the operator Softplus, which one runtime does not have for float64.
-    more = op.log(op.add(op.exp(apart), var(1.0, x)))
-    return wrap(op.add(op.max([var(x), var(y, x)]), more))
+    # Not the operator Softplus, which one runtime does not have for float64; nor log(1 + t), which
+    # loses a small t beside a maximum of 0.
+    more = ndonnx.log1p(wrap(op.exp(apart)))
+    return wrap(op.add(op.max([var(x), var(y, x)]), var(more)))
 
 
 def where(condition: Array, x: Array, y: Array, /) -> Array:
