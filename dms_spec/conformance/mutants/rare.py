@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.conformance.mutants.mutant import Arrays, Call, Mutant
+from dms_spec.conformance.mutants.mutant import Arrays, Call, Mutant, library
 from dms_spec.engine.resolve import Resolved
 from dms_spec.errors import DMSError, NothingPresent
 from dms_spec.spec import SchedulerSpec
@@ -169,6 +169,10 @@ def _parameter(pattern: str, change: Callable[[Array], Array]) -> Callable[[Reso
         return replace(resolved, parameters=own)
 
     return wrong
+
+
+def _log_of_one_plus(one: _Values, other: _Values) -> _Values:
+    return np.asarray(np.maximum(one, other) + np.log(1 + np.exp(-np.abs(one - other))))
 
 
 def _wide_parameters(call: Call) -> Schedule:
@@ -328,6 +332,13 @@ MUTANTS = (
             r"policy\.output_weight",
             lambda array: np.where(np.arange(len(array)) < 64, array, 0).astype(array.dtype),
         ),
+    ),
+    _of(
+        "numbers drawn",
+        "log_of_one_plus",
+        "computes softplus as the log of 1 + e^x, which loses what is small",
+        "DMS-L-007",
+        namespace=library(logaddexp=_log_of_one_plus),
     ),
     _of(
         "numbers drawn", "bias_to_100", "limits the bias of static to 100", "DMS-L-002",
