@@ -101,8 +101,13 @@ def solved(
         p = (1 - a[:, None]) * p + a[:, None] * q
     return FittedCase(
         artifact=artifact, embeddings=embeddings, present=present, arrays=arrays, exact=exact,
-        scale=scale, probabilities=p, probability_scale=p_scale,
+        scale=scale, probabilities=p, probability_scale=p_scale + underflow(ctx),
     )  # fmt: skip
+
+
+def underflow(ctx: Context) -> float:
+    """What is added to every scale for what underflows: tiny over eps."""
+    return float(np.finfo(ctx.computing).smallest_normal) / ctx.eps
 
 
 def specs_of(ctx: Context, modalities: int) -> Iterator[SchedulerSpec]:
