@@ -191,7 +191,7 @@ def test_the_exported_graph_is_cut_as_its_backend_is(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(module, "_ENTRIES_AT_ONCE", 300)
     assert_close(predictor.predict(table), whole, rounds=64)
     assert len(sizes) > 3 and sum(sizes[1:]) == 50 and sizes[1] > 1
-    assert len(predictor._rows._graphs) == 1  # type: ignore[attr-defined]
+    assert len(predictor._rows._graphs._own) == 1  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("name", SPECS)
