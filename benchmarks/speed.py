@@ -8,7 +8,7 @@ pictures of the page on speed. Needs ``dms-spec[numba,onnxruntime,plot,torch]`` 
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import os
 import subprocess
 import sys
@@ -85,17 +85,19 @@ def extra_memory(passes: int) -> dict[str, float]:
     return found
 
 
-def on_two_cores(folder: Path, seconds: float) -> list[Row]:
+def on_two_cores(seconds: float) -> list[Row]:
     """Runs `dms bench` on two cores, in a process of its own."""
-    command = [sys.executable, "-m", "dms_spec", "bench", "--cores", "2", "-o", str(folder)]
+    command = [sys.executable, "-m", "dms_spec", "bench", "--cores", "2", "--json"]
     own = [
         f"--seconds={seconds}",
         *(f"--shape={','.join(map(str, s.sizes().values()))}" for s in SHAPES),
     ]
     # This process keeps to one core, and what it starts would too.
-    subprocess.run([*command, *own], check=True, preexec_fn=_all_cores)
-    with (folder / "speed.csv").open(encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    done = subprocess.run(
+        [*command, *own], check=True, preexec_fn=_all_cores, stdout=subprocess.PIPE, text=True
+    )
+    rows: list[Row] = json.loads(done.stdout)["rows"]
+    return rows
 
 
 def _all_cores() -> None:
@@ -146,7 +148,7 @@ def main() -> None:
     if args.output is None:
         return
     args.output.mkdir(parents=True, exist_ok=True)
-    two = on_two_cores(args.output / "two-cores", args.seconds)
+    two = on_two_cores(args.seconds)
     save(args.output / "speed.csv", [row | setting() for row in rows])
     save(args.output / "growth.csv", growing)
     save(args.output / "exponents.csv", exponents(growing))
