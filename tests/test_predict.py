@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+from dms_numpy.backend import HostBackend
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
 from dms_spec.embeddings.labels import class_indices
 from dms_spec.embeddings.predictor import Predictor, evaluate
 from dms_spec.embeddings.table import Table, read_table
+from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import (
     ArtifactError,
     DMSError,
@@ -28,6 +31,7 @@ from dms_spec.errors import (
 )
 from dms_spec.files import read_arrays, write_arrays
 from dms_spec.interface.backend import Backend
+from dms_spec.interface.capabilities import Capabilities
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
 
@@ -168,6 +172,32 @@ def test_backends_agree_on_any_table(data: st.DataObject) -> None:
     wanted = Predictor(artifact, NUMPY).predict(table)
     for other in OTHERS:
         assert_close(Predictor(artifact, optional(other)).predict(table), wanted, rounds=64)
+
+
+class _Narrow(HostBackend):
+    """NumPy, of a library that has no float64, as JAX is by default."""
+
+    name = "narrow"
+    capabilities = Capabilities(dtypes=("float32",))
+
+    def from_numpy(self, array: NDArray[Any], device: str) -> NDArray[Any]:
+        if array.dtype == np.float64:
+            raise UnsupportedCapability("there is no float64", capability="dtype:float64")
+        return super().from_numpy(array, device)
+
+    def namespace(self, device: str) -> Namespace:
+        return NUMPY.namespace(device)
+
+
+@pytest.mark.parametrize("name", sorted(SPECS))
+def test_a_library_without_float64_predicts(name: str) -> None:
+    arrays = make_arrays(7)
+    arrays["present"][2] = False  # where the prior is all there is
+    embeddings = {own: np.nan_to_num(arrays[own], nan=0.5).astype("float32") for own in NAMES}
+    table = Table(embeddings=embeddings, present=arrays["present"])
+    artifact = make_artifact(SPECS[name])
+    wanted = Predictor(artifact, NUMPY).predict(table)
+    assert_close(Predictor(artifact, _Narrow()).predict(table), wanted, rounds=1)
 
 
 def test_the_exported_graph_is_cut_as_its_backend_is(monkeypatch: pytest.MonkeyPatch) -> None:

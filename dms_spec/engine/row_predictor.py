@@ -34,7 +34,8 @@ class EquationRowPredictor(RowPredictor):
             name: ns.xp.reshape(self._moved(array), array.shape)
             for name, array in self._fitted.heads.items()
         }
-        self._prior = self._moved(self._fitted.prior)
+        wide = "float64" in backend.capabilities.dtypes
+        self._prior = self._moved(self._fitted.prior.astype("float64" if wide else "float32"))
 
     def predict(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]

@@ -130,7 +130,7 @@ def _holds(ctx: Context, array: NDArray[Any]) -> bool:
     """Says whether the library has such arrays at all; some have none of objects or texts."""
     try:
         ctx.backend.from_numpy(array, ctx.device)
-    except TypeError:
+    except (TypeError, UnsupportedCapability):
         return False
     return True
 
