@@ -44,6 +44,7 @@ from dms_spec.errors import (
     NonFiniteInput,
     NothingPresent,
     ShapeError,
+    UnsupportedCapability,
 )
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Schedule
@@ -253,7 +254,7 @@ def _expect_refused(ctx: Context, what: str, call: Callable[[], object]) -> None
     """Expects an error of the specification, with words."""
     try:
         call()
-    except (ArtifactError, ShapeError, DTypeError) as error:
+    except (ArtifactError, ShapeError, DTypeError, UnsupportedCapability) as error:
         ctx.expect("DMS-E-001", len(str(error).split()) > 2, f"{what}: {str(error)!r}")
         return
     raise ConformanceError(f"DMS-D-013: {what} are not refused")
