@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 
 from dms_numba import primitives
 from dms_spec.equations import primitives as plain
+from dms_spec.plugins import get_backend
 
 SHAPES = st.tuples(*(st.integers(1, n) for n in (18, 5, 3, 70)))
 
@@ -50,6 +51,24 @@ def test_values_are_those_of_the_plain_forms(shape: tuple[int, ...], dtype: str,
     assert off(found, plain.cosine(xp, left.astype(np.longdouble), right.astype(np.longdouble))) < 8
     # An entropy is a difference of parts as large as log C.
     assert off(primitives.entropy(x), plain.entropy(xp, exact)) < 8 * (1 + np.log(shape[-1]))
+
+
+@given(
+    st.tuples(*(st.integers(1, n) for n in (4, 5, 70))),
+    st.sampled_from([0.0, 1e-44, 1e-39, 1e-30, 1.0, 1e30]),
+    st.integers(0, 999),
+)
+@settings(max_examples=60, deadline=None)
+def test_alignment_is_that_of_the_plain_form(
+    shape: tuple[int, ...], size: float, seed: int
+) -> None:
+    """Whatever size the features have: numbers below the normal ones have a direction as well."""
+    random = np.random.default_rng(seed)
+    features = (random.normal(size=shape) * size).astype("f4")
+    ns = get_backend("numpy").namespace("cpu")
+    np.testing.assert_allclose(
+        primitives.alignment(ns, features), plain.alignment(ns, features), atol=2e-6
+    )
 
 
 @given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))

@@ -202,6 +202,15 @@ def _largest(row):  # type: ignore[no-untyped-def]
     return peak
 
 
+@njit(cache=True, fastmath={"contract"}, error_model="numpy")
+def _add(total: Any, share: Any, row: Any) -> None:
+    """Adds share x row. Not reordered: a share is a quotient of what may be tiny, and p / q x h
+    would become p x h / q, which is 0 where p x h underflows.
+    """
+    for d in range(len(row)):
+        total[d] += share * row[d]
+
+
 @_compiled
 def alignment(flat, out, modalities, width, smallest, start, stop):  # type: ignore[no-untyped-def]
     """Cosine of each of a sample's rows with the sum of the others, for samples start to stop.
@@ -228,9 +237,7 @@ def alignment(flat, out, modalities, width, smallest, start, stop):  # type: ign
             others[:] = 0.0
             for n in range(modalities):
                 if n != m:
-                    share, own = peaks[n] / largest, unit[n]
-                    for d in range(width):
-                        others[d] += share * own[d]
+                    _add(others, peaks[n] / largest, unit[n])
             out[i * modalities + m] = _cosine(unit[m], others)
 
 
