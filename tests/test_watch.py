@@ -143,6 +143,12 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
+def test_a_reference_without_rows_is_refused(dms: Run, tmp_path: Path) -> None:
+    nothing = write(tmp_path / "nothing.parquet", healthy(0, 1))
+    stream = write(tmp_path / "s.parquet", healthy(900, 1))
+    assert "the reference has no rows" in dms("watch", stream, "--reference", nothing).refused()
+
+
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_watched_is_refused(
     dms: Run, reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str

@@ -245,7 +245,13 @@ def windows_of(parts: Iterable[Rows], size: int) -> Iterator[tuple[int, Rows]]:
 
 
 def joined(parts: Sequence[Rows]) -> Rows:
-    """Joins rows that follow each other."""
+    """Joins rows that follow each other.
+
+    Raises:
+        MissingInput: There are none.
+    """
+    if not parts:
+        raise MissingInput("the reference has no rows")
     full = [part for part in parts if len(part)] or list(parts[:1])
     return Rows(
         np.concatenate([part.active for part in full]),
