@@ -18,6 +18,7 @@ from dms_spec.embeddings.scoring import Scorer
 from dms_spec.errors import SpecError
 from dms_spec.markup import counted
 from dms_spec.outputs import check_not_input
+from dms_spec.speed.setting import cores
 
 
 def is_folder(output: str) -> bool:
@@ -71,8 +72,7 @@ def run_parts(args: argparse.Namespace) -> int:
 def _workers(args: argparse.Namespace) -> int:
     """How many processes to start: as many as cores, and one on an accelerator."""
     if args.workers is None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        return 1 if args.device else cores or 1
+        return 1 if args.device else len(cores())
     if args.workers < 1:
         raise SpecError("there is no worker", expected="--workers 1 or more", got=str(args.workers))
     return int(args.workers)

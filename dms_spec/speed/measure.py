@@ -18,6 +18,7 @@ from dms_spec.errors import DMSError, SpecError, VerificationError
 from dms_spec.interface.backend import Backend
 from dms_spec.plugins import available, get_backend
 from dms_spec.spec import SchedulerSpec
+from dms_spec.speed.growth import Row
 from dms_spec.speed.shapes import Shape
 from dms_spec.speed.timing import Call, middle, ratios, rounds
 from dms_spec.types import ModalityBatch
@@ -33,7 +34,6 @@ STREAM, EXPONENTIALS, PLAIN = "stream", "exponentials", "plain"
 _TOLERANCE = 1e-5
 
 Arrays = Mapping[str, NDArray[Any]]
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

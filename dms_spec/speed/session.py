@@ -13,10 +13,10 @@ from dms_spec.errors import DMSWarning
 from dms_spec.outputs import Target
 from dms_spec.speed import growth
 from dms_spec.speed.drawing import draw_growth, draw_ratios
+from dms_spec.speed.growth import Row
 from dms_spec.speed.measure import (
     PLAIN,
     SHAPES,
-    Row,
     backends,
     measure,
     plain,
