@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import reduce
+from typing import Any
 
 from dms_spec.engine.resolve import Resolved
 from dms_spec.equations.evidence import fuse_evidence
@@ -17,7 +17,7 @@ from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabili
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DTypeError, ShapeError
 from dms_spec.interface.policy import PolicyInput
-from dms_spec.interface.signal import Evidence
+from dms_spec.interface.signal import STATISTICS, Evidence, Later
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 
@@ -27,12 +27,12 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     Half precision is computed in float32; float64 anywhere makes it float64 throughout. Weights,
     scores and signals come out in the computing dtype, fused in that of what was summed.
     """
-    evidence = _evidence(ns, batch)
+    evidence = _evidence(ns, resolved, batch)
     active, dtype = evidence.active, evidence.dtype
     nothing = ns.xp.zeros_like(active, dtype=dtype)
     signals, notes = {}, list(resolved.notes())
     for signal in resolved.signals:
-        if signal.optional and any(getattr(evidence, name) is None for name in signal.needs):
+        if signal.optional and not _seen(batch).keys() >= set(signal.needs):
             notes.append(f"signal {signal.name!r} is 0: it needs mc_logits of two passes or more")
             value = nothing
         elif resolved.unfitted(signal):
@@ -41,7 +41,7 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
             own = resolved.parameters_of(f"signals.{signal.name}")
             value = signal.function(
                 ns,
-                _with_parameters(ns, evidence, own),
+                evidence.with_parameters(_cast(ns, evidence, own)),
                 **resolved.spec.signals[signal.name],
             )
         value = ns.select(active, _usable(ns, f"signal {signal.name!r}", value, evidence))
@@ -50,7 +50,9 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     found = policy.function(
         ns,
         PolicyInput(
-            evidence=_with_parameters(ns, evidence, resolved.parameters_of("policy")),
+            evidence=evidence.with_parameters(
+                _cast(ns, evidence, resolved.parameters_of("policy"))
+            ),
             signals=signals,
             directions={signal.name: signal.direction for signal in resolved.signals},
             coefficients=resolved.spec.coefficients,
@@ -67,8 +69,7 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     if resolved.spec.fusion == "evidence":
         fused, weights, sound = _believed(ns, resolved, evidence, total)
     else:
-        weights, sound = ns.masked_softmax(total, active), None
-        fused = _fuse(ns, resolved.spec.fusion, evidence, weights)
+        (weights, fused), sound = _weighed(ns, resolved.spec.fusion, batch, evidence, total), None
     summed = batch.features if resolved.spec.fusion == "feature" else batch.logits
     return Schedule(
         weights=weights,
@@ -82,28 +83,53 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     )
 
 
-def _evidence(ns: Namespace, batch: ModalityBatch) -> Evidence:
-    """Converts the batch to the computing dtype, and puts 0 where nothing is active."""
-    xp = ns.xp
-    arrays = batch.arrays()
-    present = arrays.pop("present", None)
+def _evidence(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Evidence:
+    """Finds what is active. Where a statistic that a signal reads tells it, nothing else is read.
+
+    Alignment comes last, because it depends on what else is active.
+    """
+    xp, arrays = ns.xp, batch.arrays()
+    active = arrays.pop("present", None)
     wide = any(array.dtype == xp.float64 for array in arrays.values())
     dtype = xp.float64 if wide else xp.float32
     if batch.passes == 0:  # of no use but for its dtype
         del arrays["mc_logits"]
-    arrays = {name: xp.astype(array, dtype, copy=False) for name, array in arrays.items()}
-    active = ns.usable(**arrays)
-    active = active if present is None else active & present
-    if batch.passes == 1:  # it had its say in what is usable; one pass has no variance
-        arrays.pop("mc_logits", None)
-    clean = {name: ns.select(active, array) for name, array in arrays.items()}
-    return Evidence(active=active, dtype=dtype, **clean)
+    forms = _forms(ns, resolved, _seen(batch))
+    told = {STATISTICS[name] for name in forms}
+    # One pass is among the rest: it has its say in what is usable.
+    rest = {k: xp.astype(v, dtype, copy=False) for k, v in arrays.items() if k not in told}
+    if rest:
+        usable = ns.usable(**rest)
+        active = usable if active is None else active & usable
+    statistics = {}
+    for name, form in forms.items():
+        statistics[name], active = form(arrays[STATISTICS[name]], active, dtype)
+
+    def clean(array: Array) -> Array:
+        return ns.select(active, xp.astype(array, dtype, copy=False))
+
+    held = {name: Later(rest.get(name, array), clean) for name, array in _seen(batch).items()}
+    return Evidence(active=active, dtype=dtype, statistics=statistics, **held)
 
 
-def _with_parameters(
-    ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]
-) -> Evidence:
-    return replace(evidence, parameters=_cast(ns, evidence, parameters))
+def _seen(batch: ModalityBatch) -> dict[str, Array]:
+    """The arrays that signals may look at. One pass has no variance."""
+    return {
+        name: array
+        for name, array in batch.arrays().items()
+        if name != "present" and (name != "mc_logits" or array.shape[0] > 1)
+    }
+
+
+def _forms(ns: Namespace, resolved: Resolved, arrays: Mapping[str, Array]) -> dict[str, Any]:
+    """Finds forms in one read of the statistics that signals declare."""
+    wanted = {name for signal in resolved.signals for name in signal.statistics}
+    found = {
+        name: ns.one_read(name, arrays[of])
+        for name, of in STATISTICS.items()
+        if name in wanted and of in arrays
+    }
+    return {name: form for name, form in found.items() if form is not None}
 
 
 def _cast(ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]) -> dict[str, Array]:
@@ -148,11 +174,18 @@ def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool
     )
 
 
-def _fuse(ns: Namespace, level: str, evidence: Evidence, weights: Array) -> Array:
+def _weighed(
+    ns: Namespace, level: str, batch: ModalityBatch, evidence: Evidence, scores: Array
+) -> tuple[Array, Array]:
+    """Computes weights and fused, of features in one read where the namespace has such a form."""
+    active = evidence.active
+    if level == "feature" and (form := ns.one_read("weigh", batch.features, scores)):
+        return form(batch.features, scores, active)
+    weights = ns.masked_softmax(scores, active)
     if level == "feature":
-        return fuse_features(ns, evidence.features, weights)
+        return weights, fuse_features(ns, evidence.features, weights)
     fuse = fuse_logits if level == "logit" else fuse_probabilities
-    return fuse(ns, evidence.logits, weights)
+    return weights, fuse(ns, evidence.logits, weights)
 
 
 def _believed(

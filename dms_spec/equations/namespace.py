@@ -41,6 +41,10 @@ def _no_gradient(values: Array) -> Array:
     return values
 
 
+def no_form(name: str, *arrays: Array) -> None:
+    """Says that a primitive has no form that reads its arrays once."""
+
+
 def never() -> bool:
     """Says no: nothing was traced, nothing has changed."""
     return False
@@ -65,6 +69,16 @@ class Namespace:
         lend: What plugin code gets to read in place of an array, and whether it has been changed:
             a copy, unless the library has something cheaper.
         traced: Says whether values are hidden now, because a graph is traced.
+        one_read: Finds the form of a primitive that reads an array once: as it came, with a mask
+            ``[B, M]`` of what counts. None where there is none for these arrays, and the plain
+            composition is to be taken. It is called with a name and the arrays:
+
+            - ``"entropy"``, ``"variance_over_passes"``, ``"alignment"``, and their array. The form
+              ``(array, mask or None, dtype) -> (statistic, ok)`` computes ``ok``, the mask and
+              what is `usable` of the array; and the primitive of the array with 0 where it is not
+              ok, which is 0 there, with gradients of 0.
+            - ``"weigh"``, features and scores. ``(features, scores, active) -> (weights, fused)``
+              computes `masked_softmax`, and the `weighted_sum` of what is active.
 
     Example:
         >>> import array_api_compat.numpy as xp
@@ -88,12 +102,13 @@ class Namespace:
     usable: Callable[..., Array]
     select: Callable[[Array, Array], Array]
     clip: Callable[[Array, float, float], Array]
-    count: Callable[[Array, int], Array]
+    count: Callable[..., Array]
     others: Callable[[Array], Array]
     stop_gradient: Callable[[Array], Array]
     copy: Callable[[Array], Array]
     lend: Callable[[Array], Lent]
     traced: Callable[[], bool] = never
+    one_read: Callable[..., Callable[..., tuple[Array, Array]] | None] = no_form
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
 
@@ -108,6 +123,7 @@ class Namespace:
         copy: Callable[[Array], Array] | None = None,
         lend: Callable[[Array], Lent] | None = None,
         traced: Callable[[], bool] = never,
+        one_read: Callable[..., Callable[..., tuple[Array, Array]] | None] = no_form,
         **primitives: Callable[..., Array],
     ) -> Namespace:
         """Makes the namespace of an array-API module.
@@ -121,6 +137,7 @@ class Namespace:
                 ``xp.asarray``, may drop them.
             lend: What plugin code gets to read; a copy by default.
             traced: Whether values are hidden now.
+            one_read: What finds forms that read an array once; there are none by default.
             primitives: Faster replacements, by name. A library with gradients must hand in
                 ``stop_gradient``; the default passes its argument on.
 
@@ -155,6 +172,7 @@ class Namespace:
             copy=own,
             lend=lend or (lambda array: (own(array), never)),
             traced=traced,
+            one_read=one_read,
             array_type=array_type,
             guard=guard,
             entries_at_once=entries_at_once,

@@ -89,12 +89,12 @@ def select(xp: Any, mask: Array, values: Array) -> Array:
     return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=device_of(values)))
 
 
-def count(xp: Any, array: Array, axis: int) -> Array:
+def count(xp: Any, array: Array, axis: int, dtype: Any = None) -> Array:
     """The size of an axis, to compute with: never frozen into a traced graph.
 
-    An array of one entry, of the dtype of the other; it broadcasts like a scalar.
+    An array of one entry, of the dtype of the other or another one; it broadcasts like a scalar.
     """
-    return xp.full((), array.shape[axis], dtype=array.dtype, device=device_of(array))
+    return xp.full((), array.shape[axis], dtype=dtype or array.dtype, device=device_of(array))
 
 
 def clip(xp: Any, values: Array, low: float, high: float) -> Array:
@@ -125,7 +125,7 @@ def usable(
     NaN or +Inf, or if all are -Inf; single -Inf entries are legal zeros. If one pass in
     ``mc_logits`` is bad, the modality counts as absent for that sample.
 
-    At least one of features and logits must be given.
+    At least one of them must be given.
     """
     verdicts = []
     if features is not None:

@@ -7,6 +7,7 @@ returns for an inactive modality is thrown away.
 
 from __future__ import annotations
 
+from functools import partial
 from math import log
 from typing import Literal
 
@@ -23,10 +24,10 @@ def confidence(ns: Namespace, evidence: Evidence, *, normalize: bool = True) -> 
     Equation E2; DMS (arXiv 2506.12724) section 3.2. C = 1 gives 1.
     """
     xp = ns.xp
-    h = ns.entropy(evidence.logits)
+    h = evidence.statistic("entropy", ns.entropy)
     if not normalize:
         return 1.0 - h
-    classes = ns.count(evidence.logits, -1)
+    classes = evidence.count(ns, "logits", -1)
     # log 1 = 0: with one class H is 0 as well, and any positive divisor gives c = 1.
     largest = xp.maximum(xp.log(classes), ns.constant(0.5, h))
     return ns.clip(1.0 - h / largest, 0.0, 1.0)
@@ -40,8 +41,8 @@ def uncertainty(
     Equation E3; DMS section 3.2, population variance (1/T). The mean shrinks like 1/C and says
     almost nothing for many classes; the sum lies in [0, 1 - 1/min(C, T)].
     """
-    u = ns.variance_over_passes(evidence.mc_logits)
-    return u / ns.count(evidence.mc_logits, -1) if reduction == "mean" else u
+    u = evidence.statistic("variance_over_passes", ns.variance_over_passes)
+    return u / evidence.count(ns, "mc_logits", -1) if reduction == "mean" else u
 
 
 def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
@@ -75,7 +76,7 @@ def alignment(ns: Namespace, evidence: Evidence) -> Array:
     Equation E4; DMS section 3.2. With exactly two active it is the same number for both and
     cancels in the softmax: see `anchored_alignment`.
     """
-    return ns.alignment(ns, evidence.features)
+    return evidence.statistic("alignment", partial(ns.alignment, ns))
 
 
 def anchored_alignment(ns: Namespace, evidence: Evidence) -> Array:
@@ -150,6 +151,7 @@ SIGNALS: tuple[Signal, ...] = (
         direction=1,
         source="DMS, arXiv 2506.12724, section 3.2",
         equation="E2",
+        statistics=("entropy",),
         bounds="[0, 1]; [1 - log C, 1] with normalize=False",
     ),
     Signal(
@@ -160,6 +162,7 @@ SIGNALS: tuple[Signal, ...] = (
         direction=-1,
         source="DMS, arXiv 2506.12724, section 3.2",
         equation="E3",
+        statistics=("variance_over_passes",),
         bounds="[0, 1/4] for the mean, [0, 1] for the sum",
     ),
     Signal(
@@ -179,6 +182,7 @@ SIGNALS: tuple[Signal, ...] = (
         direction=1,
         source="DMS, arXiv 2506.12724, section 3.2",
         equation="E4",
+        statistics=("alignment",),
         bounds="[-1, 1]",
         cancels_with_two=True,
     ),

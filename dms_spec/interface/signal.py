@@ -4,16 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 from dms_spec.types import Array
 
+#: The statistics that tell whether a row was usable, and the array that each is of. Each is a
+#: primitive of that name. Alignment is the last: it depends on what else is active.
+STATISTICS: Mapping[str, str] = {
+    "entropy": "logits",
+    "variance_over_passes": "mc_logits",
+    "alignment": "features",
+}
 
-@dataclass(frozen=True, kw_only=True)
+
+class Later:
+    """An array as it was given, of which a clean copy is made when somebody asks for it."""
+
+    def __init__(self, given: Array, clean: Callable[[Array], Array]) -> None:
+        self.given, self._clean, self._made = given, clean, None
+
+    def __call__(self) -> Array:
+        if self._made is None:
+            self._made = self._clean(self.given)
+        return self._made
+
+
 class Evidence:
     """Holds the arrays that signals and policies may look at, in the computing dtype.
 
-    What is not active has been replaced by 0, so that a function need not look at ``active``.
+    What is not active has been replaced by 0, so that a function need not look at ``active``. An
+    array that nobody looks at is never copied.
 
     Attributes:
         features: ``[B, M, D]`` or None.
@@ -34,12 +55,78 @@ class Evidence:
         array([[0., 0.]])
     """
 
-    active: Array
-    dtype: Any
-    features: Array = None
-    logits: Array = None
-    mc_logits: Array = None
-    parameters: Mapping[str, Array] = field(default_factory=dict)
+    def __init__(
+        self,
+        *,
+        active: Array,
+        dtype: Any,
+        features: Array = None,
+        logits: Array = None,
+        mc_logits: Array = None,
+        parameters: Mapping[str, Array] | None = None,
+        statistics: Mapping[str, Array] | None = None,
+    ) -> None:
+        self.active, self.dtype = active, dtype
+        self.parameters, self._statistics = parameters or {}, statistics or {}
+        self._arrays = {"features": features, "logits": logits, "mc_logits": mc_logits}
+
+    @property
+    def features(self) -> Array:
+        return self._clean("features")
+
+    @property
+    def logits(self) -> Array:
+        return self._clean("logits")
+
+    @property
+    def mc_logits(self) -> Array:
+        return self._clean("mc_logits")
+
+    def _clean(self, name: str) -> Array:
+        held = self._arrays[name]
+        return held() if isinstance(held, Later) else held
+
+    def _given(self, name: str) -> Array:
+        held = self._arrays[name]
+        return held.given if isinstance(held, Later) else held
+
+    def count(self, ns: Any, name: str, axis: int) -> Array:
+        """The size of an axis of an array, to compute with, as `Namespace.count` gives it."""
+        return ns.count(self._given(name), axis, self.dtype)
+
+    def statistic(self, name: str, compute: Callable[[Array], Array]) -> Array:
+        """A statistic that a signal declares: known already, or computed from the clean array."""
+        known = self._statistics.get(name)
+        return compute(self._clean(STATISTICS[name])) if known is None else known
+
+    def with_parameters(self, parameters: Mapping[str, Array]) -> Evidence:
+        """Gives the same evidence with other parameters."""
+        return Evidence(
+            active=self.active,
+            dtype=self.dtype,
+            parameters=parameters,
+            statistics=self._statistics,
+            **self._arrays,
+        )
+
+    def _changed(self, change: Callable[[Any], Any], name: str, _: Array) -> Array:
+        return change(self._clean(name))
+
+    def changed(self, change: Callable[[Any], Any]) -> Evidence:
+        """Gives the same evidence with everything changed; arrays when somebody asks for them."""
+        arrays = {
+            name: None
+            if held is None
+            else Later(self._given(name), partial(self._changed, change, name))
+            for name, held in self._arrays.items()
+        }
+        return Evidence(
+            active=change(self.active),
+            dtype=self.dtype,
+            parameters=change(self.parameters),
+            statistics=change(self._statistics),
+            **arrays,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +140,8 @@ class Signal:
         function: ``(namespace, evidence, **options) -> [B, M]``. Its keyword-only arguments are
             the options that a spec may set.
         needs: The arrays of the batch that it reads.
+        statistics: What it reads of them by ``evidence.statistic`` alone: ``"entropy"`` of the
+            logits, ``"variance_over_passes"`` of the passes, ``"alignment"`` of the features.
         direction: +1 where more means more trust, -1 where more means less.
         source: Where the equation is published.
         equation: Its number in the specification, or in its source.
@@ -87,6 +176,7 @@ class Signal:
     source: str
     bounds: str
     equation: str = ""
+    statistics: tuple[str, ...] = ()
     optional: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_optional: bool = False

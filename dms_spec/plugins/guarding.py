@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from dms_spec.errors import PluginError
 from dms_spec.interface.policy import Policy
-from dms_spec.interface.signal import Signal
+from dms_spec.interface.signal import Evidence, Signal
 from dms_spec.plugins.containment import contained
 from dms_spec.types import Array
 
@@ -71,6 +71,8 @@ def _each(ns: Any, change: Callable[[Array], Array], thing: Any) -> Any:
         return change(thing)
     if isinstance(thing, Mapping):
         return {key: _each(ns, change, value) for key, value in thing.items()}
+    if isinstance(thing, Evidence):
+        return thing.changed(functools.partial(_each, ns, change))
     if is_dataclass(thing):
         held: Any = thing
         changed = {f.name: _each(ns, change, getattr(held, f.name)) for f in fields(held)}

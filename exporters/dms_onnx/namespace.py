@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
+from typing import Any
 
 import numpy as np
 import spox
@@ -116,9 +117,10 @@ class _Graph:
             self._sizes[name] = found
         return found
 
-    def count(self, array: Array, axis: int) -> Array:
+    def count(self, array: Array, axis: int, dtype: Any = None) -> Array:
         """Gives the size of an axis, read from the array when the graph runs: [1]."""
-        return wrap(op.cast(self._size(array, axis), to=array.dtype.unwrap_numpy()))
+        kind = (dtype or array.dtype).unwrap_numpy()
+        return wrap(op.cast(self._size(array, axis), to=kind))
 
     def usable(
         self,

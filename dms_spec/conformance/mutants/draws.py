@@ -61,7 +61,7 @@ def _units(count: int, function: Callable[..., Mapping[str, Array]]) -> Any:
             own["hidden_weight"] = own["hidden_weight"][:, :count]
             own["hidden_bias"] = own["hidden_bias"][:count]
             own["output_weight"] = own["output_weight"][:count]
-        evidence = replace(given.evidence, parameters=own)
+        evidence = given.evidence.with_parameters(own)
         return function(ns, replace(given, evidence=evidence), **options)
 
     return wrong
@@ -72,7 +72,7 @@ def _root_of_three(ns: Namespace, given: PolicyInput, **options: Any) -> Mapping
     if "query" in own:
         width = own["query"].shape[1]
         own["query"] = own["query"] * np.sqrt(width / 3).astype(own["query"].dtype)
-    evidence = replace(given.evidence, parameters=own)
+    evidence = given.evidence.with_parameters(own)
     return policies.co_attention(ns, replace(given, evidence=evidence), **options)
 
 

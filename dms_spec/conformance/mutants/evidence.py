@@ -203,7 +203,7 @@ def _policy(**changes: Callable[[Mapping[str, _Values]], _Values]) -> Any:
         if not own:
             return right.soundness(ns, given)
         made = {name: np.asarray(make(own), own[name].dtype) for name, make in changes.items()}
-        evidence = replace(given.evidence, parameters={**own, **made})
+        evidence = given.evidence.with_parameters({**own, **made})
         return right.soundness(ns, replace(given, evidence=evidence))
 
     return policy("soundness", function)

@@ -39,7 +39,7 @@ def _without(function: _Policy, *names: str) -> _Policy:
             name: value * 0 if name in names else value
             for name, value in given.evidence.parameters.items()
         }
-        return function(ns, replace(given, evidence=replace(given.evidence, parameters=own)))
+        return function(ns, replace(given, evidence=given.evidence.with_parameters(own)))
 
     return wrong
 

@@ -13,7 +13,7 @@ from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.engine.scheduler import EquationScheduler
-from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.namespace import Namespace, no_form
 from dms_spec.interface.backend import (
     Backend,
     Differentiable,
@@ -337,8 +337,8 @@ class _MutantScheduler(Scheduler):
 
 
 def primitives(**functions: Callable[..., Array]) -> Callable[[Namespace], Namespace]:
-    """Replaces some primitives of a namespace."""
-    return lambda ns: replace(ns, **functions)  # type: ignore[arg-type]
+    """Replaces some primitives of a namespace, which then reads arrays by these alone."""
+    return lambda ns: replace(ns, one_read=no_form, **functions)  # type: ignore[arg-type]
 
 
 class _Patched:

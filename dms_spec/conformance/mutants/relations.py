@@ -81,7 +81,7 @@ def _dot_product(ns: Namespace, evidence: Evidence) -> Array:
 def _first_anchor(ns: Namespace, evidence: Evidence) -> Array:
     anchor = evidence.parameters["anchor"]
     own = {"anchor": anchor if anchor.ndim == 1 else anchor[0]}
-    return right.anchored_alignment(ns, replace(evidence, parameters=own))
+    return right.anchored_alignment(ns, evidence.with_parameters(own))
 
 
 # -------------------------------------------------------------------------------------- agreement

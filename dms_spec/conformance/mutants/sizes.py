@@ -24,12 +24,19 @@ _Values = NDArray[Any]
 _Signal = Callable[..., Array]
 
 
+def _of(evidence: Evidence, **arrays: _Values) -> Evidence:
+    """Evidence of these arrays alone."""
+    return Evidence(
+        active=evidence.active, dtype=evidence.dtype, parameters=evidence.parameters, **arrays
+    )
+
+
 def _seeing(name: str, **cut: Callable[[_Values], _Values]) -> _Signal:
     """Computes a signal from arrays that were cut."""
 
     def wrong(ns: Namespace, evidence: Evidence, **options: Any) -> Array:
-        own: dict[str, Any] = {k: change(getattr(evidence, k)) for k, change in cut.items()}
-        return get_signal(name).function(ns, replace(evidence, **own), **options)
+        own = {k: change(getattr(evidence, k)) for k, change in cut.items()}
+        return get_signal(name).function(ns, _of(evidence, **own), **options)
 
     return wrong
 
@@ -60,7 +67,7 @@ def _blocks_of_passes(ns: Namespace, evidence: Evidence) -> Array:
     passes = evidence.mc_logits
     parts = [passes[start : start + 8] for start in range(0, len(passes), 8)]
     found = [
-        get_signal("mutual_information").function(ns, replace(evidence, mc_logits=part))
+        get_signal("mutual_information").function(ns, _of(evidence, mc_logits=part))
         for part in parts
         if len(part) > 1
     ]
@@ -137,7 +144,7 @@ def _narrow_attention(ns: Namespace, given: PolicyInput, **options: Any) -> Mapp
     features = given.evidence.features
     if features.shape[-1] >= 128:
         features = features.astype("f2").astype(features.dtype)
-    own = replace(given.evidence, features=features)
+    own = _of(given.evidence, features=features)
     return policies.co_attention(ns, replace(given, evidence=own), **options)
 
 

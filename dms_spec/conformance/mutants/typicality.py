@@ -25,7 +25,7 @@ def _given(**changed: Callable[[Mapping[str, _Values]], _Values]) -> Any:
     def function(ns: Namespace, evidence: Evidence) -> Array:
         p = evidence.parameters
         own = {name: np.asarray(make(p), dtype=p[name].dtype) for name, make in changed.items()}
-        return right.typicality(ns, replace(evidence, parameters={**p, **own}))
+        return right.typicality(ns, evidence.with_parameters({**p, **own}))
 
     return function
 
