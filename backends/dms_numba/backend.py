@@ -31,6 +31,7 @@ class NumbaBackend(HostBackend):
         del device
         return host_namespace(
             1 << 22,
+            one_read=primitives.one_read,
             softmax=primitives.softmax,
             alignment=primitives.alignment,
             cosine=primitives.cosine,

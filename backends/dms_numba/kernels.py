@@ -212,23 +212,31 @@ def _add(total: Any, share: Any, row: Any) -> None:
 
 
 @_compiled
-def alignment(flat, out, modalities, width, smallest, start, stop):  # type: ignore[no-untyped-def]
+def alignment(  # type: ignore[no-untyped-def]
+    flat, mask, out, ok, modalities, width, smallest, start, stop
+):
     """Cosine of each of a sample's rows with the sum of the others, for samples start to stop.
 
     Each row is divided by its largest entry, and the others are added in units of the largest of
-    them, as in the plain form.
+    them, as in the plain form. A row that is not ok, masked or not finite, counts as zeros.
     """
+    zero = flat.dtype.type(0.0)
     unit = np.empty((modalities, width), flat.dtype)
     peaks = np.empty(modalities, flat.dtype)
     others = np.empty(width, flat.dtype)
     for i in range(start, stop):
         for m in range(modalities):
-            first = (i * modalities + m) * width
-            row, own = flat[first : first + width], unit[m]
-            peaks[m] = _largest(row)
+            at = i * modalities + m
+            row, own = flat[at * width : (at + 1) * width], unit[m]
+            peak = _largest(row) if mask[at] else zero
+            ok[at] = mask[at] and math.isfinite(peak)
+            peaks[m] = peak if ok[at] else zero
             divisor = max(peaks[m], smallest)
-            for d in range(width):
-                own[d] = row[d] / divisor
+            if ok[at]:
+                for d in range(width):
+                    own[d] = row[d] / divisor
+            else:
+                own[:] = zero
         for m in range(modalities):
             largest = smallest
             for n in range(modalities):
@@ -239,6 +247,32 @@ def alignment(flat, out, modalities, width, smallest, start, stop):  # type: ign
                 if n != m:
                     _add(others, peaks[n] / largest, unit[n])
             out[i * modalities + m] = _cosine(unit[m], others)
+
+
+@_compiled
+def weigh(  # type: ignore[no-untyped-def]
+    flat, scores, active, weights, fused, modalities, width, start, stop
+):
+    """Softmax over a sample's active scores, and the sum of its rows with these weights.
+
+    What is not active gets the weight 0, and its row is not read.
+    """
+    zero = flat.dtype.type(0.0)
+    for i in range(start, stop):
+        first = i * modalities
+        peak, total = flat.dtype.type(-np.inf), zero
+        for at in range(first, first + modalities):
+            if active[at]:
+                peak = _larger(peak, scores[at])
+        for at in range(first, first + modalities):
+            weights[at] = math.exp(scores[at] - peak) if active[at] else zero
+            total += weights[at]
+        out = fused[i * width : (i + 1) * width]
+        out[:] = zero
+        for at in range(first, first + modalities):
+            if active[at]:
+                weights[at] /= total
+                _add(out, weights[at], flat[at * width : (at + 1) * width])
 
 
 @_compiled

@@ -24,6 +24,8 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.markup import counted
 
 FloatArray = NDArray[np.floating[Any]]
+Mask = NDArray[np.bool_]
+Telling = Callable[[FloatArray, Mask | None], tuple[FloatArray, Mask]]
 
 # Below this many entries a thread costs more than it gives.
 _ENTRIES_OF_A_THREAD = 1 << 17
@@ -92,16 +94,22 @@ def alignment(ns: Namespace, features: FloatArray) -> FloatArray:
     """Cosine with the mean of the other modalities: [B, M, D] -> [B, M]."""
     if not _compiled(features):
         return plain.alignment(ns, features)  # type: ignore[no-any-return]
-    return aligned(features)
+    return aligned(features)[0]
 
 
-def aligned(features: FloatArray) -> FloatArray:
-    """Does the same for float32 and float64, without a namespace."""
-    out = np.zeros(features.shape[:-1], features.dtype)
+def aligned(features: FloatArray, mask: Mask | None = None) -> tuple[FloatArray, Mask]:
+    """Does the same for float32 and float64, and says which rows under the mask are finite.
+
+    The others count as zeros.
+    """
+    out = np.empty(features.shape[:-1], features.dtype)
+    mask = np.ones(out.shape, np.bool_) if mask is None else mask
+    ok = np.empty_like(mask, order="C")
     rows, (samples, *sizes) = _read(np.ascontiguousarray(features)), features.shape
+    given = (rows, _read(np.ascontiguousarray(mask)), _line(out), _line(ok))
     smallest = np.finfo(features.dtype).smallest_normal
-    _on_rows(kernels.alignment, samples, features.size, rows, _line(out), *sizes, smallest)
-    return out
+    _on_rows(kernels.alignment, samples, features.size, *given, *sizes, smallest)
+    return out, ok
 
 
 def usable(
@@ -125,6 +133,53 @@ def usable(
         verdicts.append(_finite_peaks(mc_logits))
     verdict: NDArray[np.bool_] = reduce(np.logical_and, verdicts)
     return verdict
+
+
+# ------------------------------------------------------------------- forms that read an array once
+
+
+def _telling(statistic: Callable[[FloatArray], FloatArray]) -> Telling:
+    """The form of a statistic that is finite exactly where a row is usable."""
+
+    def form(array: FloatArray, mask: Mask | None) -> tuple[FloatArray, Mask]:
+        found = statistic(array)
+        ok = np.isfinite(found)
+        if mask is not None:
+            ok &= mask
+        found[~ok] = 0.0
+        return found, ok
+
+    return form
+
+
+def weigh(features: FloatArray, scores: FloatArray, active: Mask) -> tuple[FloatArray, FloatArray]:
+    """The masked softmax of scores, and the sum of what is active with these weights."""
+    samples, *sizes = features.shape
+    weights, fused = np.empty_like(scores, order="C"), np.empty((samples, sizes[1]), scores.dtype)
+    given = [_read(np.ascontiguousarray(array)) for array in (features, scores, active)]
+    _on_rows(kernels.weigh, samples, features.size, *given, _line(weights), _line(fused), *sizes)
+    return weights, fused
+
+
+#: The statistics that tell which rows are usable, of arrays in float32 and float64.
+TELLING: dict[str, Telling] = {
+    "entropy": _telling(entropy),
+    "variance_over_passes": _telling(variance_over_passes),
+    "alignment": aligned,
+}
+
+
+def one_read(name: str, array: FloatArray, *_: FloatArray) -> Callable[..., Any] | None:
+    """The form of a primitive that reads an array once, as `Namespace` says."""
+    if not array.size:  # an axis without entries has no maximum, and the plain form says so
+        return None
+    if name == "weigh":
+        return lambda h, scores, active: weigh(_cast(h, scores.dtype), scores, active)
+    return lambda array, mask, dtype: TELLING[name](_cast(array, dtype), mask)
+
+
+def _cast(array: FloatArray, dtype: Any) -> FloatArray:
+    return array.astype(dtype, copy=False)
 
 
 def _finite(array: FloatArray) -> NDArray[np.bool_]:

@@ -48,6 +48,7 @@ def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
         select=primitives.select,
         stop_gradient=torch.Tensor.detach,
         alignment=partial(primitives.alignment, asked),
+        one_read=partial(primitives.one_read, asked),
         **{name: partial(primitives.on_path, asked, name) for name in primitives.PLAIN},
     )
 

@@ -13,25 +13,40 @@ from torch import Tensor
 from dms_numba import primitives
 
 
-def _shared(function: Callable[..., Any]) -> Callable[..., Tensor]:
+def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function on tensors: no copy goes in, and none comes out."""
 
     @wraps(function)
-    def run(*tensors: Tensor, **named: Tensor | None) -> Tensor:
-        arrays = [_array(tensor) for tensor in tensors]
-        more = {name: None if t is None else _array(t) for name, t in named.items()}
+    def run(*given: Tensor | None, **named: Tensor | None) -> Any:
+        arrays = [_array(tensor) for tensor in given]
+        more = {name: _array(tensor) for name, tensor in named.items()}
         with primitives.at_most(torch.get_num_threads()):
-            return torch.from_numpy(function(*arrays, **more))
+            found = function(*arrays, **more)
+        if isinstance(found, tuple):
+            return tuple(torch.from_numpy(array) for array in found)
+        return torch.from_numpy(found)
 
     return run
 
 
-def _array(tensor: Tensor) -> NDArray[Any]:
-    return tensor.detach().resolve_neg().numpy()
+def _array(tensor: Tensor | None) -> NDArray[Any] | None:
+    return None if tensor is None else tensor.detach().resolve_neg().numpy()
 
 
-alignment = _shared(primitives.aligned)
+_telling = {name: _shared(form) for name, form in primitives.TELLING.items()}
+_weigh = _shared(primitives.weigh)
+
+alignment = _shared(lambda features: primitives.aligned(features)[0])
 cosine = _shared(primitives.cosine)
 entropy = _shared(primitives.entropy)
 usable = _shared(primitives.usable)
 variance_over_passes = _shared(primitives.variance_over_passes)
+
+
+def one_read(name: str, tensor: Tensor) -> Callable[..., Any] | None:
+    """The form of a primitive that reads a tensor once, as `Namespace` says."""
+    if not tensor.numel():
+        return None
+    if name == "weigh":
+        return lambda h, scores, active: _weigh(h.to(scores.dtype), scores, active)
+    return lambda tensor, mask, dtype: _telling[name](tensor.to(dtype), mask)

@@ -27,7 +27,7 @@ from dms_torch.looking import (
 #: What each path has a faster form of. The rest is plain PyTorch on every path.
 FORMS = {
     "plain": (),
-    "numba": ("alignment", "cosine", "entropy", "usable", "variance_over_passes"),
+    "numba": ("alignment", "cosine", "entropy", "usable", "variance_over_passes", "weigh"),
     "triton": ("alignment", "entropy", "masked_softmax", "variance_over_passes", "weighted_sum"),
 }
 #: The environment variable that asks for a path, where the program does not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
+from typing import Any
 
 import array_api_compat.torch as xp
 import torch
@@ -110,16 +111,27 @@ def alignment(asked: str, ns: Namespace, features: Tensor) -> Tensor:
     return _form(asked, "alignment", partial(primitives.alignment, ns), features)(features)
 
 
+def one_read(asked: str, name: str, *tensors: Tensor) -> Callable[..., Any] | None:
+    """The form of a primitive that reads a tensor once, where a path has one."""
+    home = _home(asked, name, tensors)
+    return None if home is None else home.one_read(name, tensors[0])
+
+
 def _form(asked: str, name: str, plain: _Form, *given: Tensor | None) -> _Form:
-    """The form of a primitive on a path, plain if it has none. Loaded when it is needed."""
+    """The form of a primitive on a path, plain if it has none."""
+    home = _home(asked, name, tuple(tensor for tensor in given if tensor is not None))
+    return plain if home is None else getattr(home, name)
+
+
+def _home(asked: str, name: str, tensors: tuple[Tensor, ...]) -> Any:
+    """The module of the forms of a path, None where it has none. Loaded when it is needed."""
     if asked != "auto" and name not in paths.FORMS[asked]:
-        return plain
-    path = paths.choose(asked, *(tensor for tensor in given if tensor is not None))
+        return None
+    path = paths.choose(asked, *tensors)
     if name not in paths.FORMS[path]:
-        return plain
+        return None
     if path == "numba":
         from dms_torch import on_numba as home
     else:
         from dms_torch import kernels as home  # type: ignore[no-redef]
-    form: _Form = getattr(home, name)
-    return form
+    return home

@@ -108,17 +108,16 @@ def _evidence(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Eviden
     def clean(array: Array) -> Array:
         return ns.select(active, xp.astype(array, dtype, copy=False))
 
-    held = {name: Later(rest.get(name, array), clean) for name, array in _seen(batch).items()}
+    held: dict[str, Any] = {
+        name: Later(rest.get(name, array), clean) for name, array in _seen(batch).items()
+    }
     return Evidence(active=active, dtype=dtype, statistics=statistics, **held)
 
 
 def _seen(batch: ModalityBatch) -> dict[str, Array]:
     """The arrays that signals may look at. One pass has no variance."""
-    return {
-        name: array
-        for name, array in batch.arrays().items()
-        if name != "present" and (name != "mc_logits" or array.shape[0] > 1)
-    }
+    hidden = {"present", "mc_logits"} if batch.passes in (0, 1) else {"present"}
+    return {name: array for name, array in batch.arrays().items() if name not in hidden}
 
 
 def _forms(ns: Namespace, resolved: Resolved, arrays: Mapping[str, Array]) -> dict[str, Any]:

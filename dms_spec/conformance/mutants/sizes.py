@@ -24,7 +24,7 @@ _Values = NDArray[Any]
 _Signal = Callable[..., Array]
 
 
-def _of(evidence: Evidence, **arrays: _Values) -> Evidence:
+def _of(evidence: Evidence, **arrays: Any) -> Evidence:
     """Evidence of these arrays alone."""
     return Evidence(
         active=evidence.active, dtype=evidence.dtype, parameters=evidence.parameters, **arrays
