@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import array_api_compat.numpy as xp
+import in_one_read
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,9 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from dms_numba import primitives
+from dms_spec import ModalityBatch, SchedulerSpec
+from dms_spec.engine.pipeline import compute
+from dms_spec.engine.resolve import resolve
 from dms_spec.equations import primitives as plain
 from dms_spec.plugins import get_backend
 
@@ -89,6 +94,77 @@ def test_what_is_usable_is_found_from_the_bits(
         {"features": features, "logits": logits, "mc_logits": passes},
     ):
         np.testing.assert_array_equal(primitives.usable(**given_), plain.usable(xp, **given_))
+
+
+def raw(shape: tuple[int, ...], dtype: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Logits as they come, with NaN, Inf and rows of nothing but -Inf; and a mask."""
+    random = np.random.default_rng(seed)
+    x = drawn(shape, dtype, seed)
+    bad = random.random(shape[:-1]) < 0.2
+    x[bad, random.integers(shape[-1])] = random.choice([np.nan, np.inf, -np.inf], bad.sum())
+    x[random.random(shape[:-1]) < 0.1] = -np.inf
+    return x, random.random(shape[1:3]) < 0.7
+
+
+@given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_statistics_tell_what_is_usable(
+    shape: tuple[int, ...], dtype: str, seed: int, masked: bool
+) -> None:
+    """Exactly 0 where a row is not, whatever is in it; elsewhere as if it had been cleaned."""
+    x, mask = raw(shape, dtype, seed)
+    ns = get_backend("numpy").namespace("cpu")
+    features = np.random.default_rng(seed).normal(size=x.shape[1:]).astype(dtype)
+    features[~np.isfinite(x[0]) & (x[0] != -np.inf)] = np.nan
+    arrays = {"entropy": x[0], "variance_over_passes": x, "alignment": features}
+    for name, array in arrays.items():
+        before = array.copy()
+        value, ok = primitives.one_read(name, array)(array, mask if masked else None, array.dtype)
+        exact, usable = in_one_read.statistic(ns, name, array, mask if masked else None)
+        np.testing.assert_array_equal(ok, usable)
+        assert not value[~ok].any() and np.array_equal(array, before, equal_nan=True)
+        assert off(value, exact) < 8 * (1 + np.log(shape[-1]))
+
+
+@given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))
+@settings(max_examples=60, deadline=None)
+def test_what_is_absent_is_weighed_by_0(shape: tuple[int, ...], dtype: str, seed: int) -> None:
+    x, active = raw(shape, dtype, seed)
+    features = np.where(active[..., None] & ~np.isfinite(x[0]), 0.0, x[0]).astype(dtype)
+    scores = np.where(active, drawn(active.shape, dtype, seed), np.nan).astype(dtype)
+    scores[active & ~np.isfinite(scores)] = 0.0
+    weights, fused = primitives.weigh(features, scores, active)
+    ns = get_backend("numpy").namespace("cpu")
+    exact, total = in_one_read.weigh(ns, features.astype("f8"), scores.astype("f8"), active)
+    assert not weights[~active].any()
+    # A weight is off by as much as its score is rounded.
+    span = np.where(active, scores, -np.inf).max(axis=1, keepdims=True, initial=-1e30)
+    far = 1 + np.where(exact > 0, np.abs(np.where(active, scores, span) - span), 0.0)
+    eps = 8 * np.finfo(dtype).eps
+    assert (np.abs(weights - exact) <= eps * exact * far + 1e-37).all()
+    size = (np.abs(ns.select(active, features)) * (exact * far)[..., None]).sum(axis=1)
+    assert (np.abs(fused - total) <= eps * size + 1e-37).all()
+
+
+def test_a_schedule_looks_at_no_array_twice() -> None:
+    """What signals read of an array tells what is usable, and no clean copy is made."""
+
+    def select(mask: np.ndarray, values: np.ndarray) -> np.ndarray:
+        assert values.ndim == 2, "an array of the batch was copied"
+        return np.where(mask, values, 0)
+
+    spec, random = SchedulerSpec.preset("paper", ("a", "b", "c")), np.random.default_rng(0)
+    sizes = {"features": (9, 3, 5), "logits": (9, 3, 7), "mc_logits": (4, 9, 3, 7)}
+    arrays = {name: random.normal(size=size).astype("f4") for name, size in sizes.items()}
+    for k, array in enumerate(arrays.values()):
+        array[..., k, 1, :] = np.nan
+    batch = ModalityBatch(**arrays, present=random.random((9, 3)) < 0.7)
+    numba = get_backend("numba").namespace("cpu")
+    seen = compute(replace(numba, usable=None, select=select), resolve(spec), batch)
+    exact = get_backend("numpy").scheduler(spec)(batch)
+    np.testing.assert_array_equal(seen.active, exact.active)
+    np.testing.assert_allclose(seen.fused, exact.fused, atol=1e-6)
+    np.testing.assert_allclose(seen.scores, exact.scores, atol=1e-5)
 
 
 @pytest.mark.parametrize(
