@@ -22,20 +22,32 @@ from triton.compiler import ASTSource  # noqa: E402
 
 from dms_spec import SchedulerSpec  # noqa: E402
 from dms_torch import Fusion, kernels, paths  # noqa: E402
-from dms_torch.kernels import confidence, fusion, layout, others, variance, weights  # noqa: E402
+from dms_torch.kernels import (  # noqa: E402
+    confidence,
+    fusion,
+    layout,
+    others,
+    variance,
+    weighing,
+    weights,
+)
 
 FLOATS = ("out", "peaks", "totals", "parts", "given", "weights", "by_weights", "value")
+FLOATS += ("by_sum", "by_scores")
 
 
 def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
     """Compiles a kernel with a tile for a GPU, and gives its assembly."""
     known = {"T": cut.deep, "M": cut.deep, "R": cut.rows, "C": cut.wide, "D": cut.wide}
-    known |= {"BLOCKS": cut.blocks, "SMALLEST": 2.0**-126}
+    known |= {"BLOCKS": cut.blocks, "SMALLEST": 2.0**-126, "MASKED": True}
     if kernel in (weights._forward, weights._backward):
         known["M"] = cut.wide
+    if kernel in (weighing._forward, weighing._backward):
+        known["M"] = 4
     constants = {name: x for name, x in known.items() if name in kernel.arg_names}
     wide = "*fp64" if data == "fp64" else "*fp32"
-    types = dict.fromkeys(FLOATS, wide) | {"active": "*i1", "scores": wide}
+    types = dict.fromkeys(FLOATS, wide) | {"scores": wide}
+    types |= dict.fromkeys(("active", "mask", "ok"), "*i1")
     types |= dict.fromkeys(("x", "values", "by_values"), f"*{data}")
     if "x" in kernel.arg_names and "given" in kernel.arg_names:
         types["out"] = f"*{data}"  # the gradient of the input
@@ -52,8 +64,14 @@ def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
 )
 @pytest.mark.parametrize(
     ("module", "deep", "width"),
-    [(variance, 10, 1000), (confidence, 1, 1000), (others, 3, 768), (fusion, 1, 768)],
-    ids=["variance", "entropy", "alignment", "fusion"],
+    [
+        (variance, 10, 1000),
+        (confidence, 1, 1000),
+        (others, 3, 768),
+        (fusion, 1, 768),
+        (weighing, 1, 768),
+    ],
+    ids=["variance", "entropy", "alignment", "fusion", "weigh"],
 )
 def test_kernels_are_compiled(
     module: ModuleType, deep: int, width: int, data: str, capability: int
@@ -61,9 +79,11 @@ def test_kernels_are_compiled(
     cut = layout.tile(deep, width)
     assert cut.blocks == 1
     ptx = build(module._forward, cut, capability, data)
-    if module is not fusion:
-        # A row that fits a tile is read once: each thread reads as often as it holds entries.
-        assert ptx.count("ld.global") <= cut.deep * cut.rows * cut.wide // (32 * cut.warps)
+    if module not in (fusion, weighing):
+        # A row that fits a tile is read once: each thread reads as often as it holds entries,
+        # and its mask.
+        held = cut.deep * cut.rows * cut.wide // (32 * cut.warps)
+        assert ptx.count("ld.global") <= held + cut.deep * cut.rows
     build(module._backward, cut, capability, data)
 
 
@@ -87,7 +107,8 @@ def test_export_keeps_the_operators_with_an_open_batch() -> None:
     class Module(torch.nn.Module):
         def forward(self, x: Tensor, h: Tensor, active: Tensor) -> Tensor:
             scores = kernels.entropy(x[0]) + kernels.variance_over_passes(x) + kernels.alignment(h)
-            return kernels.weighted_sum(h, kernels.masked_softmax(scores, active))
+            fused = kernels.weighted_sum(h, kernels.masked_softmax(scores, active))
+            return fused + kernels.weigh(h, scores, active)[1]
 
     given = torch.randn(3, 4, 2, 17), torch.randn(4, 2, 5), torch.ones(4, 2, dtype=torch.bool)
     batch = torch.export.Dim("batch", min=2, max=1 << 20)
@@ -126,4 +147,5 @@ def test_a_compiled_fusion_has_the_kernels_in_its_graphs(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="no GPU to run on"):
         whole(**leaves)
     forward, backward = (graph.count("triton_kernel_wrapper_functional(") for graph in graphs)
-    assert forward == backward == len(paths.FORMS["triton"])
+    # Three statistics, and weights with the fused features.
+    assert forward == backward == 4

@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 
 import array_api_compat.torch as xp
+import in_one_read
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -196,6 +197,70 @@ def test_alignment(shape: tuple[int, ...], dtype: torch.dtype, entries: int) -> 
     close(leaf.grad, slope, (1 + lost.amax(-1))[:, None, None] * size, dtype)
 
 
+@pytest.mark.parametrize("filler", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("masked", [True, False])
+def test_statistics_tell_what_is_usable(
+    filler: float, dtype: torch.dtype, masked: bool, entries: int
+) -> None:
+    """Of any rows under a mask: values, what is usable, and gradients, 0 where it is not."""
+    random = torch.Generator().manual_seed(0)
+    mask = (torch.rand(7, 3, generator=random) < 0.7).to(DEVICE) if masked else None
+    bad = (torch.rand(2, 7, 3, generator=random) < 0.2).to(DEVICE)
+    x = torch.randn(2, 7, 3, 17, generator=random).to(DEVICE, dtype)
+    x[..., -1] = torch.where(bad, filler, x[..., -1])
+    x[1, 5:, 0] = -float("inf")
+    x[0, :, :, 0] = torch.where(bad[0], x[0, :, :, 0], -float("inf"))  # one class is ruled out
+    features = torch.randn(7, 3, 17, generator=random).to(DEVICE, dtype)
+    features[..., 0] = torch.where(bad[0], filler, features[..., 0])
+    ns, wide = torch_namespace(DEVICE, "plain"), torch.float32
+    for name, given in (
+        ("entropy", x[0]),
+        ("variance_over_passes", x),
+        ("alignment", features),
+    ):
+        leaf, exact_leaf = (given.clone().requires_grad_() for _ in range(2))
+        value, ok = kernels.one_read(name)(leaf, mask, wide)
+        exact, usable = in_one_read.statistic(ns, name, exact_leaf.to(wide), mask)
+        towards = torch.randn_like(exact)
+        value.backward(towards)
+        exact.backward(towards)
+        assert torch.equal(ok, usable) and value.dtype == wide
+        torch.testing.assert_close(value, exact, atol=1e-5, rtol=0)
+        torch.testing.assert_close(leaf.grad, exact_leaf.grad, atol=1e-5, rtol=1e-2)
+        assert not value[~ok].any() and not leaf.grad.movedim(-1, 0)[..., ~ok].any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), cases([(1, 1, 1), (3, 2, 16), (9, 3, 17), (2, 32, 70)], HALF)
+)
+def test_weights_and_fused_at_once(
+    shape: tuple[int, ...], dtype: torch.dtype, entries: int
+) -> None:
+    """What is absent may hold anything; nothing may be active."""
+    random = torch.Generator().manual_seed(0)
+    active = (torch.rand(shape[:2], generator=random) < 0.7).to(DEVICE)
+    active[-1] = shape[0] == 1
+    x = torch.randn(shape, generator=random, dtype=torch.float64).to(DEVICE, dtype)
+    x = torch.where(active[..., None], x, float("nan"))
+    scores = torch.randn(shape[:2], generator=random).to(DEVICE, layout.computing(x))
+    scores = torch.where(active, scores, float("nan"))
+    leaves = [one.clone().requires_grad_() for one in (x, scores)]
+    found = kernels.weigh(*leaves, active)
+    towards = [torch.randn_like(one) for one in found]
+    torch.autograd.backward(found, towards)
+    exact_leaves = [one.double().requires_grad_() for one in (x, scores)]
+    exact = in_one_read.weigh(torch_namespace(DEVICE, "plain"), *exact_leaves, active)
+    torch.autograd.backward(exact, [one.double() for one in towards])
+    for one, other in zip(found, exact, strict=True):
+        close(one, other.detach(), 1 + other.detach().abs(), dtype)
+    for one, other in zip(leaves, exact_leaves, strict=True):
+        sizes = torch.linalg.vector_norm(towards[1].double(), dim=-1)[:, None]
+        sizes = 1 + sizes * math.sqrt(shape[-1])
+        close(one.grad, other.grad, sizes if one.ndim == 2 else sizes[..., None], dtype)
+    assert not found[0][~active].any() and not leaves[0].grad[~active].any()
+
+
 def test_the_largest_shapes() -> None:
     """T = 64, C = 32768, M = 32 and D = 8192, in the tiles that a GPU would have."""
     for test, shape in (
@@ -247,13 +312,15 @@ def test_operators_are_whole() -> None:
     """Schema, fake and autograd of each, as torch checks them; the rest needs a compiler."""
     x = torch.randn(3, 2, 2, 17, device=DEVICE)
     tests = ("test_schema", "test_faketensor", "test_autograd_registration")
-    scores, active = torch.randn(2, 3, device=DEVICE), torch.ones(2, 3, dtype=bool, device=DEVICE)
+    scores, active = torch.randn(2, 2, device=DEVICE), torch.ones(2, 2, dtype=bool, device=DEVICE)
     for operator, given in (
-        (variance.with_parts, (x,)),
-        (confidence.with_parts, (x,)),
-        (others.with_parts, (x[0],)),
+        (variance.with_parts, (x, active)),
+        (confidence.with_parts, (x[0], active)),
+        (others.with_parts, (x[0], active)),
+        (others.with_parts, (x[0], None)),
+        (kernels.weigh, (x[0], scores, active)),
         (kernels.masked_softmax, (scores, active)),
-        (kernels.weighted_sum, (torch.randn(2, 3, 5, device=DEVICE), scores)),
+        (kernels.weighted_sum, (x[0], scores)),
     ):
         first = given[0].clone().requires_grad_()
         torch.library.opcheck(operator, (first, *given[1:]), test_utils=tests)

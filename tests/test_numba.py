@@ -119,7 +119,7 @@ def test_statistics_tell_what_is_usable(
     arrays = {"entropy": x[0], "variance_over_passes": x, "alignment": features}
     for name, array in arrays.items():
         before = array.copy()
-        value, ok = primitives.one_read(name, array)(array, mask if masked else None, array.dtype)
+        value, ok = primitives.one_read(name)(array, mask if masked else None, array.dtype)
         exact, usable = in_one_read.statistic(ns, name, array, mask if masked else None)
         np.testing.assert_array_equal(ok, usable)
         assert not value[~ok].any() and np.array_equal(array, before, equal_nan=True)

@@ -169,10 +169,8 @@ TELLING: dict[str, Telling] = {
 }
 
 
-def one_read(name: str, array: FloatArray, *_: FloatArray) -> Callable[..., Any] | None:
+def one_read(name: str, *_: FloatArray) -> Callable[..., Any]:
     """The form of a primitive that reads an array once, as `Namespace` says."""
-    if not array.size:  # an axis without entries has no maximum, and the plain form says so
-        return None
     if name == "weigh":
         return lambda h, scores, active: weigh(_cast(h, scores.dtype), scores, active)
     return lambda array, mask, dtype: TELLING[name](_cast(array, dtype), mask)

@@ -43,10 +43,8 @@ usable = _shared(primitives.usable)
 variance_over_passes = _shared(primitives.variance_over_passes)
 
 
-def one_read(name: str, tensor: Tensor) -> Callable[..., Any] | None:
+def one_read(name: str) -> Callable[..., Any]:
     """The form of a primitive that reads a tensor once, as `Namespace` says."""
-    if not tensor.numel():
-        return None
     if name == "weigh":
         return lambda h, scores, active: _weigh(h.to(scores.dtype), scores, active)
     return lambda tensor, mask, dtype: _telling[name](tensor.to(dtype), mask)

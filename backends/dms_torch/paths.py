@@ -28,7 +28,14 @@ from dms_torch.looking import (
 FORMS = {
     "plain": (),
     "numba": ("alignment", "cosine", "entropy", "usable", "variance_over_passes", "weigh"),
-    "triton": ("alignment", "entropy", "masked_softmax", "variance_over_passes", "weighted_sum"),
+    "triton": (
+        "alignment",
+        "entropy",
+        "masked_softmax",
+        "variance_over_passes",
+        "weigh",
+        "weighted_sum",
+    ),
 }
 #: The environment variable that asks for a path, where the program does not.
 VARIABLE = "DMS_TORCH_PATH"

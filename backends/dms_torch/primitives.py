@@ -114,7 +114,7 @@ def alignment(asked: str, ns: Namespace, features: Tensor) -> Tensor:
 def one_read(asked: str, name: str, *tensors: Tensor) -> Callable[..., Any] | None:
     """The form of a primitive that reads a tensor once, where a path has one."""
     home = _home(asked, name, tensors)
-    return None if home is None else home.one_read(name, tensors[0])
+    return None if home is None else home.one_read(name)
 
 
 def _form(asked: str, name: str, plain: _Form, *given: Tensor | None) -> _Form:

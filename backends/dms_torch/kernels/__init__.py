@@ -5,15 +5,47 @@ through. The plain form of each is the primitive of the same name in `dms_spec.e
 kernel is held to it by `tests/test_kernels.py` and by the conformance suite.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dms_torch.kernels import confidence, others, variance
 from dms_torch.kernels.confidence import entropy
 from dms_torch.kernels.fusion import weighted_sum
+from dms_torch.kernels.layout import computing
 from dms_torch.kernels.others import alignment
 from dms_torch.kernels.variance import variance_over_passes
+from dms_torch.kernels.weighing import weigh
 from dms_torch.kernels.weights import masked_softmax
 
+__all__ = [
+    "alignment",
+    "entropy",
+    "masked_softmax",
+    "one_read",
+    "variance_over_passes",
+    "weigh",
+    "weighted_sum",
+]
 
-def one_read(name, tensor):
-    return None
+_TELLING = {
+    "entropy": confidence.with_parts,
+    "variance_over_passes": variance.with_parts,
+    "alignment": others.with_parts,
+}
 
 
-__all__ = ["alignment", "entropy", "masked_softmax", "variance_over_passes", "weighted_sum"]
+def one_read(name: str) -> Callable[..., Any]:
+    """The form of a primitive that reads a tensor once, as `Namespace` says. Half precision too."""
+    if name == "weigh":
+        return weigh
+
+    def form(tensor: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Any:
+        given = tensor if computing(tensor) == dtype else tensor.to(dtype)
+        return _TELLING[name](given, mask)[:2]
+
+    return form

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.library import triton_op
@@ -16,6 +18,13 @@ from dms_torch.paths import interpreted
 
 # Triton's interpreter replaces parts of Triton while it runs: one at a time in a process.
 _INTERPRETER = threading.RLock()
+
+
+@contextmanager
+def _interpreting() -> Iterator[None]:
+    """Lets NumPy, which computes then, meet Inf in what is not usable without a warning."""
+    with _INTERPRETER, np.errstate(invalid="ignore"):
+        yield
 
 
 def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
@@ -29,7 +38,7 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
         @wraps(function)
         def run(*tensors: Tensor) -> Any:
             device = torch.cuda.device_of(tensors[0])  # type: ignore[no-untyped-call]
-            with _INTERPRETER if interpreted() else device:
+            with _interpreting() if interpreted() else device:
                 return function(*tensors)
 
         # Evaluated, because torch reads the types of arguments in the module of the wrapper.

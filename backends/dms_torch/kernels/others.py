@@ -2,7 +2,7 @@
 
 Nothing cancels: the sum over the others is taken entry by entry, without a "sum minus self", and
 relative to the largest entry, so that no square overflows or vanishes. Where a sample fits a tile
-its features are read once.
+its features are read once. What is masked is not read; that and what is not finite counts as zeros.
 """
 
 from __future__ import annotations
@@ -63,12 +63,15 @@ def _sum_of_others(unit, peak, largest, modalities, m):
 @triton.jit(do_not_specialize=["rows", "modalities"])
 def _forward(
     x,
+    mask,
     out,
+    ok,
     peaks,
     parts,
     rows,
     modalities,
     width,
+    MASKED: tl.constexpr,
     SMALLEST: tl.constexpr,
     M: tl.constexpr,
     R: tl.constexpr,
@@ -78,13 +81,20 @@ def _forward(
     wide = out.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     m = tl.arange(0, M)
-    inside = (m < modalities)[:, None] & (row < rows)[None, :]
+    whole = (m < modalities)[:, None] & (row < rows)[None, :]
     flat = row[None, :] * modalities + m[:, None]
     start = flat * width
+    inside = whole
+    if MASKED:
+        inside = tl.load(mask + flat, mask=whole, other=0) != 0
     peak = tl.zeros([M, R], wide)
     for block in range(BLOCKS):
         values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
-        peak = tl.maximum(peak, tl.max(tl.abs(values), axis=2))
+        # Selected, because a maximum drops NaN.
+        size = tl.where(tl.abs(values) < float("inf"), tl.abs(values), float("inf"))
+        peak = tl.maximum(peak, tl.max(size, axis=2))
+    fine = inside & (peak < float("inf"))
+    peak = tl.where(fine, peak, 0.0)
     largest = tl.maximum(_largest_others(peak, modalities, m), SMALLEST)
     divisor = tl.maximum(peak, SMALLEST)
     dot = tl.zeros([M, R], wide)
@@ -92,25 +102,27 @@ def _forward(
     other = tl.zeros([M, R], wide)
     for block in range(BLOCKS):
         values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
-        unit = values / divisor[:, :, None]
+        unit = tl.where(fine[:, :, None], values, 0.0) / divisor[:, :, None]
         rest = _sum_of_others(unit, peak, largest, modalities, m)
         dot += tl.sum(unit * rest, axis=2)
         own += tl.sum(unit * unit, axis=2)
         other += tl.sum(rest * rest, axis=2)
     norms = tl.sqrt(own) * tl.sqrt(other)
     cosine = tl.where(norms > 0, dot / tl.where(norms > 0, norms, 1.0), 0.0)
-    tl.store(out + flat, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=inside)
-    tl.store(peaks + flat, peak, mask=inside)
-    size = tl.cast(rows, tl.int64) * modalities
-    tl.store(parts + flat, cosine, mask=inside)
-    tl.store(parts + size + flat, own, mask=inside)
-    tl.store(parts + 2 * size + flat, other, mask=inside)
+    tl.store(out + flat, tl.minimum(tl.maximum(cosine, -1.0), 1.0), mask=whole)
+    tl.store(ok + flat, fine, mask=whole)
+    tl.store(peaks + flat, peak, mask=whole)
+    count = tl.cast(rows, tl.int64) * modalities
+    tl.store(parts + flat, cosine, mask=whole)
+    tl.store(parts + count + flat, own, mask=whole)
+    tl.store(parts + 2 * count + flat, other, mask=whole)
 
 
 @triton.jit(do_not_specialize=["rows", "modalities"])
 def _backward(
     given,
     x,
+    ok,
     peaks,
     parts,
     out,
@@ -126,13 +138,15 @@ def _backward(
     """With u the modality, s the sum of the others and c = u.s / |u||s|, relative to the peaks:
 
     du_k = g_k (s_k / |u_k||s_k| - c_k u_k / |u_k|^2), and what k adds to the sums of the others:
-    sum_m peak_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2).
+    sum_m peak_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2). It is 0 where a row is not
+    ok.
     """
     wide = given.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
     m = tl.arange(0, M)
-    inside = (m < modalities)[:, None] & (row < rows)[None, :]
+    whole = (m < modalities)[:, None] & (row < rows)[None, :]
     flat = row[None, :] * modalities + m[:, None]
+    inside = tl.load(ok + flat, mask=whole, other=0) != 0
     start = flat * width
     peak = tl.load(peaks + flat, mask=inside, other=0.0)
     cosine = tl.load(parts + flat, mask=inside, other=0.0)
@@ -156,24 +170,30 @@ def _backward(
         through = by_product[:, :, None] * unit - by_other[:, :, None] * rest
         for n in range(modalities):
             direct += _added(through, peak, _row_of(largest, n, m)[None, :], n, m)
-        there = inside[:, :, None] & (column < width)[None, None, :]
+        there = whole[:, :, None] & (column < width)[None, None, :]
         at = out + start[:, :, None] + column[None, None, :]
         tl.store(at, (direct / divisor[:, :, None]).to(out.dtype.element_ty), mask=there)
 
 
 @operator("alignment")
-def with_parts(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The cosine and the peaks, ``[B, M]``; the cosine unlimited and both squares, [3, B, M]."""
+def with_parts(features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The cosine ``[B, M]``, and where it is one: under the mask and finite; 0 elsewhere.
+
+    And for the gradient the peaks, ``[B, M]``; the cosine unlimited and both squares, [3, B, M].
+    """
     rows, modalities, width = features.shape
-    (out, peaks, parts), cut = _empty(features), tile(modalities, width)
+    (out, ok, peaks, parts), cut = _empty(features, mask), tile(modalities, width)
     wrap_triton(_forward)[(triton.cdiv(rows, cut.rows),)](
         features.contiguous(),
+        ok if mask is None else mask.contiguous(),
         out,
+        ok,
         peaks,
         parts,
         rows,
         modalities,
         width,
+        MASKED=mask is not None,
         SMALLEST=torch.finfo(out.dtype).smallest_normal,
         M=cut.deep,
         R=cut.rows,
@@ -181,23 +201,30 @@ def with_parts(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         BLOCKS=cut.blocks,
         num_warps=cut.warps,
     )
-    return out, peaks, parts
+    return out, ok, peaks, parts
 
 
 @with_parts.register_fake
-def _empty(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _empty(features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    del mask
     out = features.new_empty(features.shape[:2], dtype=computing(features))
-    return out, torch.empty_like(out), out.new_empty((3, *out.shape))
+    return (
+        out,
+        torch.empty_like(out, dtype=torch.bool),
+        torch.empty_like(out),
+        out.new_empty((3, *out.shape)),
+    )
 
 
 @operator("alignment_backward")
-def gradient(given: Tensor, features: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
+def gradient(given: Tensor, features: Tensor, ok: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
     """The gradient by ``features``, of their shape and dtype."""
     rows, modalities, width = features.shape
-    out, cut = _like(given, features, peaks, parts), tile(modalities, width)
+    out, cut = _like(given, features, ok, peaks, parts), tile(modalities, width)
     wrap_triton(_backward)[(triton.cdiv(rows, cut.rows),)](
         given.contiguous(),
         features.contiguous(),
+        ok,
         peaks,
         parts,
         out,
@@ -215,18 +242,18 @@ def gradient(given: Tensor, features: Tensor, peaks: Tensor, parts: Tensor) -> T
 
 
 @gradient.register_fake
-def _like(given: Tensor, features: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
-    del given, peaks, parts
+def _like(given: Tensor, features: Tensor, ok: Tensor, peaks: Tensor, parts: Tensor) -> Tensor:
+    del given, ok, peaks, parts
     return torch.empty_like(features, memory_format=torch.contiguous_format)
 
 
-def _keep(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: tuple[Tensor, ...]) -> None:
     ctx.mark_non_differentiable(*output[1:])
-    ctx.save_for_backward(*inputs, *output[1:])
+    ctx.save_for_backward(inputs[0], *output[1:])
 
 
-def _differentiate(ctx: Any, given: Tensor, *_: Tensor | None) -> Tensor:
-    return gradient(given, *ctx.saved_tensors)
+def _differentiate(ctx: Any, given: Tensor, *_: Tensor | None) -> tuple[Tensor, None]:
+    return gradient(given, *ctx.saved_tensors), None
 
 
 with_parts.register_autograd(_differentiate, setup_context=_keep)
@@ -234,4 +261,4 @@ with_parts.register_autograd(_differentiate, setup_context=_keep)
 
 def alignment(features: Tensor) -> Tensor:
     """Cosine with the mean of the other modalities; 0 where either is zero: [B, M, D] -> [B, M]."""
-    return with_parts(features)[0]
+    return with_parts(features, None)[0]

@@ -14,6 +14,20 @@ from dms_torch.kernels.layout import computing, tile
 from dms_torch.kernels.operators import operator
 
 
+@triton.jit
+def shares(scores, at, there, wide: tl.constexpr):
+    """The softmax over what is there, ``[R, M]``; 0 elsewhere.
+
+    Selected before the exponential: a score of what is absent reaches nothing, NaN included.
+    """
+    s = tl.load(scores + at, mask=there, other=-float("inf")).to(wide)
+    peak = tl.max(s, axis=1)
+    peak = tl.where(peak == -float("inf"), 0.0, peak)
+    e = tl.where(there, tl.exp(s - peak[:, None]), 0.0)
+    total = tl.sum(e, axis=1)
+    return e / tl.where(total > 0, total, 1.0)[:, None]
+
+
 @triton.jit(do_not_specialize=["rows", "modalities"])
 def _forward(scores, active, out, rows, modalities, R: tl.constexpr, M: tl.constexpr):
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
@@ -21,14 +35,7 @@ def _forward(scores, active, out, rows, modalities, R: tl.constexpr, M: tl.const
     inside = (row < rows)[:, None] & (m < modalities)[None, :]
     at = row[:, None] * modalities + m[None, :]
     there = tl.load(active + at, mask=inside, other=0) != 0
-    # Selected before the exponential: a score of what is absent reaches nothing, NaN included.
-    s = tl.load(scores + at, mask=there, other=-float("inf")).to(out.dtype.element_ty)
-    peak = tl.max(s, axis=1)
-    peak = tl.where(peak == -float("inf"), 0.0, peak)
-    e = tl.where(there, tl.exp(s - peak[:, None]), 0.0)
-    total = tl.sum(e, axis=1)
-    w = e / tl.where(total > 0, total, 1.0)[:, None]
-    tl.store(out + at, w, mask=inside)
+    tl.store(out + at, shares(scores, at, there, out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=["rows", "modalities"])
