@@ -217,12 +217,13 @@ def alignment(  # type: ignore[no-untyped-def]
 ):
     """Cosine of each of a sample's rows with the sum of the others, for samples start to stop.
 
-    Each row is divided by its largest entry, and the others are added in units of the largest of
-    them, as in the plain form. A row that is not ok, masked or not finite, counts as zeros.
+    Each row is divided by its largest entry, or by the smallest normal number if that is larger.
+    The others are added in units of the largest of their divisors, as in the plain form.
+    A row that is not ok, masked or not finite, counts as zeros.
     """
     zero = flat.dtype.type(0.0)
     unit = np.empty((modalities, width), flat.dtype)
-    peaks = np.empty(modalities, flat.dtype)
+    divisors = np.empty(modalities, flat.dtype)
     others = np.empty(width, flat.dtype)
     for i in range(start, stop):
         for m in range(modalities):
@@ -230,22 +231,21 @@ def alignment(  # type: ignore[no-untyped-def]
             row, own = flat[at * width : (at + 1) * width], unit[m]
             peak = _largest(row) if mask[at] else zero
             ok[at] = mask[at] and math.isfinite(peak)
-            peaks[m] = peak if ok[at] else zero
-            divisor = max(peaks[m], smallest)
+            divisors[m] = max(peak, smallest) if ok[at] else smallest
             if ok[at]:
                 for d in range(width):
-                    own[d] = row[d] / divisor
+                    own[d] = row[d] / divisors[m]
             else:
                 own[:] = zero
         for m in range(modalities):
             largest = smallest
             for n in range(modalities):
                 if n != m:
-                    largest = max(largest, peaks[n])
+                    largest = max(largest, divisors[n])
             others[:] = 0.0
             for n in range(modalities):
                 if n != m:
-                    _add(others, peaks[n] / largest, unit[n])
+                    _add(others, divisors[n] / largest, unit[n])
             out[i * modalities + m] = _cosine(unit[m], others)
 
 

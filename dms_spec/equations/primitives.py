@@ -162,15 +162,16 @@ def weighted_sum(xp: Any, values: Array, weights: Array) -> Array:
 
 
 def rescaled(ns: Any, vectors: Array) -> tuple[Array, Array]:
-    """Vectors divided by their largest absolute entry, and that entry, ``[..., 1]``.
+    """Vectors divided by their largest absolute entry, and that divisor, ``[..., 1]``.
 
-    Keeps squares inside the dtype's range from 1e-30 to 1e18 and beyond. A cosine does not
-    depend on the scale, so no gradient goes through it. A vector smaller than every normal
-    number keeps some of its smallness; a zero vector stays 0.
+    Keeps squares inside the dtype's range, whatever the size of the vectors. A cosine does not
+    depend on the scale, so no gradient goes through it. The divisor is never below the smallest
+    normal number: a smaller vector keeps some of its smallness, and a zero vector stays 0.
     """
     xp = ns.xp
     peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
-    return vectors / xp.maximum(peak, _smallest(ns, peak)), peak
+    divisor = xp.maximum(peak, _smallest(ns, peak))
+    return vectors / divisor, divisor
 
 
 def _smallest(ns: Any, like: Array) -> Array:
@@ -184,11 +185,11 @@ def alignment(ns: Any, features: Array) -> Array:
     Of what is absent the features are 0. Composed of other primitives, so it gets the namespace.
     """
     xp = ns.xp
-    unit, peak = rescaled(ns, features)
+    unit, divisor = rescaled(ns, features)
     # The mean's direction is that of the sum. The sum is taken relative to the largest of the
     # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
     # loses everything when the others cancel.
-    relative = ns.others(unit) * xp.matrix_transpose(peak)
+    relative = ns.others(unit) * xp.matrix_transpose(divisor)
     largest = xp.max(relative, axis=-1, keepdims=True)
     relative = relative / xp.maximum(largest, _smallest(ns, largest))
     # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.

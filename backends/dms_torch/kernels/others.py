@@ -28,10 +28,10 @@ def _read(x, start, inside, column, width, wide: tl.constexpr):
 
 
 @triton.jit
-def _added(values, peak, largest, n, m):
-    """What modality n adds to each other: its values times peak / largest, ``[M, R, D]``."""
+def _added(values, divisor, largest, n, m):
+    """What modality n adds to each other: its values times divisor / largest, ``[M, R, D]``."""
     own = tl.sum(tl.where((m == n)[:, None, None], values, 0.0), axis=0)
-    share = tl.where((m != n)[:, None], peak, 0.0) / largest
+    share = tl.where((m != n)[:, None], divisor, 0.0) / largest
     return share[:, :, None] * own[None, :, :]
 
 
@@ -42,21 +42,21 @@ def _row_of(values, n, m):
 
 
 @triton.jit
-def _largest_others(peak, modalities, m):
-    """The largest of the others' peaks, ``[M, R]``."""
-    largest = tl.zeros_like(peak)
+def _largest_others(divisor, modalities, m):
+    """The largest of the others' divisors, ``[M, R]``."""
+    largest = tl.zeros_like(divisor)
     for n in range(modalities):
-        other = tl.where((m != n)[:, None], _row_of(peak, n, m)[None, :], 0.0)
+        other = tl.where((m != n)[:, None], _row_of(divisor, n, m)[None, :], 0.0)
         largest = tl.maximum(largest, other)
     return largest
 
 
 @triton.jit
-def _sum_of_others(unit, peak, largest, modalities, m):
-    """sum_n peak_n / largest_m unit_n over the others, ``[M, R, D]``."""
+def _sum_of_others(unit, divisor, largest, modalities, m):
+    """sum_n divisor_n / largest_m unit_n over the others, ``[M, R, D]``."""
     total = tl.zeros_like(unit)
     for n in range(modalities):
-        total += _added(unit, _row_of(peak, n, m)[None, :], largest, n, m)
+        total += _added(unit, _row_of(divisor, n, m)[None, :], largest, n, m)
     return total
 
 
@@ -95,15 +95,15 @@ def _forward(
         peak = tl.maximum(peak, tl.max(size, axis=2))
     fine = inside & (peak < float("inf"))
     peak = tl.where(fine, peak, 0.0)
-    largest = tl.maximum(_largest_others(peak, modalities, m), SMALLEST)
     divisor = tl.maximum(peak, SMALLEST)
+    largest = tl.maximum(_largest_others(divisor, modalities, m), SMALLEST)
     dot = tl.zeros([M, R], wide)
     own = tl.zeros([M, R], wide)
     other = tl.zeros([M, R], wide)
     for block in range(BLOCKS):
         values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
         unit = tl.where(fine[:, :, None], values, 0.0) / divisor[:, :, None]
-        rest = _sum_of_others(unit, peak, largest, modalities, m)
+        rest = _sum_of_others(unit, divisor, largest, modalities, m)
         dot += tl.sum(unit * rest, axis=2)
         own += tl.sum(unit * unit, axis=2)
         other += tl.sum(rest * rest, axis=2)
@@ -135,11 +135,11 @@ def _backward(
     D: tl.constexpr,
     BLOCKS: tl.constexpr,
 ):
-    """With u the modality, s the sum of the others and c = u.s / |u||s|, relative to the peaks:
+    """With u the modality, s the sum of the others and c = u.s / |u||s|, relative to the divisors:
 
     du_k = g_k (s_k / |u_k||s_k| - c_k u_k / |u_k|^2), and what k adds to the sums of the others:
-    sum_m peak_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2). It is 0 where a row is not
-    ok.
+    sum_m divisor_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2). It is 0 where a row
+    is not ok.
     """
     wide = given.dtype.element_ty
     row = tl.program_id(0).to(tl.int64) * R + tl.arange(0, R)
@@ -160,16 +160,16 @@ def _backward(
     by_product = slope / tl.where(defined, norms, 1.0)
     by_own = slope * cosine / tl.where(defined, own, 1.0)
     by_other = slope * cosine / tl.where(defined, other, 1.0)
-    largest = tl.maximum(_largest_others(peak, modalities, m), SMALLEST)
     divisor = tl.maximum(peak, SMALLEST)
+    largest = tl.maximum(_largest_others(divisor, modalities, m), SMALLEST)
     for block in range(BLOCKS):
         column = block * D + tl.arange(0, D)
         unit = _read(x, start, inside, column, width, wide) / divisor[:, :, None]
-        rest = _sum_of_others(unit, peak, largest, modalities, m)
+        rest = _sum_of_others(unit, divisor, largest, modalities, m)
         direct = by_product[:, :, None] * rest - by_own[:, :, None] * unit
         through = by_product[:, :, None] * unit - by_other[:, :, None] * rest
         for n in range(modalities):
-            direct += _added(through, peak, _row_of(largest, n, m)[None, :], n, m)
+            direct += _added(through, divisor, _row_of(largest, n, m)[None, :], n, m)
         there = whole[:, :, None] & (column < width)[None, None, :]
         at = out + start[:, :, None] + column[None, None, :]
         tl.store(at, (direct / divisor[:, :, None]).to(out.dtype.element_ty), mask=there)
