@@ -217,8 +217,14 @@ def _information(x: Any, active: Values, own: Any, options: Any) -> Values:
 
 
 def _cosine(a: Values, b: Values) -> Values:
+    a, b = _of_size_one(a), _of_size_one(b)
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return np.clip((a * b).sum(axis=-1) / np.where(norms > 0, norms, 1), -1, 1)
+
+
+def _of_size_one(a: Values) -> Values:
+    largest = np.abs(a).max(axis=-1, keepdims=True)
+    return np.asarray(a / np.where(largest > 0, largest, 1))
 
 
 def _alignment(x: Any, active: Values, own: Any, options: Any) -> Values:

@@ -15,6 +15,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dms_spec.conformance.closeness import finfo
 from dms_spec.spec import SchedulerSpec
 
 Arrays = dict[str, NDArray[Any]]
@@ -193,6 +194,7 @@ def batches(
     tame: bool = False,
     nonfinite: bool = True,
     all_present: bool = False,
+    faint: bool = False,
 ) -> Arrays:
     """Draws the four arrays of a batch, ordinary or hostile.
 
@@ -203,6 +205,7 @@ def batches(
         tame: Features and logits of ordinary size, for laws that overflow would blur.
         nonfinite: Whether present modalities may hold NaN and Inf.
         all_present: Whether every modality is there.
+        faint: Features of any size down to the smallest number, each row of its own.
     """
     half = dtype == "float16"
     b = draw(lengths(1, 2, 3, 4))
@@ -212,6 +215,7 @@ def batches(
     random = np.random.Generator(np.random.Philox(draw(_SEED)))
     powers = [0] if tame else [-4, 0, 4] if half else [-30, -20, -6, 0, 6, 18]
     power = [draw(_one_of(*powers)) for _ in range(draw(_one_of(1, 2)))]
+    power = [*power, *faint_powers(dtype)] if faint else power
     features = random.normal(size=(b, m, d)) * 10.0 ** random.choice(power, size=(b, m, 1))
     shape = draw(_one_of("free", "free", "zero", "opposite", "equal"))
     if shape == "zero":
@@ -245,6 +249,13 @@ def batches(
         bad = draw(_one_of(np.nan, np.inf, -np.inf))
         arrays[role][..., bad_rows, :] = bad
     return arrays
+
+
+def faint_powers(dtype: str) -> list[int]:
+    """Powers of ten around the smallest normal number of a dtype, down to its smallest number."""
+    info = finfo(dtype)
+    low, high = (int(np.log10(float(x))) for x in (info.smallest_subnormal, info.smallest_normal))
+    return [low, (low + high) // 2, high - 1, high, high + 1, high + 3]
 
 
 def fill_absent(arrays: Arrays, filler: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dms_spec.conformance import strategies, worked_example
+from dms_spec.conformance.context import ConformanceError
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
 
@@ -16,6 +17,37 @@ def check_any_case_matches_the_oracle(ctx: Context) -> None:
     @ctx.given(ctx.cases(among=tuple(strategies.SIGNAL_OPTIONS)))
     def property_(case: strategies.Case) -> None:
         ctx.expect_exact("DMS-N-001", case.spec, case.arrays, case.parameters)
+
+
+@check("DMS-N-007", "DMS-Q-006", "DMS-Q-008")
+def check_faint_features(ctx: Context) -> None:
+    """Features count however small they are; those below the normal numbers may all be 0."""
+    tiny = float(np.finfo(ctx.computing).smallest_normal)
+
+    def hold(case: strategies.Case) -> None:
+        found = ctx.schedule(case.spec, case.arrays, case.parameters)
+        h = case.arrays["features"]
+        zeroed = case.arrays | {"features": np.where(np.abs(h) < tiny, np.zeros_like(h), h)}
+        worst = dict(ctx.worst)
+        try:
+            ctx.expect_result("DMS-N-007", found, case.spec, case.arrays, case.parameters)
+        except ConformanceError:
+            if np.array_equal(h, zeroed["features"], equal_nan=True):
+                raise
+            ctx.worst = worst  # it is not off: it reads these features in the other way
+            ctx.expect_result("DMS-N-007", found, case.spec, zeroed, case.parameters)
+
+    spec = SchedulerSpec(
+        modalities=strategies.names(3), policy=ctx.plain_policy(), signals={"alignment": {}}
+    )
+    same_size = np.array([[[0.6, 0.8], [1.0, 0.5], [0.25, -1.0]]])
+    for sizes in (1.5, 40.0, 1e-4, (1.5, 40.0, 1e-2), (1e-2, 1e-4, 1.5)):
+        sized = same_size * tiny * np.reshape(sizes, (-1, 1))
+        hold(
+            strategies.Case(spec=spec, arrays={"features": sized.astype(ctx.dtype)}, parameters={})
+        )
+    among = ("alignment", "anchored_alignment", "typicality")
+    ctx.given(ctx.cases(faint=True, nonfinite=False, among=among))(hold)
 
 
 @check("DMS-A-007", "DMS-Q-001", "DMS-Q-003", "DMS-Q-006", needs=("policy:linear",))

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.conformance.mutants.mutant import Mutant, primitives, signal, softmax
+from dms_spec.conformance.mutants.mutant import Arrays, Mutant, primitives, signal, softmax
 from dms_spec.engine.resolve import Resolved
 from dms_spec.equations import signals as right
 from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.primitives import rescaled
 from dms_spec.interface.signal import Evidence
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, ModalityBatch, Schedule
@@ -63,6 +64,46 @@ def _mean_of_cosines(ns: Namespace, evidence: Evidence) -> Array:
 def _torch_like(ns: Namespace, evidence: Evidence) -> Array:
     h = evidence.features
     return _cosine(h, np.matmul(ns.others(h), h), least=1e-8)
+
+
+def _product_first(ns: Namespace, features: _Values) -> _Values:
+    """Adds others as p x h / q, which is 0 where p x h underflows; p / q x h is not."""
+    unit, sizes = _unit_and_sizes(ns, features)
+    return _clipped_cosine(unit, np.matmul(sizes, unit) / _largest(sizes))
+
+
+def _sizes_of_the_faint(ns: Namespace, features: _Values) -> _Values:
+    """Weighs the others by their sizes, but divides them by what is never that small."""
+    unit, sizes = _unit_and_sizes(ns, features)
+    return _clipped_cosine(unit, np.matmul(sizes / _largest(sizes), unit))
+
+
+def _unit_and_sizes(ns: Namespace, features: _Values) -> tuple[_Values, _Values]:
+    """Each modality in units of its size, and the sizes of its others, ``[B, M, M]``."""
+    return rescaled(ns, features)[0], ns.others(features) * np.abs(features).max(axis=-1)[:, None]
+
+
+def _largest(sizes: _Values) -> _Values:
+    most = np.maximum(sizes.max(axis=-1, keepdims=True), np.finfo(sizes.dtype).smallest_normal)
+    return np.asarray(most)
+
+
+def _clipped_cosine(left: _Values, right_: _Values) -> _Values:
+    return np.clip(_cosine(left, right_), -1, 1)
+
+
+def _zeroed(least: float) -> Callable[[Arrays], Arrays]:
+    """Takes features below some size for 0."""
+
+    def change(arrays: Arrays) -> Arrays:
+        h = arrays.get("features")
+        return (
+            arrays
+            if h is None
+            else arrays | {"features": np.where(np.abs(h) < least, np.zeros_like(h), h)}
+        )
+
+    return change
 
 
 def _unguarded_cosine(left: _Values, right_: _Values) -> _Values:
@@ -161,6 +202,31 @@ MUTANTS = (
         summary="takes the sum of all less itself, which cancels beside a large one",
         clause="DMS-Q-006",
         resolved=signal("alignment", _sum_less_self),
+    ),
+    Mutant(
+        name="product_first",
+        summary="adds small features as p x h / q, and p x h underflows",
+        clause="DMS-N-007",
+        namespace=primitives(alignment=_product_first),
+    ),
+    Mutant(
+        name="faint_misjudged",
+        summary="adds features below the normal numbers with another size than theirs",
+        clause="DMS-N-007",
+        namespace=primitives(alignment=_sizes_of_the_faint),
+    ),
+    Mutant(
+        name="faint_halves_zeroed",
+        summary="takes features below the normal numbers of float16 for 0, before it converts them",
+        clause="DMS-N-007",
+        dtype="float16",
+        batch=_zeroed(float(np.finfo(np.float16).smallest_normal)),
+    ),
+    Mutant(
+        name="small_zeroed",
+        summary="takes features below 1e-31, which are normal numbers, for 0",
+        clause="DMS-N-007",
+        batch=_zeroed(1e-31),
     ),
     Mutant(
         name="mean_of_directions",

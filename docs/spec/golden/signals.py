@@ -97,6 +97,13 @@ def q_alignment() -> Iterator[Case]:
             plain,
             {"features": drawn["features"] * size},
         )
+    near = np.array([2.0**-119, 2.0**-114, 2.0**-118])[:, None]
+    yield Case(
+        "DMS-N-007 DMS-Q-006",
+        "features just above the smallest normal number of float32",
+        plain,
+        {"features": drawn["features"] * near},
+    )
     yield Case("DMS-Q-006", "one feature", plain, {"features": draw("one feature", 2, 3, 1)})
 
 
