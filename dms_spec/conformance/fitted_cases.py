@@ -1,21 +1,19 @@
-"""Draws cases for checks of heads, and says what is exact about them."""
+"""Draws cases for checks of heads."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.artifact import Artifact
-from dms_spec.conformance import heads_oracle, oracle, strategies
-from dms_spec.conformance.closeness import K, scales
-from dms_spec.conformance.context import Arrays, Context
+from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance.closeness import K
+from dms_spec.conformance.context import Context
 from dms_spec.conformance.fitted import Heads, draw_artifact, draw_rows
-from dms_spec.conformance.heads_scale import joint_scale, probability_scale
+from dms_spec.conformance.fitted_answers import FittedCase, solved
 from dms_spec.spec import SchedulerSpec
 
 Floats = NDArray[np.float64]
@@ -38,31 +36,6 @@ SIZES = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class FittedCase:
-    """Holds an artifact and rows for it, and what is exact about them.
-
-    Attributes:
-        artifact: With heads.
-        embeddings: By modality.
-        present: bool ``[B, M]``.
-        arrays: What the heads give, as a scheduler's batch.
-        exact: What the scheduler gives.
-        scale: Its scales, by output.
-        probabilities: The class probabilities ``[B, C]``.
-        probability_scale: Their scale.
-    """
-
-    artifact: Artifact
-    embeddings: Arrays
-    present: NDArray[np.bool_]
-    arrays: Arrays
-    exact: oracle.Exact
-    scale: dict[str, Floats]
-    probabilities: Floats
-    probability_scale: Floats
-
-
 def fitted_case(
     ctx: Context,
     random: np.random.Generator,
@@ -75,39 +48,7 @@ def fitted_case(
     """Draws an artifact for a spec, and rows for it."""
     artifact = draw_artifact(random, spec, sizes, ctx.computing, joint=joint)
     embeddings, present = draw_rows(random, artifact, sizes, count, ctx.dtype)
-    return solved(ctx, artifact, embeddings, present, sizes.rate)
-
-
-def solved(
-    ctx: Context, artifact: Artifact, embeddings: Arrays, present: NDArray[np.bool_], rate: float
-) -> FittedCase:
-    """Says what is exact of some rows."""
-    spec, own = artifact.spec, artifact.parameters
-    found = heads_oracle.heads(spec.modalities, own, embeddings, present, rate)
-    arrays: Arrays = {
-        name: found[name].astype(ctx.computing) for name in ("features", "logits", "mc_logits")
-    } | {"present": present}
-    exact = oracle.schedule(spec, arrays, own)
-    scale = scales(spec, exact, arrays, own, ctx.computing)
-    prior = artifact.model["prior"]
-    p = np.array(heads_oracle.probabilities(spec, exact, own, prior))
-    p_scale = probability_scale(spec, exact, scale["fused"], own)
-    if "joint.share" in own and exact.soundness is not None:
-        said = np.array(heads_oracle.joint_logits(spec.modalities, own, embeddings, present))
-        pairs = zip(exact.soundness.tolist(), said.tolist(), strict=True)
-        a = np.array([heads_oracle.share(r, row, own) for r, row in pairs])
-        p_scale = joint_scale(p, p_scale, said, a, exact.soundness, scale["soundness"])
-        q = np.array([oracle.softmax(row) for row in said.tolist()])
-        p = (1 - a[:, None]) * p + a[:, None] * q
-    return FittedCase(
-        artifact=artifact, embeddings=embeddings, present=present, arrays=arrays, exact=exact,
-        scale=scale, probabilities=p, probability_scale=p_scale + underflow(ctx),
-    )  # fmt: skip
-
-
-def underflow(ctx: Context) -> float:
-    """What is added to every scale for what underflows: tiny over eps."""
-    return float(np.finfo(ctx.computing).smallest_normal) / ctx.eps
+    return solved(artifact, embeddings, present, ctx.computing)
 
 
 def specs_of(ctx: Context, modalities: int) -> Iterator[SchedulerSpec]:

@@ -16,20 +16,18 @@ from dms_spec.conformance import heads_oracle, oracle, strategies
 from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.context import Arrays, ConformanceError, everything
 from dms_spec.conformance.fitted import Heads, draw_artifact, draw_rows
+from dms_spec.conformance.fitted_answers import FittedCase, solved, underflow
 from dms_spec.conformance.fitted_cases import (
     FILLERS,
     NEEDS,
     SIZES,
-    FittedCase,
     as_moved,
     expect_near,
     expect_probabilities,
     fitted_case,
-    solved,
     some_policy,
     spec_of,
     specs_of,
-    underflow,
 )
 from dms_spec.conformance.heads_scale import (
     head_scales,
@@ -70,10 +68,8 @@ def check_heads_match_the_oracle(ctx: Context) -> None:
             own = case.artifact.scheduler_parameters
             ctx.expect_result("DMS-D-001", result, spec, case.arrays, own)
             expect_probabilities(ctx, "DMS-D-011", case, probabilities)
-            logits = case.arrays["logits"].astype(np.float64)
-            p, p_scale = softmax_scale(logits, np.zeros_like(logits))
             alone = rows.unimodal(case.embeddings, case.present)
-            ctx.expect_close("DMS-D-012", "unimodal", alone, p, p_scale + underflow(ctx))
+            ctx.expect_close("DMS-D-012", "unimodal", alone, case.unimodal, case.unimodal_scale)
 
 
 @check("DMS-D-001", level="heads", needs=(*NEEDS, "policy:static"))
@@ -109,7 +105,7 @@ def check_heads_of_any_numbers(ctx: Context) -> None:
         u = scales(spec, exact, arrays, {}, ctx.computing)["uncertainty"]
         u = np.where(present, u + 4 * (most * carried).mean(axis=0), 0.0)
         got, wanted = result.signals["uncertainty"], exact.signals["uncertainty"]
-        ctx.expect_close("DMS-D-001", "uncertainty", got, wanted, u + underflow(ctx))
+        ctx.expect_close("DMS-D-001", "uncertainty", got, wanted, u + underflow(ctx.computing))
 
 
 @check("DMS-D-004", level="heads", needs=NEEDS)
@@ -149,9 +145,7 @@ def check_embeddings_that_are_not_finite(ctx: Context) -> None:
         embeddings["m1"][0, place] = bad
         marked = case.present.copy()
         marked[0, 1] = False
-        without = solved(
-            ctx, case.artifact, case.embeddings, marked, float(case.artifact.model["dropout"])
-        )
+        without = solved(case.artifact, case.embeddings, marked, ctx.computing)
         rows = ctx.rows(case.artifact)
         result, p = rows.predict(embeddings, case.present)
         absent, q = rows.predict(case.embeddings, marked)

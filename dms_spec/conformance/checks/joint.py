@@ -12,11 +12,11 @@ from dms_spec.artifact import Artifact
 from dms_spec.conformance import strategies
 from dms_spec.conformance.context import Arrays, ConformanceError
 from dms_spec.conformance.fitted import Heads, draw_artifact, draw_rows
+from dms_spec.conformance.fitted_answers import FittedCase
 from dms_spec.conformance.fitted_cases import (
     FILLERS,
     NEEDS,
     SIZES,
-    FittedCase,
     as_moved,
     expect_near,
     expect_probabilities,
