@@ -39,13 +39,16 @@ from dms_spec.errors import (
     SpecError,
     UnknownName,
 )
+from dms_spec.interface.backend import Predictive
 from dms_spec.plugins import available, get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "dms_spec" / "conformance" / "vectors"
-NAMES = sorted(path.name for path in FOLDER.glob("*.json"))
+CORE = sorted(path.name for path in FOLDER.glob("*.json"))
+HEADS = "heads/d_heads.json"
+NAMES = [*CORE, HEADS]
 
 # Specs of two modalities that weigh alignment warn, as they should, and so does what is not fitted.
 pytestmark = pytest.mark.filterwarnings(
@@ -58,6 +61,13 @@ def compute(backend: str, vector: Vector) -> Mapping[str, Any]:
     """What a backend makes of a vector."""
     found = get_backend(backend)
     device = found.check_device(None)
+    if vector.heads:
+        assert isinstance(found, Predictive)
+        rows = found.row_predictor(vector.artifact, device)
+        given = vector.heads.embeddings, vector.arrays["present"]
+        schedule, probabilities = rows.predict(*given)
+        own = {"probabilities": probabilities, "unimodal": rows.unimodal(*given)}
+        return {**schedule.arrays(), **own}
     batch = ModalityBatch(**{k: found.from_numpy(a, device) for k, a in vector.arrays.items()})
     scheduler = found.scheduler(vector.spec, vector.parameters, device=device)
     return scheduler(batch).converted(found.to_numpy).arrays()
@@ -87,7 +97,9 @@ def built() -> dict[str, str]:
 
 
 def test_there_is_a_file_for_each_topic(built: dict[str, str]) -> None:
-    assert sorted(built) == NAMES, "run: make vectors"
+    assert sorted(built) == sorted(NAMES), "run: make vectors"
+    there = [path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.json")]
+    assert sorted(there) == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -123,7 +135,8 @@ def test_reading_and_writing_lose_nothing(name: str) -> None:
 
 
 def test_the_files_are_small() -> None:
-    assert sum((FOLDER / name).stat().st_size for name in NAMES) < 500_000
+    assert sum((FOLDER / name).stat().st_size for name in CORE) < 500_000
+    assert (FOLDER / HEADS).stat().st_size < 100_000
     for vector in read_vectors():
         sizes = {name: array.shape for name, array in vector.arrays.items()}
         batch, modalities = vector.active.shape
@@ -152,6 +165,39 @@ def test_every_clause_about_values_is_covered_in_both_dtypes() -> None:
     for dtype in ("float64", "float32"):
         found = {c for vector in read_vectors() if vector.dtype == dtype for c in vector.clauses}
         assert found == wanted
+
+
+def test_what_heads_give_is_covered_in_both_dtypes() -> None:
+    wanted = {f"DMS-D-{number:03d}" for number in (1, 2, 4, 7, 8, 11, 12, 13)}
+    for dtype in ("float64", "float32"):
+        vectors = [vector for vector in read_vectors(level="heads") if vector.dtype == dtype]
+        found = {clause for vector in vectors for clause in vector.clauses}
+        assert wanted <= found
+
+
+def test_vectors_of_no_level_are_refused() -> None:
+    with pytest.raises(SpecError, match="no such level"):
+        read_vectors(level="all")
+    with pytest.raises(SpecError, match="no heads"):
+        _ = read_vectors()[0].artifact
+
+
+@pytest.mark.parametrize("change", [{"dropout": "0x1p+0"}, {"prior": None}, {"embeddings": {}}])
+def test_damaged_heads_are_refused(change: dict[str, Any]) -> None:
+    data = json.loads((FOLDER / HEADS).read_text(encoding="utf-8"))
+    data["vectors"][0]["heads"] |= change
+    with pytest.raises(FileError):
+        from_json(json.dumps(data))
+
+
+@pytest.mark.parametrize("name", ["probabilities", "unimodal"])
+def test_wrong_class_probabilities_are_noticed(name: str) -> None:
+    vector = next(v for v in read_vectors(level="heads") if name in v.expected)
+    outputs = {k: np.array(v) for k, v in compute("numpy", vector).items()}
+    hold(vector, outputs)
+    outputs[name].flat[0] += 1e-4
+    with pytest.raises(ConformanceError, match=f"DMS-D-011: {name}"):
+        hold(vector, outputs)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -329,7 +375,7 @@ def test_the_guide_shows_a_vector_that_ships() -> None:
     assert vector in data.pop("vectors")
     assert shown == data
     covered = {clause for vector in read_vectors() for clause in vector.clauses}
-    numbers = f"{len(NAMES)} files of less than 500 kB together, with {len(read_vectors())} cases"
+    numbers = f"{len(CORE)} files of less than 500 kB together, with {len(read_vectors())} cases"
     assert f"{numbers} of {len(covered)} clauses" in " ".join(page.split())
 
 

@@ -68,8 +68,7 @@ def solved(
         p_scale = joint_scale(p, p_scale, said, a, exact.soundness, scale["soundness"])
         q = np.array([oracle.softmax(row) for row in said.tolist()])
         p = (1 - a[:, None]) * p + a[:, None] * q
-    logits = np.where(exact.active[..., None], found["logits"], 0.0)
-    alone, alone_scale = softmax_scale(logits, np.zeros_like(logits))
+    alone, alone_scale = softmax_scale(found["logits"], np.zeros_like(found["logits"]))
     floor = underflow(computing)
     return FittedCase(
         artifact=artifact, embeddings=embeddings, present=present, arrays=arrays, exact=exact,

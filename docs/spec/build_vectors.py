@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from golden import policies, presence, results, signals  # noqa: E402
+from golden import heads, policies, presence, results, signals  # noqa: E402
 from golden.cases import DTYPES  # noqa: E402
 
 from dms_spec.conformance.vectors import to_json  # noqa: E402
@@ -23,17 +23,20 @@ from dms_spec.conformance.vectors import to_json  # noqa: E402
 TARGET = ROOT / "dms_spec" / "conformance" / "vectors"
 
 #: What is written, in the order of the files' names.
-FILES = sorted(
-    (*presence.CASES, *signals.CASES, *policies.CASES, *results.CASES),
-    key=lambda cases: cases.__name__,
-)
+FILES = [
+    *sorted(
+        (*presence.CASES, *signals.CASES, *policies.CASES, *results.CASES),
+        key=lambda cases: cases.__name__,
+    ),
+    *heads.CASES,
+]
 
 #: Where the dtype decides what can go wrong.
 DELICATE = {"DMS-A-007", "DMS-N-001", "DMS-N-002"}
 
 
 def build() -> dict[str, str]:
-    """The text of each file, by its name.
+    """The text of each file, by its place.
 
     A case is there in both dtypes if one of its clauses is delicate or is there for the first
     time, else in one of them, in turn: what it shows does not depend on the dtype.
@@ -50,16 +53,17 @@ def build() -> dict[str, str]:
             ]
             seen |= ids
             turn = turn if both else 1 - turn
-        texts[f"{cases.__name__}.json"] = to_json(vectors)
+        folder = "heads/" if cases in heads.CASES else ""
+        texts[f"{folder}{cases.__name__}.json"] = to_json(vectors)
     return texts
 
 
 if __name__ == "__main__":
     texts = build()
-    for old in TARGET.glob("*.json"):
-        if old.name not in texts:
+    for old in TARGET.rglob("*.json"):
+        if old.relative_to(TARGET).as_posix() not in texts:
             old.unlink()
-    TARGET.mkdir(exist_ok=True)
+    (TARGET / "heads").mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         (TARGET / name).write_text(text, encoding="utf-8", newline="\n")
     size = sum(len(text) for text in texts.values())

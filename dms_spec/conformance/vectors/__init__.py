@@ -7,10 +7,10 @@ whoever reads them needs neither this package nor hypothesis. The format is desc
 "Implement it in another language".
 """
 
-from dms_spec.conformance.vectors.freezing import freeze
+from dms_spec.conformance.vectors.freezing import freeze, freeze_rows
 from dms_spec.conformance.vectors.holding import hold
 from dms_spec.conformance.vectors.reading import from_json, read_vectors
-from dms_spec.conformance.vectors.vector import Expected, Vector
+from dms_spec.conformance.vectors.vector import Embedded, Expected, Vector
 from dms_spec.conformance.vectors.writing import (
     FORMAT,
     FORMAT_VERSION,
@@ -22,9 +22,11 @@ from dms_spec.conformance.vectors.writing import (
 __all__ = [
     "FORMAT",
     "FORMAT_VERSION",
+    "Embedded",
     "Expected",
     "Vector",
     "freeze",
+    "freeze_rows",
     "from_json",
     "hold",
     "read_vectors",

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dms_spec._version import EDITION
+from dms_spec.artifact import Artifact
 from dms_spec.conformance import closeness, oracle
 from dms_spec.conformance.clauses import clauses
-from dms_spec.conformance.vectors.vector import DTYPES, Arrays, Expected, Floats, Vector, computing
+from dms_spec.conformance.fitted_answers import solved
+from dms_spec.conformance.vectors.vector import (
+    DTYPES,
+    Arrays,
+    Embedded,
+    Expected,
+    Floats,
+    Vector,
+    computing,
+)
 from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, unknown
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import INPUT_NAMES, ModalityBatch
@@ -98,6 +111,73 @@ def freeze(
         active=exact.active,
         expected={} if refusal else _expected(spec, arrays, parameters, exact),
         refusal=refusal,
+    )
+
+
+def freeze_rows(
+    artifact: Artifact,
+    embeddings: Arrays,
+    present: NDArray[np.bool_],
+    *,
+    clause: str,
+    description: str,
+    dtype: str,
+) -> Vector:
+    """Freezes rows of embeddings with what a fitted artifact makes of them.
+
+    The heads must be exact in float32, in whatever order they are computed: of numbers with few
+    binary digits. What follows them is then compared as closely as anywhere else.
+
+    Args:
+        artifact: With heads, its parameters in ``dtype``.
+        embeddings: ``[B, D_m]`` by modality, in ``dtype``.
+        present: bool ``[B, M]``.
+        clause: As in `freeze`.
+        description: As in `freeze`.
+        dtype: Name of the dtype: ``float64`` or ``float32``.
+
+    Raises:
+        SpecError, UnknownName: As `freeze`.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from dms_spec.conformance.vectors import freeze_rows, read_vectors
+        >>> vector = read_vectors(level="heads")[0]
+        >>> again = freeze_rows(
+        ...     vector.artifact,
+        ...     vector.heads.embeddings,
+        ...     vector.arrays["present"],
+        ...     clause="DMS-D-011",
+        ...     description="once more",
+        ...     dtype=vector.dtype,
+        ... )
+        >>> sorted(set(again.expected) - set(vector.expected))
+        []
+    """
+    case = solved(artifact, dict(embeddings), present, np.dtype(dtype))
+    vector = freeze(
+        artifact.spec,
+        case.arrays,
+        artifact.parameters,
+        clause=clause,
+        description=description,
+        dtype=dtype,
+    )
+    of_classes = {"probabilities": (case.probabilities, case.probability_scale)}
+    if not np.isnan(case.unimodal).any():  # embeddings that are not finite say nothing
+        of_classes["unimodal"] = case.unimodal, case.unimodal_scale
+    return replace(
+        vector,
+        expected=dict(vector.expected)
+        | {
+            name: Expected(values=values, scale=_short(scale), allowance=np.zeros(values.shape))
+            for name, (values, scale) in of_classes.items()
+        },
+        heads=Embedded(
+            embeddings=embeddings,
+            dropout=float(artifact.model["dropout"]),
+            prior=np.asarray(artifact.model["prior"], dtype=np.float64),
+        ),
     )
 
 

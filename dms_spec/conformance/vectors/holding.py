@@ -10,7 +10,7 @@ import numpy as np
 
 from dms_spec.conformance.clauses import clauses
 from dms_spec.conformance.context import ConformanceError
-from dms_spec.conformance.vectors.vector import Floats, Vector
+from dms_spec.conformance.vectors.vector import OF_CLASSES, Floats, Vector
 
 
 def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
@@ -20,7 +20,8 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
     Args:
         vector: The case.
         outputs: ``active``, ``scores``, ``weights``, ``fused``, where evidence is fused
-            ``soundness``, and each signal of the spec, by name, as nested lists or NumPy arrays:
+            ``soundness``, each signal of the spec, and of the level ``heads`` ``probabilities``
+            and ``unimodal``, by name, as nested lists or NumPy arrays:
             ``active`` of bool or of 0 and 1, the others of any floating dtype, each in the shape
             that `Vector` has it in. Others may stand beside them, such as terms, and are not
             looked at.
@@ -56,7 +57,7 @@ def hold(vector: Vector, outputs: Mapping[str, Any]) -> None:
         )
         if name == "fused":
             _expect(vector, "DMS-P-007", values[~some] == 0, "fused is not 0 with nothing active")
-        else:
+        elif name not in OF_CLASSES:
             clause = "DMS-P-001" if name == "weights" else "DMS-P-009"
             exact = values[off] == expected.values[off]
             _expect(vector, clause, exact, f"{name} of what is not active is not exact")

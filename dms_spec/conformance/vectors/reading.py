@@ -14,24 +14,28 @@ from numpy.typing import NDArray
 
 from dms_spec._version import EDITION
 from dms_spec.conformance.clauses import clauses
-from dms_spec.conformance.vectors.vector import DTYPES, REFUSALS, Expected, Vector
+from dms_spec.conformance.vectors.vector import DTYPES, REFUSALS, Embedded, Expected, Vector
 from dms_spec.conformance.vectors.writing import FORMAT, FORMAT_VERSION
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, SpecError
 from dms_spec.spec import SchedulerSpec
 from dms_spec.texts import parse_json, read_text
 from dms_spec.types import ModalityBatch
 
+#: Where the vectors of a level lie, from here.
+_FOLDERS = {"core": ".", "heads": "heads"}
 _NUMBER = re.compile(r"-?(0x[01](\.[0-9a-f]+)?p[+-][0-9]+|inf)|nan")
 
 
-def read_vectors(path: Path | None = None) -> list[Vector]:
+def read_vectors(path: Path | None = None, *, level: str = "core") -> list[Vector]:
     """Reads vectors from a file, or from all ``.json`` files of a folder in the order of their
     names.
 
     Args:
         path: The file or folder; None for the vectors that ship with this package.
+        level: Which of those that ship: ``core``, or ``heads`` for those of fitted artifacts.
 
     Raises:
+        SpecError: There is no such level.
         FileError: There is nothing to read, or a file is damaged, or newer than this package.
 
     Example:
@@ -40,7 +44,9 @@ def read_vectors(path: Path | None = None) -> list[Vector]:
         >>> sorted({vector.dtype for vector in vectors})
         ['float32', 'float64']
     """
-    place: Traversable = files(__package__) if path is None else path
+    if level not in _FOLDERS:
+        raise SpecError("no such level", expected=" or ".join(_FOLDERS), got=repr(level))
+    place: Traversable = files(__package__) / _FOLDERS[level] if path is None else path
     try:
         found = [place]
         if place.is_dir():
@@ -114,17 +120,25 @@ def _unreadable(source: str, got: str) -> FileError:
 
 
 def _vector(data: dict[str, Any]) -> Vector:
-    _keys(data, *_KEYS)
+    optional = ("heads",) if "heads" in data else ()
+    _keys(data, *_KEYS, *optional)
     spec = SchedulerSpec.from_dict(data["spec"])
     arrays = {name: _read_array(entry) for name, entry in data["arrays"].items()}
     batch = ModalityBatch(**arrays)
     active = _read_array(data["active"])
     role = arrays["features" if spec.fusion == "feature" else "logits"]
-    shape, fused = batch.shape, (batch.shape[0], role.shape[2])
+    shape = batch.shape
+    sizes: dict[str, tuple[int, ...]] = {"fused": (shape[0], role.shape[2])}
+    heads = _read_heads(data["heads"], spec, shape[0]) if optional else None
+    if heads:
+        classes = len(heads.prior)
+        sizes |= {"probabilities": (shape[0], classes), "unimodal": (*shape, classes)}
     refusal, dtype = data["refusal"], data["dtype"]
     names = set() if refusal else {*spec.signals, "scores", "weights", "fused"}
     if spec.fusion == "evidence" and not refusal:
         names.add("soundness")
+    if heads and not refusal:
+        names |= {"probabilities"} | (set(data["expected"]) & {"unimodal"})
     vector = Vector(
         description=_typed(data["description"], str),
         clauses=tuple(_typed(data["clauses"], list)),
@@ -134,11 +148,12 @@ def _vector(data: dict[str, Any]) -> Vector:
         parameters={name: _read_array(entry) for name, entry in data["parameters"].items()},
         active=active,
         expected={
-            name: _read_expected(entry, fused if name == "fused" else shape)
+            name: _read_expected(entry, sizes.get(name, shape))
             for name, entry in data["expected"].items()
         },
         refusal=refusal,
         k=_number(data["k"]),
+        heads=heads,
     )
     good = {
         "clauses": bool(vector.clauses) and set(vector.clauses) <= set(clauses()),
@@ -169,6 +184,17 @@ _KEYS = (
     "active",
     "expected",
 )
+
+
+def _read_heads(data: dict[str, Any], spec: SchedulerSpec, rows: int) -> Embedded:
+    _keys(data, "dropout", "prior", "embeddings")
+    embeddings = {name: _read_array(entry) for name, entry in data["embeddings"].items()}
+    prior, dropout = _read_array(data["prior"]), _number(data["dropout"])
+    if tuple(embeddings) != spec.modalities or any(len(x) != rows for x in embeddings.values()):
+        raise ValueError("the embeddings are not those of the modalities and rows")
+    if prior.ndim != 1 or prior.dtype != np.float64 or not 0 <= dropout < 1:
+        raise ValueError("the class prior or the rate of dropout is none")
+    return Embedded(embeddings=embeddings, dropout=dropout, prior=prior)
 
 
 def _read_array(data: dict[str, Any]) -> NDArray[Any]:

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dms_spec.artifact import Artifact
 from dms_spec.conformance import closeness
+from dms_spec.errors import SpecError
 from dms_spec.spec import SchedulerSpec
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -18,7 +20,9 @@ Floats = NDArray[np.float64]
 #: The dtypes that a case may come in.
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 #: The errors that a vector may ask for.
-REFUSALS = ("NonFiniteInput", "NothingPresent")
+REFUSALS = ("NonFiniteInput", "NothingPresent", "ArtifactError")
+#: Outputs that have an axis of their own in place of the modalities, or beside it.
+OF_CLASSES = ("fused", "probabilities", "unimodal")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +42,21 @@ class Expected:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Embedded:
+    """Says what a case of the level ``heads`` starts from, beside its parameters.
+
+    Attributes:
+        embeddings: ``[B, D_m]``, by modality.
+        dropout: The rate of dropout.
+        prior: The class probabilities where nothing is active, float64 ``[C]``.
+    """
+
+    embeddings: Arrays
+    dropout: float
+    prior: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Vector:
     """Holds a case and its answer.
 
@@ -53,9 +72,12 @@ class Vector:
         parameters: Parameter arrays by full name.
         active: bool ``[B, M]``: who takes part.
         expected: ``scores``, ``weights``, ``fused``, where evidence is fused ``soundness``, and
-            each signal, by name. Empty where the case is to be refused.
+            each signal, by name; of the level ``heads``, also the class probabilities:
+            ``probabilities`` ``[B, C]`` and, where all embeddings are finite, ``unimodal``
+            ``[B, M, C]``. Empty where the case is to be refused.
         refusal: Name of the error that the spec asks for; empty if the case has an answer.
         k: The constant of closeness.
+        heads: The embeddings, of the level ``heads``; ``arrays`` is what the heads give then.
 
     Example:
         >>> import numpy as np
@@ -83,6 +105,24 @@ class Vector:
     expected: Mapping[str, Expected]
     refusal: str = ""
     k: float = closeness.K
+    heads: Embedded | None = None
+
+    @property
+    def artifact(self) -> Artifact:
+        """The artifact of a case of the level ``heads``."""
+        if self.heads is None:
+            raise SpecError("the vector has no heads", fix='read_vectors(level="heads") has some.')
+        passes = self.arrays["mc_logits"].shape[0]
+        return Artifact(
+            spec=self.spec,
+            parameters=dict(self.parameters),
+            model={
+                "classes": list(range(len(self.heads.prior))),
+                "prior": self.heads.prior.tolist(),
+                "dropout": self.heads.dropout,
+                "passes": passes,
+            },
+        )
 
     @property
     def computing(self) -> str:

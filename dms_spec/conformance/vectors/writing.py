@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec._version import EDITION
-from dms_spec.conformance.vectors.vector import Vector
+from dms_spec.conformance.vectors.vector import Embedded, Vector
 from dms_spec.outputs import writing_file
 
 FORMAT = "dms-vectors"
@@ -71,6 +71,14 @@ def _plain(vector: Vector) -> dict[str, Any]:
             | ({"allowance": _numbers(expected.allowance)} if expected.allowance.any() else {})
             for name, expected in vector.expected.items()
         },
+    } | ({"heads": _heads(vector.heads)} if vector.heads else {})
+
+
+def _heads(heads: Embedded) -> dict[str, Any]:
+    return {
+        "dropout": _hex(heads.dropout),
+        "prior": _array(heads.prior),
+        "embeddings": {name: _array(array) for name, array in heads.embeddings.items()},
     }
 
 
