@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance import drawing, oracle
 from dms_spec.equations.evidence import discount, log_prior, log_ratios, posterior
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import SpecError
@@ -26,7 +26,7 @@ def drawn(seed: int, sharp: float) -> tuple[Floats, Floats, Floats, NDArray[np.b
     """Log-ratios, log g and log pi of one sample, and that all of it is active."""
     random = np.random.Generator(np.random.Philox(seed))
     m, c = int(random.integers(1, 7)), int(random.integers(1, 6))
-    own = strategies.level(random, m, c)
+    own = drawing.level(random, m, c)
     logits = random.normal(size=(1, m, c)) * sharp
     said = log_ratios(NS, logits, own["fusion.priors"])
     log_g = np.log(random.uniform(0.01, 0.99, size=(1, m)))
@@ -138,9 +138,10 @@ def test_parameters_have_the_gradients_of_the_oracle() -> None:
         coefficients={"typicality": 1.0},
         fusion="evidence",
     )
-    own = strategies.parameters(
-        spec, random, width=3, classes=4, dtype=np.float64, optional=True
-    ) | {"fusion.redundancy": np.asarray(0.3), "policy.doubt": np.asarray(-1.5)}
+    own = drawing.parameters(spec, random, width=3, classes=4, dtype=np.float64, optional=True) | {
+        "fusion.redundancy": np.asarray(0.3),
+        "policy.doubt": np.asarray(-1.5),
+    }
     arrays = {"features": random.normal(size=(5, 3, 3)), "logits": random.normal(size=(5, 3, 4))}
     towards = {"fused": random.normal(size=(5, 4)), "soundness": random.normal(size=(5, 3))}
     fusion = Fusion(spec, own)

@@ -16,15 +16,9 @@ from hypothesis import given, settings
 
 from dms_spec._version import EDITION
 from dms_spec.artifact import Artifact, save_artifact
-from dms_spec.conformance.strategies import (
-    COVARIANCES,
-    SIGNAL_OPTIONS,
-    Case,
-    cases,
-    trust,
-    typical,
-)
-from dms_spec.conformance.strategies import level as random_level
+from dms_spec.conformance.drawing import COVARIANCES, trust, typical
+from dms_spec.conformance.drawing import level as random_level
+from dms_spec.conformance.strategies import SIGNAL_OPTIONS, Case, cases
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
 from dms_spec.errors import (

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
-from dms_spec.conformance import strategies
-from dms_spec.conformance.strategies import Arrays
+from dms_spec.conformance import drawing
+from dms_spec.conformance.drawing import Arrays
 from dms_spec.spec import SchedulerSpec
 
 #: Twelve binary digits: more than half precision holds, or the fast modes of a GPU.
@@ -69,7 +69,7 @@ def draw_artifact(
         own["head.weight"] = random.normal(size=(sizes.features, sizes.classes))
         own["head.bias"] = random.normal(size=sizes.classes)
     width = sizes.features or max(sizes.widths)
-    rest = strategies.parameters(
+    rest = drawing.parameters(
         spec, random, width=width, classes=sizes.classes, dtype=dtype, optional=True, own=True
     )
     prior = np.exp(random.normal(size=sizes.classes))

@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 
 from dms_spec._version import PACKAGE
-from dms_spec.conformance import clauses, strategies
+from dms_spec.conformance import clauses, drawing, strategies
 from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.expected import Expectation
 from dms_spec.conformance.mutants import get_mutant, self_test
@@ -43,7 +43,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 
 _POLICIES = tuple(
     dict.fromkeys(
-        (*strategies.POLICIES, "modality_dropout", *strategies.LEARNED, *strategies.PUBLISHED)
+        (*strategies.POLICIES, "modality_dropout", *drawing.LEARNED, *strategies.PUBLISHED)
     )
 )
 

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.conformance import oracle, strategies, worked_example
+from dms_spec.conformance import drawing, oracle, strategies, worked_example
 from dms_spec.conformance.closeness import K, finfo, scales
 from dms_spec.conformance.context import Arrays, ConformanceError
 from dms_spec.conformance.registry import Context, check
@@ -163,7 +163,7 @@ def check_an_unseen_class_is_not_spoken_of(ctx: Context) -> None:
         spec = case.spec.replace(signals={n: {} for n in case.spec.coefficients})
         m, c = case.arrays["logits"].shape[-2:]
         random = np.random.Generator(np.random.Philox(seed))
-        own = strategies.level(random, m, c)
+        own = drawing.level(random, m, c)
         priors = np.where(random.random((m, c)) < 0.5, 0.0, own["fusion.priors"])
         own |= {"fusion.priors": priors}
         parameters = case.parameters | {k: v.astype(ctx.computing) for k, v in own.items()}
@@ -192,7 +192,7 @@ def check_more_trust_is_never_less_belief(ctx: Context) -> None:
     )
     def property_(case: strategies.Case, amount: float, seed: int) -> None:
         spec = case.spec.replace(signals={"typicality": {}}, coefficients={"typicality": 1.0})
-        parameters = strategies.parameters(
+        parameters = drawing.parameters(
             spec,
             np.random.Generator(np.random.Philox(seed)),
             width=case.arrays["features"].shape[-1],

@@ -9,7 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dms_spec.artifact import Artifact, load_artifact, save_artifact
-from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance import drawing, oracle, strategies
 from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import DMSError
@@ -41,7 +41,7 @@ def check_artifacts_are_exchanged(ctx: Context) -> None:
             if _runs(other, matrices.spec.policy):
                 _exchange(ctx, matrices, other)
 
-    @ctx.given(ctx.cases(policies=strategies.POLICIES + strategies.LEARNED), st.data())
+    @ctx.given(ctx.cases(policies=strategies.POLICIES + drawing.LEARNED), st.data())
     def property_(case: strategies.Case, data: st.DataObject) -> None:
         able = [other for other in partners if _runs(other, case.spec.policy)]
         _exchange(ctx, case, data.draw(st.sampled_from(able)))

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from dms_spec.artifact import Artifact
-from dms_spec.conformance import strategies
+from dms_spec.conformance import drawing, strategies
 from dms_spec.conformance.context import ConformanceError
 from dms_spec.conformance.registry import Context, check
 from dms_spec.errors import DMSError
@@ -22,7 +22,7 @@ def check_parameters_are_exported(ctx: Context) -> None:
     names = strategies.names(3)
     rule = SchedulerSpec.preset("paper", names)
     specs = [SchedulerSpec.preset(preset, names) for preset in PRESETS]
-    specs += [rule.replace(policy=policy) for policy in strategies.LEARNED]
+    specs += [rule.replace(policy=policy) for policy in drawing.LEARNED]
     specs += [
         SchedulerSpec(modalities=names, policy="co_attention"),
         SchedulerSpec(modalities=names, signals={"anchored_alignment": {}}, fusion="logit"),
@@ -30,7 +30,7 @@ def check_parameters_are_exported(ctx: Context) -> None:
     ]
     random = np.random.Generator(np.random.Philox(7))
     for spec in specs:
-        drawn = strategies.parameters(
+        drawn = drawing.parameters(
             spec, random, width=4, classes=3, dtype=np.float32, optional=True
         )
         own = {

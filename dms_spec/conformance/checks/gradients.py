@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance import drawing, oracle, strategies
 from dms_spec.conformance.context import Arrays, ConformanceError
 from dms_spec.conformance.registry import Context, check
 from dms_spec.interface.backend import Differentiable
@@ -96,7 +96,7 @@ def _smooth(draw: st.DrawFn, ctx: Context) -> strategies.Case:
 
 
 def _policies(ctx: Context) -> tuple[str, ...]:
-    known = (*strategies.POLICIES, *strategies.LEARNED)
+    known = (*strategies.POLICIES, *drawing.LEARNED)
     claimed = tuple(name for name in known if not ctx.lacks((f"policy:{name}",)))
     return claimed or (ctx.plain_policy(),)
 
@@ -211,7 +211,7 @@ def _with_gaps(
         fusion=level,  # type: ignore[arg-type]
         detach_signals=False,
     )
-    own = strategies.parameters(
+    own = drawing.parameters(
         spec, random, width=d, classes=c, dtype=ctx.computing, optional=True, own=True
     )
     return strategies.Case(spec=spec, arrays=arrays, parameters=own)
@@ -254,7 +254,7 @@ def check_gradients_are_finite(ctx: Context) -> None:
             fusion=fusion,  # type: ignore[arg-type]
             detach_signals=False,
         )
-        parameters = strategies.parameters(
+        parameters = drawing.parameters(
             spec,
             random,
             width=5,

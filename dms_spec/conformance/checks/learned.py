@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 from hypothesis import strategies as st
 
-from dms_spec.conformance import oracle, strategies
+from dms_spec.conformance import drawing, oracle, strategies
 from dms_spec.conformance.context import Arrays
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
@@ -17,7 +17,7 @@ _CLAUSES = {
     "residual_mlp": "DMS-L-008",
     "monotone": "DMS-L-009",
 }
-_NEEDS = tuple(f"policy:{name}" for name in strategies.LEARNED)
+_NEEDS = tuple(f"policy:{name}" for name in drawing.LEARNED)
 
 
 @check("DMS-L-007", "DMS-L-008", "DMS-L-009", "DMS-N-001", level="learned", needs=_NEEDS)
@@ -48,7 +48,7 @@ def check_learned_policies_weigh_every_signal(ctx: Context) -> None:
             signals={name: {} for name in strategies.SIGNAL_OPTIONS},
             coefficients=dict.fromkeys(reversed(strategies.SIGNAL_OPTIONS), 1.0),
         )
-        parameters = strategies.parameters(spec, random, width=5, dtype=ctx.computing)
+        parameters = drawing.parameters(spec, random, width=5, dtype=ctx.computing)
         if seed == 3:  # coefficients that are small, and not 0
             parameters["policy.theta"] -= 10
         ctx.expect_exact(clause, spec, arrays, parameters)
@@ -58,7 +58,7 @@ def check_learned_policies_weigh_every_signal(ctx: Context) -> None:
 def check_learned_weights_are_weights(ctx: Context) -> None:
     """Learned weights sum to one, and are exactly 0 where inactive and 1 for the only one."""
 
-    @ctx.given(ctx.cases(policies=strategies.LEARNED))
+    @ctx.given(ctx.cases(policies=drawing.LEARNED))
     def property_(case: strategies.Case) -> None:
         exact = oracle.schedule(case.spec, case.arrays, case.parameters)
         weights = ctx.schedule(case.spec, case.arrays, case.parameters).weights

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.conformance import strategies, worked_example
+from dms_spec.conformance import drawing, strategies, worked_example
 from dms_spec.conformance.context import everything
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
@@ -163,7 +163,7 @@ def _laid_out(array: NDArray[Any], layout: str, rows: int) -> NDArray[Any]:
 )
 def check_parameters_do_not_decide_the_dtype(ctx: Context) -> None:
     """Parameters of another dtype give what the same numbers give in the computing dtype."""
-    policies = ("static", *strategies.POLICIES, *strategies.LEARNED)
+    policies = ("static", *strategies.POLICIES, *drawing.LEARNED)
     other = np.float64 if ctx.dtype == "float32" else np.float32
 
     @ctx.given(ctx.cases(policies=policies, tame=True, nonfinite=False))

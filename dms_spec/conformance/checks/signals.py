@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dms_spec.conformance import oracle, strategies, worked_example
+from dms_spec.conformance import drawing, oracle, strategies, worked_example
 from dms_spec.conformance.closeness import K, scales
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
@@ -35,7 +35,7 @@ def _hold(
         spec = SchedulerSpec(
             modalities=strategies.names(m), policy=ctx.plain_policy(), signals={name: own}
         )
-        parameters = strategies.parameters(
+        parameters = drawing.parameters(
             spec,
             np.random.Generator(np.random.Philox(seed)),
             width=d,
@@ -123,7 +123,7 @@ def check_typicality_of_places(ctx: Context) -> None:
     """Typicality is exactly 0 inside the band, and falls outside it, on either side."""
 
     @ctx.given(
-        st.sampled_from(strategies.COVARIANCES),
+        st.sampled_from(drawing.COVARIANCES),
         st.sampled_from([1, 2, 5, 16]),
         st.booleans(),
         st.integers(0, 2**32 - 1),
@@ -133,10 +133,10 @@ def check_typicality_of_places(ctx: Context) -> None:
         spec = SchedulerSpec(
             modalities=strategies.names(3), policy=ctx.plain_policy(), signals={"typicality": {}}
         )
-        place = strategies.typical(random, 3, width, covariance)
+        place = drawing.typical(random, 3, width, covariance)
         place["prototypes"] = place["prototypes"][:, :1]  # so that a step away is one outwards
         beside = beside and bool(place["outside"].any())
-        cost = strategies.trust(random, 3, width)
+        cost = drawing.trust(random, 3, width)
         low, high = cost["band"].T
         beyond = [high + more for more in (0.25, 0.5, 1, 2, 4)]
         distances = np.stack([low - 2, low - 1, (low + high) / 2, *beyond])
@@ -181,7 +181,7 @@ def check_typicality_at_a_prototype(ctx: Context) -> None:
             "deviations": np.ones((2, 4)),
             "prototypes": random.integers(-3, 4, size=(2, 3, 4)),
             "outside": np.zeros(2),
-        } | strategies.trust(random, 2, 4)
+        } | drawing.trust(random, 2, 4)
         parameters = {
             f"signals.typicality.{name}": array.astype(ctx.computing)
             for name, array in place.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.conformance import strategies
+from dms_spec.conformance import drawing, strategies
 from dms_spec.conformance.context import Arrays, everything
 from dms_spec.conformance.oracle import POLICIES
 from dms_spec.conformance.registry import Context, check
@@ -60,7 +60,7 @@ def _case(
         coefficients=dict.fromkeys(weighed, 0.7),
         fusion="evidence" if trusts else fusion,  # type: ignore[arg-type]
     )
-    own = strategies.parameters(
+    own = drawing.parameters(
         spec, random, width=d, classes=c, dtype=ctx.computing, optional=True, own=True
     )
     return strategies.Case(spec=spec, arrays=arrays, parameters=own)

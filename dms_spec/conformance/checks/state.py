@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from dms_spec.conformance import strategies, worked_example
+from dms_spec.conformance import drawing, strategies, worked_example
 from dms_spec.conformance.context import Arrays, everything
 from dms_spec.conformance.registry import Context, check
 from dms_spec.spec import SchedulerSpec
@@ -85,14 +85,14 @@ def _overwrite(arrays: dict[str, Any], values: dict[str, Any]) -> bool:
 @check("DMS-C-007")
 def check_schedulers_do_not_see_each_other(ctx: Context) -> None:
     """Two schedulers of one spec keep to their own parameters."""
-    policies = ("static", *strategies.POLICIES, *strategies.LEARNED)
+    policies = ("static", *strategies.POLICIES, *drawing.LEARNED)
 
     @ctx.given(ctx.cases(policies=policies, nonfinite=False), st.integers(0, 2**16))
     def property_(case: strategies.Case, seed: int) -> None:
         spec, arrays = case.spec, case.arrays
         d, c = arrays["features"].shape[-1], arrays["logits"].shape[-1]
         sets = [
-            strategies.parameters(
+            drawing.parameters(
                 spec,
                 np.random.Generator(np.random.Philox(seed + number)),
                 width=d,

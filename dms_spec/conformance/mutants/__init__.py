@@ -12,6 +12,7 @@ from dms_spec.conformance.context import ConformanceError, Context
 from dms_spec.conformance.mutants import (
     arrays,
     chimeras,
+    classes,
     draws,
     evidence,
     gradients,
@@ -59,6 +60,7 @@ def mutants() -> tuple[Mutant, ...]:
         *draws.MUTANTS,
         *silence.MUTANTS,
         *heads.MUTANTS,
+        *classes.MUTANTS,
         *rare.MUTANTS,
         *chimeras.MUTANTS,
     )
