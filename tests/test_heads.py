@@ -9,14 +9,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import array_api_compat.numpy as numpy_xp
-import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from libraries import NUMPY, library
 from numpy.typing import NDArray
 
-from dms_numpy import primitives
 from dms_spec.equations.heads import (
     HEAD_OUTPUTS,
     HEAD_PARAMETERS,
@@ -30,23 +29,8 @@ from dms_spec.errors import DMSError, MissingInput, ShapeError, SpecError, Unkno
 Arrays = dict[str, NDArray[Any]]
 Floats = NDArray[np.float64]
 
-NUMPY = Namespace.of(numpy_xp, np.ndarray, select=primitives.select)
 NAMES = ("image", "text", "audio")
 FILLERS = [0.0, 1e30, np.nan, np.inf, -np.inf]
-
-
-def library(name: str) -> tuple[Namespace, Any, Any]:
-    """A namespace, and the ways from NumPy into its library and back."""
-    if name == "numpy":
-        return NUMPY, np.asarray, np.asarray
-    if name == "strict":
-        kind = type(array_api_strict.asarray(0.0))
-        return Namespace.of(array_api_strict, kind), array_api_strict.asarray, np.asarray
-    torch = pytest.importorskip("torch")
-    import array_api_compat.torch as torch_xp
-
-    ns = Namespace.of(torch_xp, torch.Tensor, stop_gradient=torch.Tensor.detach)
-    return ns, torch.as_tensor, lambda tensor: tensor.detach().numpy()
 
 
 def rng(seed: int) -> np.random.Generator:

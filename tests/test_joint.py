@@ -9,20 +9,17 @@ from math import exp
 from pathlib import Path
 from typing import Any
 
-import array_api_compat.numpy as numpy_xp
-import array_api_strict
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from libraries import NUMPY, library
 from numpy.typing import NDArray
 
-from dms_numpy import primitives
 from dms_spec.artifact import Artifact, save_artifact
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
 from dms_spec.equations.joint import joint_logits, with_joint
-from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import ArtifactError
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
@@ -31,22 +28,7 @@ Run = Callable[..., Any]
 Arrays = dict[str, NDArray[Any]]
 
 NAMES = ("image", "text", "audio", "touch", "depth")
-NUMPY = Namespace.of(numpy_xp, np.ndarray, select=primitives.select)
 FILLERS = [0.0, 1e30, np.nan, np.inf, -np.inf]
-
-
-def library(name: str) -> tuple[Namespace, Any, Any]:
-    """A namespace, and the ways from NumPy into its library and back."""
-    if name == "numpy":
-        return NUMPY, np.asarray, np.asarray
-    if name == "strict":
-        kind = type(array_api_strict.asarray(0.0))
-        return Namespace.of(array_api_strict, kind), array_api_strict.asarray, np.asarray
-    torch = pytest.importorskip("torch")
-    import array_api_compat.torch as torch_xp
-
-    ns = Namespace.of(torch_xp, torch.Tensor, stop_gradient=torch.Tensor.detach)
-    return ns, torch.as_tensor, lambda tensor: tensor.detach().numpy()
 
 
 class Rows:
