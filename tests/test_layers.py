@@ -22,7 +22,13 @@ HOMES = {
 
 #: From the ground up; a floor's modules may import each other, and those of floors below.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("dms_spec._version", "dms_spec.colours", "dms_spec.errors", "dms_spec.markup"),
+    (
+        "dms_spec._version",
+        "dms_spec.colours",
+        "dms_spec.errors",
+        "dms_spec.markup",
+        "dms_spec.pictures",
+    ),
     (
         "dms_spec.outputs",
         "dms_spec.staging",

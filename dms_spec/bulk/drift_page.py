@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.bulk.drift import FALSE_ALARMS, LEVELS, Alarm, Reference, Window
-from dms_spec.colours import BLUE, CARD, GREY, RED
-from dms_spec.errors import BackendUnavailable, install_hint
+from dms_spec.colours import BLUE, GREY, RED
 from dms_spec.markup import escape, html_page, html_picture, html_table, percent
+from dms_spec.pictures import page_style, svg
 
 _LEGEND = (
     f"A healthy stream gives an alarm with a chance of {100 * FALSE_ALARMS:g} % or less, if its "
@@ -115,16 +114,9 @@ def since(entry: Mapping[str, Any]) -> str:
 
 
 def _picture(watch: Watch, m: int) -> bytes:
-    try:
-        import matplotlib
+    with page_style("a page", "dms-spec[plot]"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendUnavailable(
-            "a page needs matplotlib", got=str(error), fix=install_hint("dms-spec[plot]")
-        ) from error
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "dms-spec", "font.size": 9.5, "text.parse_math": False}
-    ):
+
         figure = Figure(figsize=(9.6, 2.6), layout="constrained")
         panels = _panels(watch, m)
         for place, (title, lines, usual) in enumerate(panels, 1):
@@ -135,9 +127,7 @@ def _picture(watch: Watch, m: int) -> bytes:
                 axes.set_ylim(-0.03, 1.03)
             elif np.ptp(axes.get_ylim()) < _LEAST_RANGE:  # typical throughout
                 axes.set_ylim(-_LEAST_RANGE, _LEAST_RANGE / 10)
-        file = BytesIO()
-        figure.savefig(file, format="svg", facecolor=CARD, metadata={"Date": None})
-    return file.getvalue()
+        return svg(figure)
 
 
 Panel = tuple[str, NDArray[np.float64], NDArray[np.float64]]

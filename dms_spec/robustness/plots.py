@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,6 @@ import numpy as np
 from dms_spec.colours import (
     BLACK,
     BLUE,
-    CARD,
     GREEN,
     GREY,
     MAGENTA,
@@ -20,7 +18,7 @@ from dms_spec.colours import (
     TEAL,
     VIOLET,
 )
-from dms_spec.errors import BackendUnavailable, install_hint
+from dms_spec.pictures import page_style, svg
 from dms_spec.robustness.conditions import Condition, label, shown, swept
 from dms_spec.robustness.methods import ORACLE, STATIC
 from dms_spec.robustness.result import Result
@@ -51,18 +49,8 @@ def plots(result: Result) -> Pictures:
     Raises:
         BackendUnavailable: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise BackendUnavailable(
-            "a report needs matplotlib", got=str(error), fix=install_hint("dms-spec[robustness]")
-        ) from error
-    # Equal results give equal files: ids come from the content, and there is no date.
-    # A dollar sign in a name is a dollar sign.
-    with matplotlib.rc_context(
-        {"svg.hashsalt": "dms-spec", "font.size": 9.5, "text.parse_math": False}
-    ):
-        pictures: Pictures = {}
+    pictures: Pictures = {}
+    with page_style("a report", "dms-spec[robustness]"):
         _add(pictures, "Accuracy against severity", _accuracy(result))
         for method in result.methods:
             _add(pictures, f"Weights of {method} against severity", _weights(result, method))
@@ -75,9 +63,7 @@ def _add(pictures: Pictures, heading: str, drawn: tuple[str, Any] | None) -> Non
     if drawn is None:
         return
     caption, figure = drawn
-    file = BytesIO()
-    figure.savefig(file, format="svg", facecolor=CARD, metadata={"Date": None})
-    pictures[heading] = caption, file.getvalue()
+    pictures[heading] = caption, svg(figure)
 
 
 # ---------------------------------------------------------------------------- against severity

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
-from dms_spec.colours import CARD, GREY, PALETTE
+from dms_spec.colours import GREY, PALETTE
+from dms_spec.pictures import svg
 from dms_spec.speed.growth import BASE, Row
 from dms_spec.speed.measure import EXPONENTIALS, STREAM
 from dms_spec.speed.shapes import AXES
@@ -26,7 +26,7 @@ def draw_ratios(rows: Sequence[Row]) -> bytes:
     _whole_numbers(axes.yaxis)
     axes.grid(visible=True, alpha=0.3)
     figure.legend(loc="outside right upper", frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def draw_growth(rows: Sequence[Row]) -> bytes:
@@ -47,7 +47,7 @@ def draw_growth(rows: Sequence[Row]) -> bytes:
     all_axes[0].set_ylabel("milliseconds")
     _whole_numbers(all_axes[0].yaxis)
     figure.legend(loc="outside lower center", ncols=6, frameon=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _by_contender(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -70,12 +70,3 @@ def _figure(width: float, height: float) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
-
-
-def _svg(figure: Any) -> bytes:
-    from matplotlib import rc_context
-
-    file = BytesIO()
-    with rc_context({"svg.hashsalt": "dms-spec"}):  # equal times give equal files
-        figure.savefig(file, format="svg", facecolor=CARD, metadata={"Date": None})
-    return file.getvalue()
