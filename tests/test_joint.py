@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from dms_spec.artifact import Artifact, save_artifact
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.table import Table
+from dms_spec.engine.probabilities import OVERFLOW
 from dms_spec.equations.joint import joint_logits, with_joint
 from dms_spec.errors import ArtifactError
 from dms_spec.plugins import get_backend
@@ -334,6 +335,27 @@ def test_a_predictor_mixes_it_with_the_evidence(sizes: dict[str, Any]) -> None:
     for b in range(len(own.present)):
         alone = predictor.predict(table_of(own, slice(b, b + 1)))["probabilities"][0]
         np.testing.assert_allclose(alone, got["probabilities"][b], rtol=0, atol=1e-13)
+
+
+@pytest.mark.clause("DMS-D-008")
+@pytest.mark.parametrize("name", ["numpy", "torch", "onnxruntime"])
+def test_an_overflow_is_noted(name: str) -> None:
+    if name != "numpy":
+        pytest.importorskip(name)
+    own = Rows(1, density=1.0, dtype="float32")
+    own.parameters["heads.text.scale.zero"][:2] = 0
+    own.parameters["heads.text.scale.unit"][:2] = 1
+    own.parameters["joint.text.weight"][:2] = 9.0
+    artifact = artifact_of(own)
+    artifact.parameters["heads.text.classifier.weight"][:2] = 0
+    predictor = Predictor(artifact, get_backend(name))
+    assert OVERFLOW not in predictor.predict(table_of(own)).notes
+    own.embeddings["text"][2, :2] = 3e38
+    found = predictor.predict(table_of(own))
+    assert found["active"].all()
+    assert found.notes.count(OVERFLOW) == 1
+    own.present[2, 0] = False  # it has nothing to say then, overflow or not
+    assert OVERFLOW not in predictor.predict(table_of(own)).notes
 
 
 @pytest.mark.clause("DMS-D-007", "DMS-X-007", "DMS-X-008")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, final
 
 import numpy as np
@@ -20,6 +21,7 @@ from dms_onnxruntime.graphs import Graph, Graphs
 from dms_spec.artifact import Artifact
 from dms_spec.engine.array_backend import ArrayBackend
 from dms_spec.engine.fitted import FittedHeads
+from dms_spec.engine.probabilities import joint_notes, joint_said
 from dms_spec.engine.resolve import resolve
 from dms_spec.engine.scheduler import check_batch, check_dtype, checked, in_blocks, row_blocks
 from dms_spec.engine.warning import warn
@@ -149,7 +151,11 @@ class OnnxRuntimeRowPredictor(RowPredictor):
         probabilities = found.pop("probabilities")
         resolved = resolve(artifact.spec, artifact.scheduler_parameters)
         ns = _library("cpu").namespace("cpu")
-        return checked(ns, resolved, present, _schedule(found, notes)), probabilities
+        result = checked(ns, resolved, present, _schedule(found, notes))
+        with ns.guard():  # no graph can say it
+            said = joint_said(ns, artifact.spec, result, embeddings, present, self._fitted.heads)
+            own = joint_notes(ns, result, said)
+        return replace(result, notes=(*result.notes, *own)), probabilities
 
     def unimodal(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]

@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
-from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.engine.probabilities import joint_said, schedule_probabilities
 from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
 from dms_spec.equations.joint import has_joint
 from dms_spec.equations.namespace import Namespace
@@ -248,8 +248,9 @@ class FusionModel(nn.Module):
             )
         output = self.fusion(**given, present=there)
         with ns.guard():
+            said = joint_said(ns, self.spec, output, embeddings, there, parameters)
             probabilities = schedule_probabilities(
-                ns, self.spec, output, embeddings, there, parameters, self.prior
+                ns, self.spec, output, said, parameters, self.prior
             )
             predictions = self._predictions(ns, output, probabilities, parameters)
         kind = ModelInCheckpoint if isinstance(output, InCheckpoint) else ModelOutput

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, final
 
 from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
-from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.engine.probabilities import joint_notes, joint_said, schedule_probabilities
 from dms_spec.engine.scheduler import check_dtype
 from dms_spec.engine.warning import quietly
 from dms_spec.equations.heads import apply_heads
@@ -45,17 +46,13 @@ class EquationRowPredictor(RowPredictor):
         heads = self._heads(moved, there, self._fitted.outputs)
         result = self._scheduler(ModalityBatch(**heads, present=there))
         with self._ns.guard():
-            probabilities = schedule_probabilities(
-                self._ns,
-                self._fitted.artifact.spec,
-                result,
-                moved,
-                there,
-                self._parameters,
-                self._prior,
-            )
+            spec, own = self._fitted.artifact.spec, self._parameters
+            said = joint_said(self._ns, spec, result, moved, there, own)
+            probabilities = schedule_probabilities(self._ns, spec, result, said, own, self._prior)
+            notes = joint_notes(self._ns, result, said)
         back = self._backend.to_numpy
-        return result.converted(back), back(probabilities)
+        noted = replace(result, notes=(*result.notes, *notes))
+        return noted.converted(back), back(probabilities)
 
     def unimodal(
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]

@@ -26,7 +26,7 @@ from dms_spec._version import PACKAGE
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.pipeline import compute
-from dms_spec.engine.probabilities import schedule_probabilities
+from dms_spec.engine.probabilities import joint_said, schedule_probabilities
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.equations.heads import apply_heads
 from dms_spec.errors import DMSError, SpecError
@@ -208,15 +208,9 @@ def trace_predictor(
         given, embeddings, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
         own = {name: parameters[name] for name in artifact.scheduler_parameters}
         schedule = compute(ns, resolve(spec, own), ModalityBatch(**given, present=present))
-        probabilities = schedule_probabilities(
-            ns,
-            spec,
-            schedule,
-            embeddings,
-            present,
-            parameters,
-            ndonnx.asarray(fitted.prior),
-        )
+        said = joint_said(ns, spec, schedule, embeddings, present, parameters)
+        prior = ndonnx.asarray(fitted.prior)
+        probabilities = schedule_probabilities(ns, spec, schedule, said, parameters, prior)
         outputs = {"probabilities": probabilities}
         if whole:
             terms = {f"{TERMS}{name}": term for name, term in schedule.terms.items()}
