@@ -7,59 +7,37 @@ there is missing.
 
 import asyncio
 import os
-from contextlib import asynccontextmanager
 
 import numpy as np
 import onnxruntime
 from fastapi import FastAPI, HTTPException
 
-MOST, WAIT = int(os.environ.get("MOST", "32")), 0.002  # rows of one run; seconds for the next one
-
+MOST, WAIT = int(os.environ.get("MOST", "32")), 0.002  # rows of one run; seconds for others to join
+app = FastAPI()
 session = onnxruntime.InferenceSession(os.environ["MODEL"], providers=["CPUExecutionProvider"])
 widths = {v.name: v.shape[1] for v in session.get_inputs() if v.name != "present"}
 names = [v.name for v in session.get_outputs()]
-queue: asyncio.Queue = asyncio.Queue()
+rows, answers = [], None  # of the batch that others can join
 
 
-async def run_batches():
-    while True:
-        waiting = [await queue.get()]
-        while len(waiting) < MOST:
-            try:
-                waiting.append(await asyncio.wait_for(queue.get(), WAIT))
-            except TimeoutError:
-                break
-        rows, answers = zip(*waiting, strict=True)
-        inputs = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        try:
-            found = await asyncio.to_thread(session.run, names, inputs)
-        except Exception as error:
-            for answer in answers:
-                answer.set_exception(error)
-            continue
-        for k, answer in enumerate(answers):
-            if not answer.cancelled():
-                answer.set_result({n: one[k].tolist() for n, one in zip(names, found, strict=True)})
-
-
-@asynccontextmanager
-async def lifespan(_):
-    task = asyncio.create_task(run_batches())
-    yield
-    task.cancel()
-
-
-app = FastAPI(lifespan=lifespan)
+async def run(rows):
+    await asyncio.sleep(WAIT)
+    batch, rows[:] = rows[:], []  # whoever comes now begins another
+    inputs = {n: np.array([r.get(n) or [0.0] * w for r in batch], "f4") for n, w in widths.items()}
+    inputs["present"] = np.array([[r.get(n) is not None for n in widths] for r in batch])
+    return await asyncio.to_thread(session.run, names, inputs)
 
 
 @app.post("/score")
 async def score(sample: dict[str, list[float] | None]):
+    global rows, answers
     for name, values in sample.items():  # one bad row must not fail those beside it
-        if values is not None and len(values) != widths.get(name):
-            raise HTTPException(422, f"{name}: expected {widths}, got {len(values)} numbers")
-    given = {name: sample.get(name) for name in widths}
-    row = {n: np.array(v or [0.0] * widths[n], "f4") for n, v in given.items()}
-    row["present"] = np.array([values is not None for values in given.values()])
-    answer = asyncio.get_running_loop().create_future()
-    await queue.put((row, answer))
-    return await answer
+        if name not in widths or (values is not None and len(values) != widths[name]):
+            raise HTTPException(422, f"{name}: expected {widths}, got {len(values or ())} numbers")
+    if not 0 < len(rows) < MOST:
+        rows = []
+        answers = asyncio.create_task(run(rows))
+    place, own = len(rows), answers
+    rows.append(sample)
+    found = await asyncio.shield(own)  # one client that leaves must not stop those beside it
+    return {name: array[place].tolist() for name, array in zip(names, found, strict=True)}
