@@ -25,6 +25,7 @@ from dms_spec.equations.policies import POLICIES, modality_dropout_presence
 from dms_spec.equations.signals import SIGNALS
 from dms_spec.equations.typicality import SIGNALS as FITTED
 from dms_spec.errors import DMSWarning, DTypeError, SpecError, UnknownName
+from dms_spec.interface.signal import Evidence, Later
 from dms_spec.plugins import available, get_backend
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import ModalityBatch, Schedule
@@ -364,3 +365,30 @@ def test_the_variance_of_many_classes_keeps_its_digits() -> None:
     arrays = {"logits": passes[0].astype("f4"), "mc_logits": passes.astype("f4")}
     context = Context(backend=get_backend("numpy"), device="cpu", dtype="float32")
     context.expect_exact("DMS-Q-003", spec, arrays, {})
+
+
+def test_evidence_is_cleaned_when_somebody_asks() -> None:
+    """And once, whoever asks; a statistic that is known and a size need no clean copy."""
+    asked = []
+
+    def clean(array: np.ndarray) -> np.ndarray:
+        asked.append(array)
+        return np.where(active[..., None], array, 0).astype("f4")
+
+    active, logits = np.array([[True, False]]), np.full((1, 2, 3), np.nan, "f2")
+    logits[0, 0] = 1.0
+    known = np.array([[2.0, 0.0]], "f4")
+    evidence = Evidence(
+        active=active,
+        dtype=np.dtype("f4"),
+        logits=Later(logits, clean),
+        statistics={"entropy": known},
+    )
+    lent = evidence.with_parameters({"a": known}).changed(lambda thing: thing)
+    for each in (evidence, lent):
+        assert each.statistic("entropy", NS.entropy) is known
+        assert each.count(NS, "logits", -1) == 3 and each.count(NS, "logits", -1).dtype == "f4"
+        assert each.features is None and each.mc_logits is None
+    assert not asked and lent.parameters == {"a": known}
+    assert lent.logits is evidence.logits and len(asked) == 1
+    np.testing.assert_array_equal(lent.logits, [[[1.0, 1.0, 1.0], [0.0, 0.0, 0.0]]])

@@ -112,26 +112,32 @@ def alignment(asked: str, ns: Namespace, features: Tensor) -> Tensor:
 
 
 def one_read(asked: str, name: str, *tensors: Tensor) -> Callable[..., Any] | None:
-    """The form of a primitive that reads a tensor once, where a path has one."""
-    home = _home(asked, name, tensors)
-    return None if home is None else home.one_read(name)
+    """The form of a primitive that reads a tensor once, where the path has one that can run here.
+
+    Weights may have gradients where what was read before has none.
+    """
+    path = paths.choose("auto", *tensors) if asked == "auto" else asked
+    if name not in paths.FORMS[path] or paths.obstacle(path, *tensors):
+        return None
+    form: Callable[..., Any] = _module(path).one_read(name)
+    return form
 
 
 def _form(asked: str, name: str, plain: _Form, *given: Tensor | None) -> _Form:
     """The form of a primitive on a path, plain if it has none."""
-    home = _home(asked, name, tuple(tensor for tensor in given if tensor is not None))
-    return plain if home is None else getattr(home, name)
-
-
-def _home(asked: str, name: str, tensors: tuple[Tensor, ...]) -> Any:
-    """The module of the forms of a path, None where it has none. Loaded when it is needed."""
     if asked != "auto" and name not in paths.FORMS[asked]:
-        return None
-    path = paths.choose(asked, *tensors)
+        return plain
+    path = paths.choose(asked, *(tensor for tensor in given if tensor is not None))
     if name not in paths.FORMS[path]:
-        return None
+        return plain
+    form: _Form = getattr(_module(path), name)
+    return form
+
+
+def _module(path: str) -> Any:
+    """The module of a path's forms, loaded when it is needed."""
     if path == "numba":
-        from dms_torch import on_numba as home
+        from dms_torch import on_numba as module
     else:
-        from dms_torch import kernels as home  # type: ignore[no-redef]
-    return home
+        from dms_torch import kernels as module  # type: ignore[no-redef]
+    return module

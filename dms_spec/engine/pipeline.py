@@ -7,7 +7,7 @@ What only a host can do, refusing bad input and looking at results, is in `sched
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import reduce
 from typing import Any
 
@@ -17,7 +17,7 @@ from dms_spec.equations.fusion import fuse_features, fuse_logits, fuse_probabili
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DTypeError, ShapeError
 from dms_spec.interface.policy import PolicyInput
-from dms_spec.interface.signal import STATISTICS, Evidence, Later
+from dms_spec.interface.signal import STATISTICS, Evidence, Later, Statistic
 from dms_spec.types import Array, ModalityBatch, Schedule
 
 
@@ -120,7 +120,9 @@ def _seen(batch: ModalityBatch) -> dict[str, Array]:
     return {name: array for name, array in batch.arrays().items() if name not in hidden}
 
 
-def _forms(ns: Namespace, resolved: Resolved, arrays: Mapping[str, Array]) -> dict[str, Any]:
+def _forms(
+    ns: Namespace, resolved: Resolved, arrays: Mapping[str, Array]
+) -> dict[Statistic, Callable[..., Any]]:
     """Finds forms in one read of the statistics that signals declare."""
     wanted = {name for signal in resolved.signals for name in signal.statistics}
     found = {

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from dms_spec.types import Array
 
+Statistic: TypeAlias = Literal["entropy", "variance_over_passes", "alignment"]
+
 #: The statistics that tell whether a row was usable, and the array that each is of. Each is a
 #: primitive of that name. Alignment is the last: it depends on what else is active.
-STATISTICS: Mapping[str, str] = {
+STATISTICS: Mapping[Statistic, str] = {
     "entropy": "logits",
     "variance_over_passes": "mc_logits",
     "alignment": "features",
@@ -64,7 +66,7 @@ class Evidence:
         logits: Array = None,
         mc_logits: Array = None,
         parameters: Mapping[str, Array] | None = None,
-        statistics: Mapping[str, Array] | None = None,
+        statistics: Mapping[Statistic, Array] | None = None,
     ) -> None:
         self.active, self.dtype = active, dtype
         self.parameters, self._statistics = parameters or {}, statistics or {}
@@ -94,7 +96,7 @@ class Evidence:
         """The size of an axis of an array, to compute with, as `Namespace.count` gives it."""
         return ns.count(self._given(name), axis, self.dtype)
 
-    def statistic(self, name: str, compute: Callable[[Array], Array]) -> Array:
+    def statistic(self, name: Statistic, compute: Callable[[Array], Array]) -> Array:
         """A statistic that a signal declares: known already, or computed from the clean array."""
         known = self._statistics.get(name)
         return compute(self._clean(STATISTICS[name])) if known is None else known
@@ -176,7 +178,7 @@ class Signal:
     source: str
     bounds: str
     equation: str = ""
-    statistics: tuple[str, ...] = ()
+    statistics: tuple[Statistic, ...] = ()
     optional: bool = False
     parameters: Mapping[str, str] = field(default_factory=dict)
     parameters_optional: bool = False
