@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import array_api_compat.numpy as xp
 import in_one_read
@@ -78,9 +82,7 @@ def test_alignment_is_that_of_the_plain_form(
 
 @given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))
 @settings(max_examples=60, deadline=None)
-def test_what_is_usable_is_found_from_the_bits(
-    shape: tuple[int, ...], dtype: str, seed: int
-) -> None:
+def test_what_is_usable_is_found(shape: tuple[int, ...], dtype: str, seed: int) -> None:
     random = np.random.default_rng(seed)
     values = [0.0, -0.0, 1.0, np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal]
     odd = random.choice([np.nan, -np.nan, np.inf, -np.inf], shape)
@@ -182,14 +184,14 @@ def test_any_memory_gives_the_same_bits(rows: slice) -> None:
 
 
 def test_bits_do_not_depend_on_where_results_lie() -> None:
-    """Just behind the input, a loop that reads and writes is not made of vectors."""
+    """Just behind the input, a compiler would leave a loop that reads and writes as it is."""
     x = drawn((40, 37), "f4", 0)
     arena = np.empty(3 * x.size, "f4")
     results = []
     for apart in range(0, 70, 3):
         given_, out = arena[: x.size], arena[x.size + apart : 2 * x.size + apart]
         given_[:] = x.reshape(-1)
-        primitives.kernels.softmax(primitives._read(given_), out, 37, 0, 40)
+        primitives.of_logits.softmax(primitives._read(given_), out, 37, 0, 40)
         results.append(out.copy())
     assert all(np.array_equal(results[0], other) for other in results)
 
@@ -229,6 +231,63 @@ def test_a_forked_process_goes_on() -> None:
     with multiprocessing.get_context("fork").Pool(1) as pool:
         after = pool.apply_async(_in_child, (x,)).get(timeout=60)
     np.testing.assert_array_equal(before, after)
+
+
+def test_numbers_beside_a_row_are_neither_read_nor_written() -> None:
+    x = drawn((3, 37, 1, 21), "f4", 0)
+    around = np.full(x.size + 200, np.nan, "f4")
+    inside = around[100 : 100 + x.size].reshape(x.shape)
+    inside[:] = x
+    out = np.full(around.shape, 7, "f4")
+    primitives.of_logits.softmax(primitives._read(inside), out[100:-100], 21, 0, x.size // 21)
+    np.testing.assert_array_equal(out[100:-100].reshape(x.shape), primitives.softmax(x))
+    assert (out[:100] == 7).all() and (out[-100:] == 7).all()
+    features = inside[0] / 1e4
+    features[np.isinf(features)] = 0
+    inside[0] = features
+    for found, alone in (
+        (primitives.entropy(inside[1:]), primitives.entropy(x[1:])),
+        (primitives.variance_over_passes(inside[1:]), primitives.variance_over_passes(x[1:])),
+        (primitives.aligned(inside[0])[0], primitives.aligned(features)[0]),
+    ):
+        np.testing.assert_array_equal(found, alone)
+
+
+_ON_ANOTHER_MACHINE = """
+import numpy as np
+from dms_numba import primitives, vectors
+x = np.load("x.npy")
+assert vectors._register_bytes() == {bytes}
+np.savez("out.npz", primitives.variance_over_passes(x), primitives.softmax(x[0]))
+"""
+
+
+@pytest.mark.parametrize(("features", "size"), [("+avx,+avx2,+fma", 32), ("", 16)])
+def test_shorter_vectors_give_the_same(features: str, size: int, tmp_path: Path) -> None:
+    x = drawn((4, 20, 1, 150), "f4", 3)
+    np.save(tmp_path / "x.npy", x)
+    machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
+    script = _ON_ANOTHER_MACHINE.format(bytes=size)
+    subprocess.run(
+        [sys.executable, "-c", script], check=True, cwd=tmp_path, env=os.environ | machine
+    )
+    variance, shares = np.load(tmp_path / "out.npz").values()
+    np.testing.assert_allclose(variance, primitives.variance_over_passes(x), rtol=2e-6)
+    np.testing.assert_allclose(shares, primitives.softmax(x[0]), rtol=1e-6)
+
+
+@given(SHAPES, st.sampled_from(["f4", "f8"]), st.integers(0, 999))
+@settings(max_examples=30, deadline=None)
+def test_a_result_is_nan_exactly_where_its_row_is_not_usable(
+    shape: tuple[int, ...], dtype: str, seed: int
+) -> None:
+    x, _ = raw(shape, dtype, seed)
+    usable = plain.usable(xp, mc_logits=x[:1])
+    np.testing.assert_array_equal(~np.isnan(primitives.entropy(x[0])), usable)
+    np.testing.assert_array_equal(np.isnan(primitives.softmax(x[0])).any(axis=-1), ~usable)
+    found = primitives.variance_over_passes(x)
+    np.testing.assert_array_equal(~np.isnan(found), plain.usable(xp, mc_logits=x))
+    assert not np.isinf(found).any()
 
 
 def test_nan_stays_nan() -> None:

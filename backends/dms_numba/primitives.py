@@ -18,7 +18,8 @@ from numba.core import event
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from dms_numba import kernels
+from dms_numba import features as of_features
+from dms_numba import logits as of_logits
 from dms_spec.equations import primitives as plain
 from dms_spec.equations.namespace import Namespace
 from dms_spec.markup import counted
@@ -30,11 +31,7 @@ Telling = Callable[[FloatArray, Mask | None], tuple[FloatArray, Mask]]
 # Below this many entries a thread costs more than it gives.
 _ENTRIES_OF_A_THREAD = 1 << 17
 
-# Integers of the same size, signed and unsigned, and the bits of +Inf and -Inf.
-_BITS = {
-    np.dtype(np.float32): (np.int32, np.uint32, 0x7F800000, 0xFF800000),
-    np.dtype(np.float64): (np.int64, np.uint64, 0x7FF0000000000000, 0xFFF0000000000000),
-}
+_COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
 _COMPILING = event.TimingListener()  # type: ignore[no-untyped-call]
 event.register("numba:compile", _COMPILING)  # type: ignore[no-untyped-call]
@@ -54,7 +51,7 @@ def softmax(logits: FloatArray, axis: int = -1) -> FloatArray:
     flat = np.ascontiguousarray(logits)
     out = np.empty_like(flat)
     classes = flat.shape[-1]
-    _on_rows(kernels.softmax, flat.size // classes, flat.size, _read(flat), _line(out), classes)
+    _on_rows(of_logits.softmax, flat.size // classes, flat.size, _read(flat), _line(out), classes)
     return out
 
 
@@ -64,7 +61,7 @@ def entropy(logits: FloatArray) -> FloatArray:
         return plain.entropy(xp, logits)  # type: ignore[no-any-return]
     flat = np.ascontiguousarray(logits)
     out = np.empty(flat.shape[:-1], flat.dtype)
-    _on_rows(kernels.entropy, out.size, flat.size, _read(flat), _line(out), flat.shape[-1])
+    _on_rows(of_logits.entropy, out.size, flat.size, _read(flat), _line(out), flat.shape[-1])
     return out
 
 
@@ -75,7 +72,7 @@ def variance_over_passes(mc_logits: FloatArray) -> FloatArray:
     mc_logits, flat, apart = _passes(mc_logits)
     out = np.empty(mc_logits.shape[1:3], mc_logits.dtype)
     passes, classes = mc_logits.shape[0], mc_logits.shape[-1]
-    _on_rows(kernels.variance, out.size, mc_logits.size, flat, _line(out), passes, apart, classes)
+    _on_rows(of_logits.variance, out.size, mc_logits.size, flat, _line(out), passes, apart, classes)
     return out
 
 
@@ -86,7 +83,7 @@ def cosine(left: FloatArray, right: FloatArray) -> FloatArray:
         return plain.cosine(xp, left, right)  # type: ignore[no-any-return]
     out = np.empty(left.shape[:-1], left.dtype)
     rows = [_read(np.ascontiguousarray(array)) for array in (left, right)]
-    _on_rows(kernels.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
+    _on_rows(of_features.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
     return out
 
 
@@ -108,7 +105,7 @@ def aligned(features: FloatArray, mask: Mask | None = None) -> tuple[FloatArray,
     rows, (samples, *sizes) = _read(np.ascontiguousarray(features)), features.shape
     given = (rows, _read(np.ascontiguousarray(mask)), _line(out), _line(ok))
     smallest = np.finfo(features.dtype).smallest_normal
-    _on_rows(kernels.alignment, samples, features.size, *given, *sizes, smallest)
+    _on_rows(of_features.alignment, samples, features.size, *given, *sizes, smallest)
     return out, ok
 
 
@@ -157,7 +154,9 @@ def weigh(features: FloatArray, scores: FloatArray, active: Mask) -> tuple[Float
     samples, *sizes = features.shape
     weights, fused = np.empty_like(scores, order="C"), np.empty((samples, sizes[1]), scores.dtype)
     given = [_read(np.ascontiguousarray(array)) for array in (features, scores, active)]
-    _on_rows(kernels.weigh, samples, features.size, *given, _line(weights), _line(fused), *sizes)
+    _on_rows(
+        of_features.weigh, samples, features.size, *given, _line(weights), _line(fused), *sizes
+    )
     return weights, fused
 
 
@@ -182,21 +181,17 @@ def _cast(array: FloatArray, dtype: Any) -> FloatArray:
 
 def _finite(array: FloatArray) -> NDArray[np.bool_]:
     """Says which rows of ``[..., D]`` are finite throughout."""
-    _, unsigned, plus, _ = _BITS[array.dtype]
     out, flat = np.empty(array.shape[:-1], np.bool_), _read(np.ascontiguousarray(array))
-    bits, width = flat.view(unsigned), array.shape[-1]
-    _on_rows(kernels.finite, out.size, array.size, bits, _line(out), width, unsigned(plus))
+    _on_rows(of_features.finite, out.size, array.size, flat, _line(out), array.shape[-1])
     return out
 
 
 def _finite_peaks(array: FloatArray) -> NDArray[np.bool_]:
     """Says which rows of ``[T, ..., C]`` have a finite maximum in every pass."""
-    signed, unsigned, plus, minus = _BITS[array.dtype]
     array, flat, apart = _passes(array)
     out = np.empty(array.shape[1:-1], np.bool_)
-    shape = (array.shape[0], apart, array.shape[-1], (signed(plus), unsigned(minus)))
-    views = (flat.view(unsigned), flat.view(signed))
-    _on_rows(kernels.finite_peaks, out.size, array.size, *views, _line(out), *shape)
+    sizes = (array.shape[0], apart, array.shape[-1])
+    _on_rows(of_logits.finite_peaks, out.size, array.size, flat, _line(out), *sizes)
     return out
 
 
@@ -205,7 +200,7 @@ def _compiled(array: FloatArray) -> bool:
 
     An axis without entries has no maximum, and the plain form says so.
     """
-    return array.dtype in _BITS and array.size > 0
+    return array.dtype in _COMPILED and array.size > 0
 
 
 def _line(array: NDArray[Any]) -> NDArray[Any]:
