@@ -255,21 +255,22 @@ def test_numbers_beside_a_row_are_neither_read_nor_written() -> None:
 
 _ON_ANOTHER_MACHINE = """
 import numpy as np
-from dms_numba import primitives, vectors
+from dms_numba import primitives
 x = np.load("x.npy")
-assert vectors._register_bytes() == {bytes}
 np.savez("out.npz", primitives.variance_over_passes(x), primitives.softmax(x[0]))
 """
 
 
-@pytest.mark.parametrize(("features", "size"), [("+avx,+avx2,+fma", 32), ("", 16)])
-def test_shorter_vectors_give_the_same(features: str, size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("features", ["+avx,+avx2,+fma", ""])
+def test_machines_with_shorter_registers_give_the_same(features: str, tmp_path: Path) -> None:
     x = drawn((4, 20, 1, 150), "f4", 3)
     np.save(tmp_path / "x.npy", x)
     machine = {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
-    script = _ON_ANOTHER_MACHINE.format(bytes=size)
     subprocess.run(
-        [sys.executable, "-c", script], check=True, cwd=tmp_path, env=os.environ | machine
+        [sys.executable, "-c", _ON_ANOTHER_MACHINE],
+        check=True,
+        cwd=tmp_path,
+        env=os.environ | machine,
     )
     variance, shares = np.load(tmp_path / "out.npz").values()
     np.testing.assert_allclose(variance, primitives.variance_over_passes(x), rtol=2e-6)

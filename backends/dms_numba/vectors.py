@@ -1,7 +1,7 @@
 """Gives Numba vectors: a few registers of numbers that are computed with as one.
 
-Loops that are written in vectors are as fast as the machine, and their sums are taken in the order
-in which they stand: nothing is left to a compiler that may or may not find vectors in a loop.
+A loop that is written in vectors keeps all of a machine's units busy, and its sums are taken in the
+order in which they stand. Nothing is left to a compiler that may or may not find vectors in a loop.
 
 A number among vectors stands for a vector of it. No function here takes NaN for anything else.
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import cache
 from inspect import signature as signature_of
 from typing import Any
 
@@ -21,7 +20,6 @@ import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.core.cgutils import get_or_insert_function
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
 
@@ -30,9 +28,11 @@ compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")
 #: Compiles a function into those that call it, so that its vectors stay in registers.
 inlined: Callable[..., Any] = njit(forceinline=True, error_model="numpy")
 
-#: Registers in a vector: their sums do not wait for each other.
-REGISTERS = 4
-_LINE = 64
+# 32 numbers in float32: as many registers as a machine needs for them, two at least, so that one
+# sum does not wait for the next. It is the same on every machine, and so are the bits of a sum.
+_VECTOR_BYTES = 128
+# Of a cache.
+_LINE_BYTES = 64
 _INT, _INDEX = ir.IntType(32), ir.IntType(64)
 
 
@@ -51,15 +51,8 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, ir.VectorType(number, kind.lanes))
 
 
-@cache
-def _register_bytes() -> int:
-    """The size of a register: of those features that Numba keeps compiled code apart by."""
-    features = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
-    return 64 if "+avx512f" in features else 32 if "+avx" in features else 16
-
-
 def _vector(array: Any) -> Vector:
-    return Vector(array.dtype, REGISTERS * _register_bytes() * 8 // array.dtype.bitwidth)
+    return Vector(array.dtype, _VECTOR_BYTES // _number_bytes(array))
 
 
 # ---------------------------------------------------------------------------------- lane by lane
@@ -314,7 +307,7 @@ def _store_some(_: Any, array: Any, at: Any, count: Any, vector: Any) -> Any:
 @intrinsic
 def prefetch(_: Any, array: Any, at: Any) -> Any:
     """Asks for a vector that is needed soon. It may lie beyond the array: nothing is read."""
-    step = _LINE // _number_bytes(array)
+    step = _LINE_BYTES // _number_bytes(array)
     count = _vector(array).lanes
 
     def generate(context: Any, builder: Any, _signature: Any, given: Any) -> Any:
@@ -348,6 +341,6 @@ def _number_bytes(array: Any) -> int:
 @inlined
 def scratch(like: Any, count: Any) -> Any:
     """Memory for so many numbers of an array's dtype, from the start of a line of the cache."""
-    memory = np.empty(count + _LINE // like.itemsize, like.dtype)
-    skip = (_LINE - memory.ctypes.data % _LINE) % _LINE // like.itemsize
+    memory = np.empty(count + _LINE_BYTES // like.itemsize, like.dtype)
+    skip = (_LINE_BYTES - memory.ctypes.data % _LINE_BYTES) % _LINE_BYTES // like.itemsize
     return memory[skip : skip + count]
