@@ -72,9 +72,9 @@ def alignment(
 ) -> None:
     """Cosine of each of a sample's rows with the sum of the others, for samples start to stop.
 
-    Each row is divided by its largest entry, or by ``smallest``, the smallest normal number, if that
-    is larger. The others are added in units of the largest of their divisors, as in the plain form.
-    A row that is not ok, masked or not finite, counts as zeros.
+    Each row is divided by its largest entry, or by ``smallest``, the smallest normal number, if
+    that is larger. The others are added in units of the largest of their divisors, as in the plain
+    form. A row that is not ok, masked or not finite, counts as zeros.
     """
     padded = (width + lanes(flat) - 1) // lanes(flat) * lanes(flat)
     units = scratch(flat, modalities * padded)
