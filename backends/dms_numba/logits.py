@@ -92,9 +92,15 @@ def softmax(flat: Any, out: Any, classes: Any, start: Any, stop: Any) -> None:
 
 
 @compiled
-def entropy(flat: Any, out: Any, classes: Any, start: Any, stop: Any) -> None:
-    """H = log S - sum(e^x x) / S, x = l - max l, for rows of ``classes`` entries."""
+def entropy(flat: Any, mask: Any, out: Any, classes: Any, start: Any, stop: Any) -> None:
+    """H = log S - sum(e^x x) / S, x = l - max l, for rows of ``classes`` entries.
+
+    A row that is masked is not read, and NaN.
+    """
     for i in range(start, stop):
+        if not mask[i]:
+            out[i] = np.nan
+            continue
         peak = _peak(flat, i * classes, classes)
         sums, moments = all_of(flat, 0.0), all_of(flat, 0.0)
         for c in range(0, classes, lanes(flat)):
@@ -109,17 +115,21 @@ def entropy(flat: Any, out: Any, classes: Any, start: Any, stop: Any) -> None:
 
 @compiled
 def variance(
-    flat: Any, out: Any, passes: Any, apart: Any, classes: Any, start: Any, stop: Any
+    flat: Any, mask: Any, out: Any, passes: Any, apart: Any, classes: Any, start: Any, stop: Any
 ) -> None:
     """Population variance over passes of softmax(l), summed over classes.
 
     Passes of one row lie ``apart`` entries from each other. The exponentials of a row stay in a
-    buffer that fits the cache: mean and deviations come from there, and nothing cancels.
+    buffer that fits the cache: mean and deviations come from there, and nothing cancels. A row that
+    is masked is not read, and NaN.
     """
     one = flat.dtype.type(1.0)
     padded = _padded(flat, classes)
     buffer, shares = scratch(flat, passes * padded), np.empty(passes, flat.dtype)
     for i in range(start, stop):
+        if not mask[i]:
+            out[i] = np.nan
+            continue
         for t in range(passes):
             later = t + _AHEAD
             ahead = later % passes * apart + (i + later // passes) * classes

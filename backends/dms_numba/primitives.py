@@ -55,24 +55,29 @@ def softmax(logits: FloatArray, axis: int = -1) -> FloatArray:
     return out
 
 
-def entropy(logits: FloatArray) -> FloatArray:
-    """Entropy in nats of softmax(l) over the last axis."""
+def entropy(logits: FloatArray, mask: Mask | None = None) -> FloatArray:
+    """Entropy in nats of softmax(l) over the last axis; NaN where a mask does not hold."""
     if not _compiled(logits):
         return plain.entropy(xp, logits)  # type: ignore[no-any-return]
     flat = np.ascontiguousarray(logits)
     out = np.empty(flat.shape[:-1], flat.dtype)
-    _on_rows(of_logits.entropy, out.size, flat.size, _read(flat), _line(out), flat.shape[-1])
+    given = (_read(flat), _whole(mask, out), _line(out))
+    _on_rows(of_logits.entropy, out.size, flat.size, *given, flat.shape[-1])
     return out
 
 
-def variance_over_passes(mc_logits: FloatArray) -> FloatArray:
-    """Population variance over T of softmax(l), summed over classes: [T, B, M, C] -> [B, M]."""
+def variance_over_passes(mc_logits: FloatArray, mask: Mask | None = None) -> FloatArray:
+    """Population variance over T of softmax(l), summed over classes: [T, B, M, C] -> [B, M].
+
+    NaN where a mask does not hold.
+    """
     if not _compiled(mc_logits):
         return plain.variance_over_passes(xp, mc_logits)  # type: ignore[no-any-return]
     mc_logits, flat, apart = _passes(mc_logits)
     out = np.empty(mc_logits.shape[1:3], mc_logits.dtype)
     passes, classes = mc_logits.shape[0], mc_logits.shape[-1]
-    _on_rows(of_logits.variance, out.size, mc_logits.size, flat, _line(out), passes, apart, classes)
+    given = (flat, _whole(mask, out), _line(out))
+    _on_rows(of_logits.variance, out.size, mc_logits.size, *given, passes, apart, classes)
     return out
 
 
@@ -100,10 +105,9 @@ def aligned(features: FloatArray, mask: Mask | None = None) -> tuple[FloatArray,
     The others count as zeros.
     """
     out = np.empty(features.shape[:-1], features.dtype)
-    mask = np.ones(out.shape, np.bool_) if mask is None else mask
-    ok = np.empty_like(mask, order="C")
+    ok = np.empty(out.shape, np.bool_)
     rows, (samples, *sizes) = _read(np.ascontiguousarray(features)), features.shape
-    given = (rows, _read(np.ascontiguousarray(mask)), _line(out), _line(ok))
+    given = (rows, _whole(mask, out), _line(out), _line(ok))
     smallest = np.finfo(features.dtype).smallest_normal
     _on_rows(of_features.alignment, samples, features.size, *given, *sizes, smallest)
     return out, ok
@@ -135,14 +139,12 @@ def usable(
 # ------------------------------------------------------------------- forms that read an array once
 
 
-def _telling(statistic: Callable[[FloatArray], FloatArray]) -> Telling:
-    """The form of a statistic that is finite exactly where a row is usable."""
+def _telling(statistic: Callable[[FloatArray, Mask | None], FloatArray]) -> Telling:
+    """The form of a statistic that is finite exactly where a row is usable and not masked."""
 
     def form(array: FloatArray, mask: Mask | None) -> tuple[FloatArray, Mask]:
-        found = statistic(array)
+        found = statistic(array, mask)
         ok = np.isfinite(found)
-        if mask is not None:
-            ok &= mask
         found[~ok] = 0.0
         return found, ok
 
@@ -201,6 +203,11 @@ def _compiled(array: FloatArray) -> bool:
     An axis without entries has no maximum, and the plain form says so.
     """
     return array.dtype in _COMPILED and array.size > 0
+
+
+def _whole(mask: Mask | None, like: FloatArray) -> Mask:
+    """A mask in flat memory; without one it holds everywhere."""
+    return _read(np.ones(like.shape, np.bool_) if mask is None else np.ascontiguousarray(mask))
 
 
 def _line(array: NDArray[Any]) -> NDArray[Any]:
