@@ -87,6 +87,18 @@ def test_what_cannot_run_is_refused() -> None:
         torch.vmap(lambda *given: Fusion(SPEC, path="numba")(*given).fused)(*each)
 
 
+def test_weights_that_learn_go_another_way_than_what_was_read() -> None:
+    """Loops read what has no gradient; the coefficients' own gradients need plain PyTorch."""
+    learned = SPEC.replace(policy="learned_linear")
+    found = []
+    for path in ("numba", "plain"):
+        fusion = Fusion(learned, path=path)
+        fusion(**batch()).fused.square().sum().backward()
+        found.append([parameter.grad for parameter in fusion.parameters()])
+    torch.testing.assert_close(found[0], found[1])
+    assert any(bool(gradient.any()) for gradient in found[0])
+
+
 def test_what_is_not_installed_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paths, "_INSTALLED", {"numba": False, "triton": False})
     with pytest.raises(BackendUnavailable, match="Triton is not installed"):

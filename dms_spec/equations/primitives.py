@@ -94,7 +94,8 @@ def count(xp: Any, array: Array, axis: int, dtype: Any = None) -> Array:
 
     An array of one entry, of the dtype of the other or another one; it broadcasts like a scalar.
     """
-    return xp.full((), array.shape[axis], dtype=dtype or array.dtype, device=device_of(array))
+    kind = array.dtype if dtype is None else dtype
+    return xp.full((), array.shape[axis], dtype=kind, device=device_of(array))
 
 
 def clip(xp: Any, values: Array, low: float, high: float) -> Array:

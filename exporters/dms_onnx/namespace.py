@@ -119,7 +119,7 @@ class _Graph:
 
     def count(self, array: Array, axis: int, dtype: Any = None) -> Array:
         """Gives the size of an axis, read from the array when the graph runs: [1]."""
-        kind = (dtype or array.dtype).unwrap_numpy()
+        kind = (array.dtype if dtype is None else dtype).unwrap_numpy()
         return wrap(op.cast(self._size(array, axis), to=kind))
 
     def usable(
