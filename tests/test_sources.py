@@ -27,12 +27,14 @@ from hypothesis import strategies as st
 from dms_spec.artifact import load_artifact, save_artifact
 from dms_spec.embeddings.scoring import Scorer
 from dms_spec.embeddings.sources.columns import Columns, natural, take
+from dms_spec.embeddings.sources.frame_files import readable
 from dms_spec.embeddings.sources.frames import arrays_of_frame
 from dms_spec.embeddings.table import Table, read_table
 from dms_spec.errors import (
     BackendUnavailable,
     DMSError,
     DTypeError,
+    FileError,
     MissingInput,
     ShapeError,
     SpecError,
@@ -519,6 +521,16 @@ def test_predict_takes_a_frame_without_rows_and_one_that_lacks_a_modality(
         assert done.code == 0, done.err
         assert pq.read_metadata(out).num_rows == len(frame)
     assert "modality 'b' is not in" in done.err
+
+
+@pytest.mark.parametrize(("version", "words"), [("25.0.0", "pyarrow 26"), ("26.0.1", "damaged")])
+def test_what_an_old_pyarrow_cannot_read_is_no_damage(
+    monkeypatch: pytest.MonkeyPatch, version: str, words: str
+) -> None:
+    """As 17 to 25 say it of a null vector of a fixed size."""
+    monkeypatch.setattr(pa, "__version__", version)
+    with pytest.raises(FileError, match=words), readable("table.parquet", ".parquet"):
+        raise pa.ArrowInvalid("Expected all lists to be of size=3 but index 2 had size=0")
 
 
 @pytest.mark.parametrize(

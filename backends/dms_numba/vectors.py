@@ -18,10 +18,20 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import __version__, njit, types, version_info
 from numba.core.cgutils import get_or_insert_function
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model
+
+from dms_spec.errors import BackendUnavailable, install_hint
+
+if version_info[:2] < (0, 62):  # what its LLVM cannot compile ends the process
+    raise BackendUnavailable(
+        "Numba is too old for the compiled loops",
+        expected="numba 0.62 or newer",
+        got=__version__,
+        fix=install_hint("dms-spec[numba]"),
+    )
 
 #: Compiles a kernel: on disk from then on, and without the interpreter's lock while it runs.
 compiled: Callable[..., Any] = njit(nogil=True, cache=True, error_model="numpy")

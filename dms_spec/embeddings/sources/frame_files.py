@@ -157,8 +157,14 @@ def readable(where: str, suffix: str) -> Iterator[None]:
             f"cannot read {where}",
             expected=f"a {suffix} file with columns",
             got=next(iter(str(error).split(". ")), type(error).__name__).rstrip("."),
-            fix="The file is damaged, cut short, or of another kind: write it again.",
+            fix=_fix(error),
         ) from error
+
+
+def _fix(error: Exception) -> str:
+    if "lists to be of size" in str(error) and int(pyarrow().__version__.partition(".")[0]) < 26:
+        return "pyarrow 26 reads null vectors of a fixed size, and older ones do not: update it."
+    return "The file is damaged, cut short, or of another kind: write it again."
 
 
 def _parquet(path: Path) -> FrameFile:
