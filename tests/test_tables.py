@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -176,6 +178,21 @@ def test_a_table_made_in_memory_is_held_to_the_same(tmp_path: Path) -> None:
     table = Table(embeddings={"a": np.zeros((2, 1))}, present=np.ones((2, 1), dtype=bool))
     with pytest.raises(MissingInput, match="labels"):
         check_learnable(table)
+
+
+def test_labels_that_are_missed_are_looked_for_among_all_columns(tmp_path: Path) -> None:
+    """As one who has them under another name would."""
+    frame = pa.table({"view": [[1.0, 2.0]] * 3, "klass": [0, 1, 0]})
+    pq.write_table(frame, tmp_path / "t.parquet")
+    for make in (
+        lambda: read_table(tmp_path / "t.parquet", need_labels=True),
+        lambda: Table.from_frame(frame, {"view": "view"}, need_labels=True),
+    ):
+        with pytest.raises(MissingInput, match=r"got view, klass\."):
+            make()
+    many = {f"view{k}": np.ones((2, 2)) for k in range(30)}
+    with pytest.raises(MissingInput, match=r"view19 and 10 more"):
+        Table.from_arrays(many, need_labels=True)
 
 
 def test_some_rows_of_a_table(tmp_path: Path) -> None:

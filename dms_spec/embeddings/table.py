@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.embeddings.arrays import column_names, to_array
-from dms_spec.embeddings.labels import read_labels, tally, unlabelled
+from dms_spec.embeddings.labels import listed, read_labels, tally, unlabelled
 from dms_spec.embeddings.modalities import on_axis, read_embeddings
 from dms_spec.embeddings.nonfinite import (
     NonFinite,
@@ -104,6 +104,7 @@ class Table:
         strict_labels: bool = True,
         ordered: bool = True,
         where: str = "the table",
+        columns: Sequence[str] = (),
     ) -> Self:
         """Makes a table of arrays by name, in any container, and checks all that can be checked.
 
@@ -131,6 +132,7 @@ class Table:
             ordered: Whether the order of the arrays is their author's; a ``.safetensors`` file
                 keeps none.
             where: What messages call the table.
+            columns: All names that it has, for messages; by default those of the arrays.
 
         Raises:
             MissingInput, ShapeError, DTypeError, SpecError: It is not a table; the message names
@@ -139,8 +141,8 @@ class Table:
         given = by_name({name: a for name, a in arrays.items() if a is not None})
         plain = {name: to_array(name, value, where) for name, value in given.items()}
         names, notes = choose(plain, modalities, axis, where, learn=need_labels)
-        columns = {name: column_names(given[name]) for name in names}
-        embeddings = read_embeddings({name: plain[name] for name in names}, columns, where)
+        parts_of = {name: column_names(given[name]) for name in names}
+        embeddings = read_embeddings({name: plain[name] for name in names}, parts_of, where)
         rows = len(embeddings[names[0]])
         if axis is not None:
             embeddings, lacking = on_axis(embeddings, axis, widths, where)
@@ -168,7 +170,7 @@ class Table:
             remarks=notes + labels.notes,
         )._where_labelled()
         if need_labels:
-            check_learnable(table, where)
+            check_learnable(table, where, columns or tuple(given))
         return table
 
     @classmethod
@@ -200,7 +202,8 @@ class Table:
         opened = open_frame(frame, where)
         taken = columns if isinstance(columns, Taken) else take_of(opened, columns)
         arrays = arrays_of_frame(opened, taken, widths=options.get("widths"))
-        table = cls.from_arrays(arrays, modalities or taken.chosen, where=where, **options)
+        options |= {"where": where, "columns": opened.names}
+        table = cls.from_arrays(arrays, modalities or taken.chosen, **options)
         return replace(table, remarks=(*taken.notes, *table.remarks), columns=taken.columns())
 
     def _where_labelled(self) -> Self:
@@ -355,12 +358,18 @@ def read_table(
         strict_labels=strict_labels,
         ordered=found.ordered,
         where=str(path),
+        columns=found.names,
     )
     return replace(table, remarks=(*found.notes, *table.remarks), columns=found.columns)
 
 
-def check_learnable(table: Table, where: str = "the table") -> None:
+def check_learnable(table: Table, where: str = "the table", columns: Sequence[str] = ()) -> None:
     """Refuses a table that nothing can be learned from.
+
+    Args:
+        table: The table.
+        where: What messages call it.
+        columns: All names that it has; by default its modalities.
 
     Raises:
         MissingInput: There are no labels, no training rows, only one class, or a modality is
@@ -370,7 +379,7 @@ def check_learnable(table: Table, where: str = "the table") -> None:
         raise MissingInput(
             f"{where} has no labels",
             expected="labels [N], integers or strings",
-            got=", ".join(table.modalities),
+            got=listed(columns or table.modalities, 20),
             fix="Give an array labels, or name a frame's column: --label NAME (in Python: "
             "Columns(labels=...)). `dms demo --table train.npz` writes a table that has them.",
         )

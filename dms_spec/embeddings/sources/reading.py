@@ -25,6 +25,7 @@ class Found:
         chosen: The modalities, where columns were named; None leaves them to the table.
         columns: Which columns of a frame they come from; None if they are arrays already.
         notes: What was left out, in words.
+        names: Of all its columns or arrays.
     """
 
     arrays: Mapping[str, Any]
@@ -32,6 +33,7 @@ class Found:
     chosen: tuple[str, ...] | None = None
     columns: Columns | None = None
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def read_source(
@@ -67,6 +69,7 @@ def read_source(
             chosen=taken.chosen,
             columns=taken.columns(),
             notes=taken.notes,
+            names=file.names,
         )
     check_arrays(path, columns)
     if path.is_dir():
