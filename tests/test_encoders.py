@@ -156,12 +156,19 @@ def test_a_model_notices_embeddings_of_another_encoder(
         outcome = dms("predict", tmp_path / "model", embedded, "-o", tmp_path / "out.npz")
         outcome.succeeded()
         assert ("come from another encoder" in outcome.err) == noticed, name
+        explained = dms("explain", embedded, "--spec", tmp_path / "model")
+        explained.succeeded()
+        assert ("come from another encoder" in explained.err) == noticed, name
         if embedded.suffix == ".parquet":  # whoever scores in parts is told the same
             parts = dms(
                 "predict", tmp_path / "model", embedded, "-o", f"{tmp_path / embedded.stem}/"
             )
             assert ("come from another encoder" in parts.err) == noticed, name
     assert "(pooling)" in outcome.err
+    measured = ("--corruption", "zeroed:1", "--seeds", 1, "-o", tmp_path / "report")
+    outcome = dms("robustness", tmp_path / "model", tmp_path / "other.parquet", *measured)
+    outcome.succeeded()
+    assert "come from another encoder" in outcome.err
     assert set(read_arrays(tmp_path / "out.npz")) >= {"predicted", "weights"}
 
 

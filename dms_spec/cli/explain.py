@@ -21,6 +21,7 @@ from dms_spec.cli.explain_plot import check_plot, draw
 from dms_spec.cli.printing import note, say, say_json, width
 from dms_spec.embeddings.explanation import Explanations, explain, explain_table
 from dms_spec.embeddings.hearing import hear
+from dms_spec.embeddings.origin import other_encoders
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
@@ -93,11 +94,11 @@ def _of_batch(args: argparse.Namespace) -> _Explained:
 
 def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     """Schedules a table in place of a batch, by the heads of an artifact."""
-    spec = artifact.spec
+    spec, columns = artifact.spec, columns_of(args)
     predictor = Predictor(artifact, get_backend(args.backend), args.device)
     embeddings = read_table(
         args.input,
-        columns=columns_of(args),
+        columns=columns,
         before=Columns.of_model(artifact.model),
         axis=spec.modalities,
         widths=predictor.model.widths,
@@ -108,7 +109,8 @@ def _of_table(args: argparse.Namespace, artifact: Artifact) -> _Explained:
     explained, notes = explain_table(predictor, rows)
     for one, sample in zip(explained, args.sample, strict=True):
         one["sample"] = sample
-    return spec.policy, explained, [*rows.notes(), *notes]
+    others = other_encoders(artifact.model, args.input, columns)
+    return spec.policy, explained, [*others, *rows.notes(), *notes]
 
 
 def _with_heads(args: argparse.Namespace) -> Artifact | None:

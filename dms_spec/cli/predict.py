@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from dms_spec.cli.common import (
 from dms_spec.cli.predict_parts import is_folder, run_parts
 from dms_spec.cli.printing import note, say, say_json
 from dms_spec.embeddings.labels import Labels, class_indices, strangers, unlike
-from dms_spec.embeddings.origin import ENCODERS, Encoders, encoders_of, others
+from dms_spec.embeddings.origin import other_encoders
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
@@ -141,7 +140,7 @@ def _run_table(args: argparse.Namespace) -> int:
         "modalities": counted.rows(),
         # All rows, because a prediction does not depend on how the table was split.
         "notes": [
-            *others(predictor.artifact.model.get(ENCODERS), _encoders(source_path, given, before)),
+            *other_encoders(predictor.artifact.model, source_path, given),
             *source.notes(),
             *notes,
             *predictor.nothing_note(counted.nothing),
@@ -200,11 +199,6 @@ def _append(
         out.append(found, {} if name is None else {name: part.id})
     else:
         out.append(found)
-
-
-def _encoders(path: Path, given: Columns, before: Columns | None) -> Encoders:
-    learned = {} if before is None else before.modalities
-    return encoders_of(path, replace(given, modalities={**learned, **given.modalities}))
 
 
 class _Accuracy:

@@ -15,6 +15,7 @@ from dms_spec.artifact import CARD, Artifact, load_artifact
 from dms_spec.cli.common import add_columns, check_order, columns_of
 from dms_spec.cli.printing import note, say, say_json, say_table
 from dms_spec.cli.progress import Bar
+from dms_spec.embeddings.origin import other_encoders
 from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.table import read_table
@@ -122,16 +123,20 @@ def run(args: argparse.Namespace) -> int:
     spec = fitted.spec.replace(strict=False, nonfinite="mask")
     artifact = Artifact(spec=spec, parameters=fitted.parameters, model=fitted.model)
     predictor = Predictor(artifact, backend, args.device)
+    columns = columns_of(args)
     table = read_table(
         args.input,
-        columns=columns_of(args),
+        columns=columns,
         before=Columns.of_model(fitted.model),
         axis=spec.modalities,
     )
     samples = Samples.of_table(table, predictor.classes, prior=predictor.model.prior)
+    notes = [*other_encoders(fitted.model, args.input, columns), *samples.notes]
     if spec != fitted.spec:
-        added = "the spec refuses rows that are not finite or have nothing present; here they count"
-        samples = replace(samples, notes=(*samples.notes, added))
+        notes.append(
+            "the spec refuses rows that are not finite or have nothing present; here they count"
+        )
+    samples = replace(samples, notes=tuple(notes))
     cases = _cases(args, spec.modalities)
     target.make_parent()  # where the store lies
     store = store_of(target.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,20 @@ def others(learned: object, found: Encoders) -> Iterator[str]:
                 f"the embeddings of {name!r} come from another encoder than those learned from "
                 f"({', '.join(changed)}): {now.get('encoder')!r}, not {before.get('encoder')!r}"
             )
+
+
+def other_encoders(model: Mapping[str, Any], path: Path, columns: Columns) -> Iterator[str]:
+    """Says the same of a table in a file.
+
+    Args:
+        model: Of an artifact.
+        path: The table.
+        columns: Which columns of a frame were asked for; the others are as the artifact learned.
+    """
+    before = Columns.of_model(model)
+    learned = {} if before is None else before.modalities
+    asked = replace(columns, modalities={**learned, **columns.modalities})
+    yield from others(model.get(ENCODERS), encoders_of(path, asked))
 
 
 def _metadata(path: Path) -> Mapping[str, str]:
