@@ -281,9 +281,14 @@ def test_too_few_passes_are_said(passes: int) -> None:
 
 
 @pytest.mark.parametrize(("preset", "learned"), [("robust", 150), ("static", 120)])
-def test_the_rows_are_counted(preset: str, learned: int) -> None:
+def test_the_rows_are_counted_and_what_leaves_out_their_weight_is_said(
+    preset: str, learned: int
+) -> None:
     """Where heads share a space, the only heads that there are have not seen validation rows."""
-    data = fit(make_table(), SchedulerSpec.preset(preset, NAMES), QUICK).artifact.model["data"]
+    table = replace(make_table(), sample_weight=np.ones(180))
+    result = fit(table, SchedulerSpec.preset(preset, NAMES), QUICK)
+    data = result.artifact.model["data"]
+    assert sum("sample_weight" in note for note in result.notes) == (preset == "robust")
     counts = [data[f"{kind}_rows"] for kind in ("training", "validation", "test")]
     assert counts == [learned, 30, 30]
     assert data["rows"] == 180

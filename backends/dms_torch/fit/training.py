@@ -181,6 +181,8 @@ def _run(
     weak: list[str] = []
     if "typicality" in spec.signals:
         places, weak = learn_typicality(heads, copies)
+        if table.sample_weight is not None:
+            weak = [*weak, "sample_weight has no part in typicality: all rows count alike there"]
 
     joint: Arrays = {}
     if len(spec.modalities) > 1:
