@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-encoders test-lightning test-triton test-jax test-ray test-serve test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-encoders test-lightning test-triton test-jax test-ray test-stores test-serve test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -19,6 +19,7 @@ help:
 	@echo "make test-triton  the GPU kernels, interpreted on the CPU (five minutes; 700 MB)"
 	@echo "make test-jax  the example backend on JAX, and the conformance suite on it (slow: JAX compiles)"
 	@echo "make test-ray  a dataset scored by Ray, Dask and Daft, each in two processes (two minutes)"
+	@echo "make test-stores  dms predict and dms watch in an S3 store, with kills (a minute)"
 	@echo "make test-lightning  the example in Lightning's loop"
 	@echo "make test-serve  the example server, over loopback (half a minute)"
 	@echo "make test-extras  each extra alone, from the wheel, in a clean environment (ten minutes)"
@@ -171,6 +172,15 @@ $(VENV)-engines/pip: pyproject.toml
 		"ray[data]" "dask[dataframe]" distributed daft pandas pytest
 	@touch $@
 
+# When what reads or writes a store has changed. The server has an environment of its own.
+test-stores: $(VENV)/test $(VENV)-stores/pip
+	MOTO_SERVER=$(VENV)-stores/bin/moto_server $(BIN)/python -m pytest tests/test_stores.py
+
+$(VENV)-stores/pip:
+	$(PYTHON) -m venv $(VENV)-stores
+	$(VENV)-stores/bin/python -m pip install --quiet "moto[server]"
+	@touch $@
+
 test-lightning: $(VENV)/lightning
 	PYTHONPATH=$(VENV)/lightning $(BIN)/python -m pytest tests/test_logging.py
 
@@ -258,4 +268,4 @@ vectors: $(VENV)/test
 	$(BIN)/python docs/spec/build_vectors.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-engines docs/_build docs/gallery demo-out study-out mini-out dist
+	rm -rf $(VENV) $(VENV)-engines $(VENV)-stores docs/_build docs/gallery demo-out study-out mini-out dist

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ from dms_spec.texts import NOTHING
 # Bytes at a time, and as many as are looked through for a mark at each end of a file.
 _BLOCK = 1 << 20
 
+# Who asks, in a URI such as s3://KEY:SECRET@bucket/folder: not for messages, nor for a manifest.
+_CREDENTIALS = re.compile(r"(?<=://)[^/@]*@")
+
 
 def is_uri(text: str) -> bool:
     """Says whether a path is one of a store, such as ``s3://bucket/folder``."""
@@ -34,7 +38,7 @@ class Place:
     Make one with `of`.
 
     Attributes:
-        given: As it was given, for messages.
+        given: As it was given, without credentials, for messages.
         path: In its file system.
         filesystem: A ``pyarrow.fs.FileSystem``.
     """
@@ -59,16 +63,35 @@ class Place:
             filesystem, path = fs.FileSystem.from_uri(text)
         except (ValueError, OSError, NotImplementedError) as error:
             raise FileError(
-                f"cannot use {text}",
+                f"cannot use {_CREDENTIALS.sub('', text)}",
                 expected="a path, or a URI that pyarrow knows, such as s3://bucket/folder",
                 got=str(error),
             ) from error
-        return cls(text, path, filesystem)
+        return cls(_CREDENTIALS.sub("", text), path, filesystem)
 
     def within(self, name: str) -> Place:
         """Gives a file of this folder."""
-        given, path = self.given.rstrip("/"), self.path.rstrip("/")
-        return replace(self, given=f"{given}/{name}", path=f"{path}/{name}")
+        given, mark, options = (
+            self.given.partition("?") if is_uri(self.given) else (self.given, "", "")
+        )
+        given, path = given.rstrip("/"), self.path.rstrip("/")
+        return replace(self, given=f"{given}/{name}{mark}{options}", path=f"{path}/{name}")
+
+    @contextmanager
+    def reached(self) -> Iterator[None]:
+        """Says what is wrong where a file system, or a store, does not answer.
+
+        Raises:
+            FileError: It does not.
+        """
+        try:
+            yield
+        except (OSError, ValueError, NotImplementedError) as error:
+            raise FileError(
+                f"cannot reach {self.given}",
+                got=str(error).rstrip("."),
+                fix="Check the address, the credentials and the network.",
+            ) from error
 
     def files(self) -> list[Place]:
         """Lists the Parquet files of a folder, in the natural order of their names; or itself.
@@ -78,7 +101,7 @@ class Place:
         """
         from pyarrow import fs
 
-        with readable(self.given, ".parquet"):
+        with self.reached():
             info = self.filesystem.get_file_info(self.path)
             if info.type == fs.FileType.File and self.path.endswith(".parquet"):
                 return [self]
@@ -101,7 +124,7 @@ class Place:
         """Says whether there is anything."""
         from pyarrow import fs
 
-        with readable(self.given, ".parquet"):
+        with self.reached():
             return bool(self.filesystem.get_file_info(self.path).type != fs.FileType.NotFound)
 
     def modified(self) -> int | None:
@@ -187,7 +210,7 @@ class Folder:
         if self.here:
             Target.of_folder(self.place.path, marks, overwrite=True, alone=True)
             return
-        with readable(self.place.given, ".parquet"):
+        with self.place.reached():
             self.place.filesystem.create_dir(self.place.path, recursive=True)
         names = {name for name in self.names() if not name.startswith(STAGING)}
         strange = [n for n in names & set(marks) if not self._is_marked(n, marks[n])]
@@ -204,7 +227,7 @@ class Folder:
         """Lists what is in it, in order; nothing where there is no folder yet."""
         from pyarrow import fs
 
-        with readable(self.place.given, ".parquet"):
+        with self.place.reached():
             selector = fs.FileSelector(self.place.path, allow_not_found=True)
             infos = self.place.filesystem.get_file_info(selector)
         return sorted(info.base_name for info in infos)
@@ -213,6 +236,11 @@ class Folder:
         """Removes what workers that were stopped have left behind."""
         if self.here:
             clear_leftovers(Path(self.place.path))
+            return
+        for name in self.names():
+            if name.startswith(STAGING):
+                with self.place.reached():
+                    self.place.filesystem.delete_file(self.place.within(name).path)
 
     def _is_marked(self, name: str, mark: bytes) -> bool:
         place = self.place.within(name)

@@ -32,15 +32,18 @@ def read_predictions(text: str, time: str | None = None) -> Iterator[Rows]:
         FileError: It cannot be read.
         MissingInput: It holds no predictions, or has no such column.
     """
-    if text.endswith(".jsonl"):
-        pyarrow()
-        with readable(text, ".jsonl"):
+    given = Place.of(text)
+    if given.path.endswith(".jsonl"):
+        with (
+            readable(given.given, ".jsonl"),
+            given.filesystem.open_input_stream(given.path) as file,
+        ):
             from pyarrow import json as arrow_json
 
-            table = arrow_json.read_json(text)
-        yield _rows(open_frame(table, text), time)
+            table = arrow_json.read_json(file)
+        yield _rows(open_frame(table, given.given), time)
         return
-    for place in Place.of(text).files():
+    for place in given.files():
         with place.parquet() as file:
             names = file.schema_arrow.names
             _check(names, place.given, time)
@@ -55,9 +58,10 @@ def read_modalities(text: str) -> tuple[str, ...] | None:
     Raises:
         FileError: It cannot be read.
     """
-    if text.endswith(".jsonl"):
+    given = Place.of(text)
+    if given.path.endswith(".jsonl"):
         return None
-    with Place.of(text).files()[0].parquet() as file:
+    with given.files()[0].parquet() as file:
         found = (file.metadata.metadata or {}).get(b"modalities")
     return None if found is None else tuple(json.loads(found))
 

@@ -86,10 +86,11 @@ def _pace(rows: int, left: int, seconds: float) -> str:
 
 
 def _tell(args: argparse.Namespace, bulk: Bulk, manifest: Manifest, before: int) -> None:
+    output = Place.of(args.output).given
     policy = bulk.scorer.predictor().artifact.spec.policy
     if args.json:
         summary: dict[str, Any] = {
-            "output": args.output,
+            "output": output,
             "backend": bulk.scorer.backend,
             "policy": policy,
             "samples": manifest.rows,
@@ -106,4 +107,4 @@ def _tell(args: argparse.Namespace, bulk: Bulk, manifest: Manifest, before: int)
     for text in manifest.notes:
         note(text)
     earlier = f", {before} of them by an earlier run" if before else ""
-    say(f"wrote {args.output}: {counted(len(manifest.parts), 'part')}{earlier}, and {MANIFEST}")
+    say(f"wrote {output}: {counted(len(manifest.parts), 'part')}{earlier}, and {MANIFEST}")

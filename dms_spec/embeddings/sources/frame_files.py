@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,22 @@ def is_frame_file(path: Path) -> bool:
     if path.is_dir():
         return next(path.glob("*.parquet"), None) is not None
     return path.name.lower().endswith(SUFFIXES)
+
+
+def check_here(path: Path) -> None:
+    """Refuses the address of a store, such as ``s3://bucket/file.parquet``.
+
+    Raises:
+        FileError: It is one.
+    """
+    if re.fullmatch("[a-z][a-z0-9]+:", path.parts[0] if path.parts else ""):
+        raise FileError(
+            f"cannot read {path}",
+            expected="a path on this machine",
+            got="an address in a store",
+            fix="Copy the file here. What reads from stores is dms watch, and dms predict with a "
+            "folder as output, -o OUT/.",
+        )
 
 
 @dataclass(frozen=True)
@@ -103,6 +120,7 @@ def open_frame_file(path: Path) -> FrameFile:
         FileError: It is missing, damaged or of another kind.
         BackendUnavailable: pyarrow is not installed.
     """
+    check_here(path)
     pyarrow()
     name = path.name.lower()
     if path.is_dir():

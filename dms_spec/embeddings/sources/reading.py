@@ -87,6 +87,7 @@ def check_arrays(path: Path, columns: Columns) -> None:
     Raises:
         FileError, SpecError: It is.
     """
+    frame_files.check_here(path)
     known = (*SUFFIXES, *frame_files.SUFFIXES)
     if not path.is_dir() and path.suffix not in SUFFIXES:
         there = path.exists()
