@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ def test_a_camera_that_fails_is_named_and_when(
         "camera", 3000, "hour 12",
     )  # fmt: skip
     assert first["windows"] == 4 and first["share_there"] == pytest.approx(share, abs=0.05)
+    assert found["alarms"][0]["what"].endswith(("active", "p5", "median", "p95"))
     text = page.read_text(encoding="utf-8")
     assert text.count("<img") == 2 and "3000, hour 12" in text
 
@@ -166,3 +168,23 @@ def test_what_cannot_be_watched_is_refused(
         taken = ("watch", "s.parquet", "--reference", reference, "-o", "mine.html")
         assert "is not replaced" in dms(*taken).refused()
         assert Path("mine.html").read_text(encoding="utf-8") == "years"
+
+
+def test_plots_have_times_below_them_where_times_rise() -> None:
+    from dms_spec.bulk.drift_page import Watch, _places, html
+
+    usual = Reference(NAMES, healthy(1000, 1))
+    hours = np.arange(3).astype("datetime64[h]").astype("datetime64[us]")
+    cases = (
+        (hours, "time", [*hours, np.datetime64(3, "h")]),
+        (hours[::-1], "row", [0, 10, 20, 30]),
+        ([None] * 3, "row", [0, 10, 20, 30]),
+    )
+    for number, (times, label, places) in enumerate(cases):
+        windows = [
+            replace(usual.window(10 * k, healthy(10, k)), time=time) for k, time in enumerate(times)
+        ]
+        watch = Watch(reference=usual, windows=windows, alarms={})
+        assert _places(watch) == (label, places)
+        if not number:
+            assert "No alarm" in html(watch)  # it can be drawn

@@ -23,6 +23,9 @@ LEVELS = (0.05, 0.5, 0.95)
 # Values that are this near to a quantile are not below it: a weight may be the same in all rows.
 _ROUND_OFF = 1e-5
 
+#: What the quantiles are called.
+POINTS = ("p5", "median", "p95")
+
 #: How often a healthy stream may give an alarm, over all its windows, modalities and shares.
 FALSE_ALARMS = 0.01
 
@@ -169,11 +172,11 @@ class Reference:
             )
             for name, bounds in self.quantiles.items():
                 values = rows.values[name][there, m]
-                for level, bound in zip(LEVELS, bounds[m], strict=True):
+                for point, bound in zip(POINTS, bounds[m], strict=True):
                     yield Share(
                         modality=modality,
                         quantity=name,
-                        what=f"{name} below the usual {100 * level:.0f} %",
+                        what=f"{name} below the usual {point}",
                         hits=int((values < bound - _ROUND_OFF).sum()),
                         rows=len(values),
                     )

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.bulk.drift import FALSE_ALARMS, LEVELS, Alarm, Reference, Window
+from dms_spec.bulk.drift import FALSE_ALARMS, POINTS, Alarm, Reference, Window
 from dms_spec.colours import BLUE, GREY, RED
 from dms_spec.markup import escape, html_page, html_picture, html_table, percent
 from dms_spec.pictures import page_style, svg
 
 _LEGEND = (
     f"A healthy stream gives an alarm with a chance of {100 * FALSE_ALARMS:g} % or less, if its "
-    "rows are independent of each other. Dashed: the reference. Red: windows with an alarm."
+    "rows are independent of each other. Dashed: the reference. Red: windows with an alarm. "
+    "p5 and p95 are the values below which 5 % and 95 % of the reference lie. Typicality is 0 "
+    "where a modality looks as usual, and lower where it does not. Weights add up to 1 in each "
+    "row, so where one modality loses weight, another gains it."
 )
 
 
@@ -76,7 +79,7 @@ def html(watch: Watch) -> str:
         BackendUnavailable: matplotlib is not installed.
     """
     rows = sum(window.rows for window in watch.windows)
-    header = ("modality", "what", "since row", "windows", "share there", "in the reference")
+    header = ("modality", "what", "since row", "windows", "share of rows", "in the reference")
     entries = [
         (
             entry["modality"],
@@ -110,7 +113,7 @@ def verdict(watch: Watch) -> str:
 def since(entry: Mapping[str, Any]) -> str:
     """Says when something began."""
     time = entry["first_time"]
-    return f"{entry['first_row']}" + ("" if time is None else f", {time}")
+    return f"{entry['first_row']}" + ("" if time is None else f", {time.removesuffix('.000000')}")
 
 
 def _picture(watch: Watch, m: int) -> bytes:
@@ -142,19 +145,33 @@ def _panels(watch: Watch, m: int) -> list[Panel]:
     ]
     if usual.typicality is not None:
         lines = np.array([w.typicality[m] for w in watch.windows if w.typicality is not None])
-        levels = ", ".join(f"{100 * level:.0f}" for level in LEVELS)
-        found.append((f"typicality at {levels} %", lines, usual.typicality[m]))
+        found.append((f"typicality: {', '.join(POINTS)}", lines, usual.typicality[m]))
     return found
 
 
 def _draw(axes: Any, watch: Watch, m: int, lines: Any, usual: Any) -> None:
-    starts = [window.start for window in watch.windows]
+    label, places = _places(watch)
     name = watch.reference.modalities[m]
     for number, alarms in watch.alarms.items():
         if any(alarm.found.modality == name for alarm in alarms):
-            window = watch.windows[number]
-            axes.axvspan(window.start, window.start + window.rows, color=RED, alpha=0.12, lw=0)
+            axes.axvspan(places[number], places[number + 1], color=RED, alpha=0.12, lw=0)
     for k, value in enumerate(usual):
         axes.axhline(value, color=GREY, linewidth=1, linestyle="--")
-        axes.plot(starts, lines[:, k], color=BLUE, linewidth=1.5, marker=".", markersize=3)
-    axes.set_xlabel("row")
+        axes.plot(places[:-1], lines[:, k], color=BLUE, linewidth=1.5, marker=".", markersize=3)
+    axes.set_xlabel(label)
+    if label == "time":
+        import matplotlib.dates
+
+        dates: Any = matplotlib.dates  # has no types
+        few = dates.AutoDateLocator(minticks=2, maxticks=5)
+        axes.xaxis.set_major_locator(few)
+        axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(few))
+
+
+def _places(watch: Watch) -> tuple[str, list[Any]]:
+    """Says where each window begins and the last one ends: by times, where they rise, or rows."""
+    windows = watch.windows
+    times = np.array([window.time for window in windows])
+    if times.dtype.kind == "M" and len(times) > 1 and (np.diff(times) > np.timedelta64(0)).all():
+        return "time", [*times, times[-1] + (times[-1] - times[-2])]
+    return "row", [*(window.start for window in windows), windows[-1].start + windows[-1].rows]
