@@ -6,7 +6,9 @@ No server runs here. Triton's own protobuf reads the configuration, and ONNX Run
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
+import re
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -52,19 +54,23 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return path.parents[1]
 
 
-@pytest.fixture(scope="module")
-def messages() -> ModuleType:
-    """Triton's own messages, without the client around them, which wants an older protobuf."""
+def of_client(name: str) -> ModuleType:
+    """One module of Triton's client, without those around it, which want other packages."""
     try:
         listed = files("tritonclient") or []
     except PackageNotFoundError:
         pytest.skip("tritonclient is not installed")
-    (path,) = (f.locate() for f in listed if f.as_posix() == MESSAGES)
-    spec = importlib.util.spec_from_file_location("model_config_pb2", path)
+    (path,) = (f.locate() for f in listed if f.as_posix() == name)
+    spec = importlib.util.spec_from_file_location(Path(name).stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def messages() -> ModuleType:
+    return of_client(MESSAGES)
 
 
 def session(model: Path) -> Any:
@@ -121,6 +127,45 @@ def test_requests_in_one_batch_are_answered_as_alone(model: Path) -> None:
             np.testing.assert_allclose(together[name], expected, rtol=1e-5, atol=1e-6)
         else:
             np.testing.assert_array_equal(together[name], expected)
+
+
+def test_the_request_of_the_page_is_what_the_client_builds_and_the_graph_takes(
+    tmp_path: Path,
+) -> None:
+    """Input by input, as JSON and as bytes; Triton's client joins them into a request."""
+    page = Path(__file__).resolve().parents[1] / "docs" / "guide" / "serving.md"
+    block = re.search(r"^```json\n(.*?)^```$", page.read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert block is not None
+    request = json.loads(block[1])
+    give = of_client("tritonclient/http/_infer_input.py").InferInput
+    want = of_client("tritonclient/http/_requested_output.py").InferRequestedOutput
+    arrays = {}
+    for one in request["inputs"]:
+        dtype = {"FP32": np.float32, "BOOL": np.bool_}[one["datatype"]]
+        array = np.array(one["data"], dtype).reshape(one["shape"])
+        built = give(one["name"], one["shape"], one["datatype"])
+        built.set_data_from_numpy(array, binary_data=False)
+        tensor = built._get_tensor()
+        assert np.array_equal(np.array(tensor.pop("data"), dtype), array.ravel())
+        assert tensor == {key: one[key] for key in tensor} and len(tensor) == 3
+        built.set_data_from_numpy(array)
+        assert built._get_binary_data() == array.tobytes()
+        arrays[one["name"]] = array
+    names = [one["name"] for one in request["outputs"]]
+    assert [want(name)._get_tensor()["name"] for name in names] == names
+    small = small_artifact()
+    spec = small.spec.replace(modalities=("image", "text"))
+    parameters = {
+        name.replace(".a.", ".image.").replace(".b.", ".text."): array[: 2 if ".b." in name else 3]
+        if array.ndim and "bias" not in name
+        else array
+        for name, array in small.parameters.items()
+    }
+    artifact = Artifact(spec=spec, parameters=parameters, model=small.model)
+    path = get_exporter("triton").export(artifact, tmp_path)
+    found = dict(zip(names, onnxruntime.InferenceSession(path).run(names, arrays), strict=True))
+    np.testing.assert_allclose(found["weights"], [[1, 0]])
+    np.testing.assert_allclose(found["probabilities"].sum(), 1, rtol=1e-6)
 
 
 def test_the_samples_are_first_and_the_answers_those_of_any_export(tmp_path: Path) -> None:
