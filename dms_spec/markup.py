@@ -57,6 +57,11 @@ def escape(text: object) -> str:
     return html.escape(shown_lines(text))
 
 
+def gigabytes(size: int) -> str:
+    """Writes a number of bytes: ``0.8 GB``."""
+    return f"{size / 1e9:.2g} GB" if size < 1e10 else f"{size / 1e9:.0f} GB"
+
+
 def percent(share: float | None) -> str:
     """Writes a share in percent with one digit, or a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"

@@ -121,7 +121,7 @@ def forget(*arrays: NDArray[Any]) -> None:
     for array in arrays:
         base: Any = array
         while base is not None and not isinstance(base, mmap.mmap):
-            base = getattr(base, "base", None)
+            base = base.obj if isinstance(base, memoryview) else getattr(base, "base", None)
         if base is not None and hasattr(mmap, "MADV_DONTNEED"):
             with suppress(OSError, ValueError):
                 base.madvise(mmap.MADV_DONTNEED)

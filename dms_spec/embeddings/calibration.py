@@ -140,9 +140,17 @@ def expected_calibration_error(
         MissingInput: There are no samples.
         SpecError: There is no bin, or the rows are not probabilities.
     """
-    if bins < 1:
-        raise SpecError("there is no bin", expected="bins = 1 or more", got=str(bins))
     p, classes = _checked("probabilities", probabilities, labels)
+    check_probabilities(p)
+    return calibration_error(p.max(axis=1), p.argmax(axis=1) == classes, bins)
+
+
+def check_probabilities(p: NDArray[Any]) -> None:
+    """Checks that rows are probabilities.
+
+    Raises:
+        SpecError: They are not.
+    """
     # Half precision is the coarsest that comes in: its eps is 1e-3 for each of C terms.
     sums = np.abs(p.sum(axis=1) - 1)
     if not ((p >= 0).all() and (sums <= 1e-2).all()):
@@ -152,11 +160,27 @@ def expected_calibration_error(
             got=f"from {p.min()} to {p.max()}, sums off by up to {sums.max()}",
             fix="Apply softmax to logits first.",
         )
-    confidence, right = p.max(axis=1), p.argmax(axis=1) == classes
+
+
+def calibration_error(
+    confidence: NDArray[np.floating], right: NDArray[np.bool_], bins: int = 15
+) -> float:
+    """Computes the same of the largest probability of each row, and whether its class is right.
+
+    Args:
+        confidence: ``[N]``, at least one.
+        right: bool ``[N]``.
+        bins: At least 1.
+
+    Raises:
+        SpecError: There is no bin.
+    """
+    if bins < 1:
+        raise SpecError("there is no bin", expected="bins = 1 or more", got=str(bins))
     upper = np.arange(1, bins) / bins  # the last bin takes what round-off lifts above 1
     bin_of = np.searchsorted(upper, confidence, side="left")
     gaps = np.bincount(bin_of, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(classes))
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 @dataclass(frozen=True)

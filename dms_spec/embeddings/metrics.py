@@ -2,12 +2,88 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.embeddings.calibration import expected_calibration_error
+from dms_spec.embeddings.calibration import calibration_error, check_probabilities
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Holds what is measured of the answers to some rows, by their class probabilities.
+
+    Attributes:
+        right: bool ``[N]``, whether the likeliest class is that of the row.
+        confidence: Its probability, ``[N]``.
+        likelihood: The probability of the row's own class, ``[N]``; of some other where it has none.
+        targets: The class of each row ``[N]``, -1 for a label that is not a class.
+        classes: C.
+    """
+
+    right: NDArray[np.bool_]
+    confidence: NDArray[np.float64]
+    likelihood: NDArray[np.float64]
+    targets: NDArray[np.intp]
+    classes: int
+
+    @classmethod
+    def of(cls, probabilities: NDArray[Any], targets: NDArray[np.intp]) -> Self:
+        """Keeps of ``[N, C]`` what `measured` needs.
+
+        Raises:
+            SpecError: Rows of a known class are not probabilities.
+        """
+        p = probabilities.astype(np.float64)
+        check_probabilities(p[targets >= 0])
+        chosen = p.argmax(axis=1)
+        rows = np.arange(len(p))
+        return cls(chosen == targets, p[rows, chosen], p[rows, targets], targets, p.shape[1])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Joins the rows of several parts, at least one."""
+        names = ("right", "confidence", "likelihood", "targets")
+        arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
+        return cls(*arrays, parts[0].classes)
+
+    def rows(self, index: NDArray[np.bool_]) -> Self:
+        """Gives some of the rows."""
+        own = (self.right, self.confidence, self.likelihood, self.targets)
+        return type(self)(*(array[index] for array in own), self.classes)
+
+    def measured(self, weight: NDArray[np.float64] | None = None) -> dict[str, Any]:
+        """Measures them: see the function `measured`."""
+        result: dict[str, Any] = {
+            "accuracy": None,
+            "balanced_accuracy": None,
+            "recall": [None] * self.classes,
+            "nll": None,
+            "ece": None,
+        }
+        counts: NDArray[Any] = np.ones(len(self.targets)) if weight is None else weight
+        if not counts.sum() > 0:
+            return result
+        result["accuracy"] = float((counts * self.right).sum() / counts.sum())
+        known = (self.targets >= 0) & (counts > 0)
+        if not known.any():
+            return result
+        own, counts = self.rows(known), counts[known]
+        total, found = (
+            np.bincount(own.targets, w, minlength=self.classes)
+            for w in (counts, counts * own.right)
+        )
+        recall = [float(f / t) if t > 0 else None for f, t in zip(found, total, strict=True)]
+        likelihood = np.maximum(own.likelihood, np.finfo(np.float32).tiny)
+        return result | {
+            "recall": recall,
+            "balanced_accuracy": float(np.mean([r for r in recall if r is not None])),
+            "nll": float(-(counts * np.log(likelihood)).sum() / counts.sum()),
+            "ece": calibration_error(own.confidence, own.right),
+        }
 
 
 def measured(
@@ -26,32 +102,6 @@ def measured(
     Returns:
         ``accuracy``; ``recall``, the share of each class that is found, ``[C]``, None for a class
         without rows; ``balanced_accuracy``, their mean; ``nll``, the mean negative log-likelihood
-        in nats; ``ece``, see `expected_calibration_error`.
+        in nats; ``ece``, see `dms_spec.embeddings.calibration.expected_calibration_error`.
     """
-    classes = probabilities.shape[1]
-    result: dict[str, Any] = {
-        "accuracy": None,
-        "balanced_accuracy": None,
-        "recall": [None] * classes,
-        "nll": None,
-        "ece": None,
-    }
-    counts: NDArray[Any] = np.ones(len(targets)) if weight is None else weight
-    if not counts.sum() > 0:
-        return result
-    right = probabilities.argmax(axis=1) == targets
-    result["accuracy"] = float((counts * right).sum() / counts.sum())
-    known = (targets >= 0) & (counts > 0)
-    if not known.any():
-        return result
-    p, y, counts, right = (a[known] for a in (probabilities, targets, counts, right))
-    total, found = (np.bincount(y, w, minlength=classes) for w in (counts, counts * right))
-    recall = [float(f / t) if t > 0 else None for f, t in zip(found, total, strict=True)]
-    p = p.astype(np.float64)
-    likelihood = np.maximum(p[np.arange(len(y)), y], np.finfo(np.float32).tiny)
-    return result | {
-        "recall": recall,
-        "balanced_accuracy": float(np.mean([r for r in recall if r is not None])),
-        "nll": float(-(counts * np.log(likelihood)).sum() / counts.sum()),
-        "ece": expected_calibration_error(p, y),
-    }
+    return Answers.of(probabilities, targets).measured(weight)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dms_spec.artifact import Artifact
 from dms_spec.embeddings.labels import class_indices
-from dms_spec.embeddings.metrics import measured
+from dms_spec.embeddings.metrics import Answers
 from dms_spec.embeddings.table import Table
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.errors import DMSError, MissingInput, ShapeError, UnsupportedCapability
@@ -196,10 +196,15 @@ def _slices(rows: int, size: int) -> Iterator[slice]:
 # --------------------------------------------------------------------------------------- metrics
 
 
-def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, Any]:
+def evaluate(
+    artifact: Artifact,
+    backend: Backend,
+    table: Table,
+    index: NDArray[np.intp] | None = None,
+) -> dict[str, Any]:
     """Measures accuracy and calibration on a table with labels: fused, static, each alone.
 
-    A label that is not a class of the artifact counts as wrong; for calibration and likelihood its
+    Rows are read some at a time: the table need not fit into memory. A label that is not a class of the artifact counts as wrong; for calibration and likelihood its
     row is left out. A modality alone is measured where it is present.
 
     Returns:
@@ -221,18 +226,29 @@ def evaluate(artifact: Artifact, backend: Backend, table: Table) -> dict[str, An
     )
     heads = {k: v for k, v in artifact.parameters.items() if k not in artifact.scheduler_parameters}
     static = Predictor(Artifact(spec=uniform, parameters=heads, model=artifact.model), backend)
-    targets = class_indices(scheduler.classes, table.labels)
-    probabilities = scheduler.unimodal(table)
+    names = ("fused", "static", *spec.modalities)
+    kept: dict[str, list[Answers]] = {name: [] for name in names}
+    heard: list[NDArray[np.bool_]] = []
+    for part in table.parts(index):
+        assert part.labels is not None  # noqa: S101 - narrows the type
+        targets = class_indices(scheduler.classes, part.labels)
+        alone = scheduler.unimodal(part)
+        heard.append(part.present & np.isfinite(alone).all(axis=2))
+        alone = np.where(heard[-1][..., None], alone, 1.0 / alone.shape[2])
+        found = [scheduler.predict(part)["probabilities"], static.predict(part)["probabilities"]]
+        for name, p in zip(names, [*found, *alone.swapaxes(0, 1)], strict=True):
+            kept[name].append(Answers.of(p, targets))
+    answers = {name: Answers.joined(parts) for name, parts in kept.items()}
     weight = table.sample_weight
-    alone = {}
-    for m, name in enumerate(spec.modalities):
-        there = table.present[:, m] & np.isfinite(probabilities[:, m]).all(axis=1)
-        counts = None if weight is None else weight[there]
-        own = measured(probabilities[there, m], targets[there], counts)
-        alone[name] = {"samples": int(there.sum()), **own}
+    if weight is not None and index is not None:
+        weight = weight[index]
+    modalities = {}
+    for name, there in zip(spec.modalities, np.concatenate(heard).T, strict=True):
+        own = answers[name].rows(there).measured(None if weight is None else weight[there])
+        modalities[name] = {"samples": int(there.sum()), **own}
     return {
-        "samples": len(table),
-        "fused": measured(scheduler.predict(table)["probabilities"], targets, weight),
-        "static": measured(static.predict(table)["probabilities"], targets, weight),
-        "modalities": alone,
+        "samples": len(answers["fused"].targets),
+        "fused": answers["fused"].measured(weight),
+        "static": answers["static"].measured(weight),
+        "modalities": modalities,
     }

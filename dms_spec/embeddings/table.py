@@ -6,7 +6,7 @@ and arrays in memory come in by the same door, `Table.from_arrays`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -39,6 +39,10 @@ from dms_spec.embeddings.split import (
 )
 from dms_spec.errors import MissingInput, NonFiniteInput
 from dms_spec.markup import counted
+from dms_spec.streams import forget
+
+# Numbers at a time, of all embeddings.
+_PART_VALUES = 1 << 21
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,6 +240,19 @@ class Table:
             present=self.present[index],
             **changes,
         )
+
+    def parts(self, index: NDArray[np.intp] | None = None) -> Iterator[Self]:
+        """Gives some of the rows, or all, in their order and some at a time: at least one part.
+
+        What was read of mapped embeddings is let go of.
+        """
+        rows = len(self) if index is None else len(index)
+        width = sum(array.shape[1] for array in self.embeddings.values())
+        step = max(1, _PART_VALUES // width)
+        for start in range(0, max(rows, 1), step):
+            some = slice(start, min(start + step, rows))
+            yield self.rows(some if index is None else index[some])
+            forget(*self.embeddings.values())
 
     def training_rows(self) -> NDArray[np.intp]:
         """``train``, or all rows with a label that are neither in ``test`` nor ``validation``."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.embeddings.labels import class_indices
-from dms_spec.embeddings.metrics import measured
+from dms_spec.embeddings.metrics import Answers
 from dms_spec.embeddings.table import Table
 from dms_spec.equations.heads import scaled
 from dms_spec.equations.primitives import softmax
@@ -16,19 +16,26 @@ from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.folds import Rows
 
 
-def measure_concatenation(found: Arrays, copy: int, rows: Rows, table: Table) -> dict[str, Any]:
+def measure_concatenation(
+    found: Arrays, copy: int, rows: Rows, table: Table, index: NDArray[np.intp]
+) -> dict[str, Any]:
     """Measures one copy of `joint_regression` on rows that it has not seen.
 
     Args:
         found: What `joint_regression` found.
         copy: The copy that has not seen the rows.
         rows: What it has learned from.
-        table: The rows, with labels.
+        table: With labels.
+        index: The rows.
     """
-    assert table.labels is not None  # noqa: S101 - narrows the type
-    logits = _inputs(found, rows, table) @ found["weight"][copy] + found["bias"][copy]
-    p = softmax(np, logits)
-    return measured(p, class_indices(rows.classes, table.labels), table.sample_weight)
+    answers = []
+    for part in table.parts(index):
+        assert part.labels is not None  # noqa: S101 - narrows the type
+        logits = _inputs(found, rows, part) @ found["weight"][copy] + found["bias"][copy]
+        targets = class_indices(rows.classes, part.labels)
+        answers.append(Answers.of(softmax(np, logits), targets))
+    weight = table.sample_weight
+    return Answers.joined(answers).measured(None if weight is None else weight[index])
 
 
 def _inputs(found: Arrays, rows: Rows, table: Table) -> NDArray[np.float64]:

@@ -26,6 +26,7 @@ from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.errors import DMSError, DMSWarning, SpecError
 from dms_spec.plugins import get_backend
 from dms_spec.spec import SchedulerSpec
+from dms_spec.streams import forget, row_parts
 from dms_torch.backend import TorchBackend
 from dms_torch.fit.checkpoint import Arrays, Checkpoint
 from dms_torch.fit.concatenation import measure_concatenation
@@ -237,10 +238,10 @@ def _metrics(
     if table.test is not None and len(table.test):
         judged.append(("test", artifact, rows.copies - 1, table.test))
     for name, own, copy, index in judged:
-        some = table.rows(index)
-        result[name] = evaluate(own, numpy, some)
+        result[name] = evaluate(own, numpy, table, index)
         if joint:
-            result[name]["concatenation"] = measure_concatenation(joint, copy, rows, some)
+            measured = measure_concatenation(joint, copy, rows, table, index)
+            result[name]["concatenation"] = measured
     return result
 
 
@@ -336,5 +337,7 @@ def _fingerprint(table: Table, spec: SchedulerSpec, settings: FitSettings, devic
     for name, array in arrays.items():
         if array is not None:
             digest.update(f"{name} {array.dtype} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
+            for rows in row_parts(array):
+                digest.update(np.ascontiguousarray(array[rows]).tobytes())
+                forget(array)
     return digest.hexdigest()
