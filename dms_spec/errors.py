@@ -6,7 +6,8 @@ happened, what was expected, what came, and how to fix it (DMS-E-001, DMS-E-002)
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
@@ -186,3 +187,14 @@ def nearest_path(path: Path | str) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UnknownName:
     """Makes an `UnknownName` that names the closest known name."""
     return UnknownName(f"unknown {kind} {name!r}", fix=closest(name, known))
+
+
+@contextmanager
+def counting_from(start: int) -> Iterator[None]:
+    """Says in an error that its row is counted from a later row than the first."""
+    try:
+        yield
+    except DMSError as error:
+        if start:
+            error.args = (f"from row {start} on: {error}",)
+        raise

@@ -127,11 +127,17 @@ def forget(*arrays: NDArray[Any]) -> None:
                 base.madvise(mmap.MADV_DONTNEED)
 
 
-def row_parts(array: NDArray[Any]) -> Iterator[slice]:
-    """Gives consecutive rows of an array, some megabytes at a time; at least one part."""
+def row_parts(array: NDArray[Any], rows: int | None = None) -> Iterator[slice]:
+    """Gives consecutive rows of an array, some megabytes at a time; at least one part.
+
+    Args:
+        array: Whose rows they are.
+        rows: How many there are, where some are chosen; None for all.
+    """
+    rows = len(array) if rows is None else rows
     width = max(1, prod(array.shape[1:]) * array.dtype.itemsize)
     step = max(1, _PART // width)
-    for start in range(0, max(len(array), 1), step):
+    for start in range(0, max(rows, 1), step):
         yield slice(start, start + step)
 
 

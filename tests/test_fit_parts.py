@@ -269,7 +269,7 @@ def test_logistic_regression_is_at_its_optimum(width: int, penalty: float) -> No
     x = torch.from_numpy(random.random((40, width)))
     labels = torch.from_numpy(np.arange(40) % 3)
     weight = torch.from_numpy(random.random((40, 2)) * (random.random((40, 2)) < 0.8))
-    path = LogisticPath(x, labels, weight, 3)
+    path = LogisticPath([x], labels, weight, 3)
     for earlier in (10.0, penalty):
         found = path.solve(earlier)
     assert found[2]

@@ -14,8 +14,7 @@ from dms_spec.embeddings.scoring import Scorer
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
 from dms_spec.embeddings.sources.frames import open_frame, pyarrow
 from dms_spec.embeddings.summary import Record, Tally
-from dms_spec.embeddings.table_parts import counting_from
-from dms_spec.errors import FileError
+from dms_spec.errors import FileError, counting_from
 from dms_spec.texts import parse_json
 from dms_spec.typed import read_typed
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,20 @@ def columns_of(args: argparse.Namespace) -> Columns:
 def names_of(text: str | None) -> tuple[str, ...] | None:
     """The names in a list with commas; None without one."""
     return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def size_of(text: str, option: str) -> int:
+    """Reads a number of bytes, such as 500MB or 2GB.
+
+    Raises:
+        SpecError: It is something else.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if found is None:
+        raise SpecError(
+            f"{option} is no size", expected="a number of bytes, such as 500MB or 2GB", got=text
+        )
+    return int(float(found[1]) * 1000 ** " KMGT".index(found[2].upper() or " "))
 
 
 def schedule_file(args: argparse.Namespace) -> tuple[Artifact, ModalityBatch, Schedule]:

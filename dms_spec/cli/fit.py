@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
-from dms_spec.cli.common import add_columns, add_modalities, columns_of, json_spec, names_of
+from dms_spec.cli.common import (
+    add_columns,
+    add_modalities,
+    columns_of,
+    json_spec,
+    names_of,
+    size_of,
+)
 from dms_spec.cli.log import Log
 from dms_spec.cli.printing import note, say, say_json, width
 from dms_spec.cli.progress import Bar
@@ -104,6 +111,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="add a line of JSON for each epoch of each stage, as it ends",
     )
+    parser.add_argument(
+        "--memory",
+        metavar="SIZE",
+        default="2GB",
+        help="embeddings of a larger table lie in temporary files (TMPDIR) while it is learned "
+        "from (default: %(default)s)",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:0, ... (default: cpu)")
     parser.add_argument("--overwrite", action="store_true", help="replace an artifact at DIR")
     parser.add_argument("--json", action="store_true", help="print JSON, for machines")
@@ -138,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         class_weight=args.class_weight,
         seed=args.seed,
     )
+    memory = size_of(args.memory, "--memory")
     given = _json_spec(args.spec)
     table = read_table(
         args.input,
@@ -145,6 +160,7 @@ def run(args: argparse.Namespace) -> int:
         columns=columns_of(args),
         axis=given.modalities if given else None,
         need_labels=True,
+        memory=memory,
     )
     spec = _spec(args, given, table.modalities)
     target.make_parent()  # where the checkpoint lies
@@ -158,6 +174,7 @@ def run(args: argparse.Namespace) -> int:
             checkpoint=checkpoint,
             overwrite=args.overwrite,
             report=_reporting(bar, log),
+            memory=memory,
         )
     artifact = _with_origin(result.artifact, encoders_of(args.input, table.columns))
     save_artifact(args.output, artifact, overwrite=args.overwrite)

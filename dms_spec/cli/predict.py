@@ -28,8 +28,8 @@ from dms_spec.embeddings.predictor import Predictor
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frame_writer import ParquetWriter
 from dms_spec.embeddings.summary import Summary
-from dms_spec.embeddings.table_parts import Part, counting_from, read_parts
-from dms_spec.errors import FileError, SpecError
+from dms_spec.embeddings.table_parts import Part, read_parts
+from dms_spec.errors import FileError, SpecError, counting_from
 from dms_spec.files import SUFFIXES, array_writer, check_suffix
 from dms_spec.outputs import Target, check_not_input
 from dms_spec.plugins import get_backend

@@ -19,7 +19,7 @@ class Answers:
     Attributes:
         right: bool ``[N]``, whether the likeliest class is that of the row.
         confidence: Its probability, ``[N]``.
-        likelihood: The probability of the row's own class, ``[N]``; of some other where it has none.
+        likelihood: The probability of the row's class, ``[N]``; of some other where it has none.
         targets: The class of each row ``[N]``, -1 for a label that is not a class.
         classes: C.
     """
@@ -46,14 +46,23 @@ class Answers:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Joins the rows of several parts, at least one."""
-        names = ("right", "confidence", "likelihood", "targets")
-        arrays = [np.concatenate([getattr(part, name) for part in parts]) for name in names]
-        return cls(*arrays, parts[0].classes)
+        return cls(
+            np.concatenate([part.right for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate([part.likelihood for part in parts]),
+            np.concatenate([part.targets for part in parts]),
+            parts[0].classes,
+        )
 
     def rows(self, index: NDArray[np.bool_]) -> Self:
         """Gives some of the rows."""
-        own = (self.right, self.confidence, self.likelihood, self.targets)
-        return type(self)(*(array[index] for array in own), self.classes)
+        return type(self)(
+            self.right[index],
+            self.confidence[index],
+            self.likelihood[index],
+            self.targets[index],
+            self.classes,
+        )
 
     def measured(self, weight: NDArray[np.float64] | None = None) -> dict[str, Any]:
         """Measures them: see the function `measured`."""

@@ -204,8 +204,15 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measures accuracy and calibration on a table with labels: fused, static, each alone.
 
-    Rows are read some at a time: the table need not fit into memory. A label that is not a class of the artifact counts as wrong; for calibration and likelihood its
-    row is left out. A modality alone is measured where it is present.
+    Rows are read some at a time: the table need not fit into memory. A label that is not a class of
+    the artifact counts as wrong; for calibration and likelihood its row is left out. A modality
+    alone is measured where it is present.
+
+    Args:
+        artifact: With heads and a model.
+        backend: That runs it.
+        table: With labels.
+        index: Which rows of it; None for all.
 
     Returns:
         ``samples``, and ``fused``, ``static`` (equal weights for what is active) and ``modalities``

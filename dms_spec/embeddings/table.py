@@ -325,6 +325,7 @@ def read_table(
     need_labels: bool = False,
     strict_labels: bool = True,
     mapped: bool = False,
+    memory: int | None = None,
 ) -> Table:
     """Reads a table from a file, or from a folder of ``.npy`` files.
 
@@ -342,6 +343,8 @@ def read_table(
         strict_labels: Refuse labels that are not classes.
         mapped: Leave large arrays in the file, see `dms_spec.files.read_arrays`. Columns are read
             whole: `read_parts` reads some rows at a time.
+        memory: Bytes. A file with more embeddings is mapped, see ``mapped``; columns are copied to
+            temporary files first, some rows at a time. None for no limit.
 
     Raises:
         FileError: The file cannot be read.
@@ -364,7 +367,13 @@ def read_table(
         return known is None or name in known or is_reserved(name) or mask
 
     found = read_source(
-        path, columns or Columns(), before, widths=widths, wanted=wanted, mapped=mapped
+        path,
+        columns or Columns(),
+        before,
+        widths=widths,
+        wanted=wanted,
+        mapped=mapped,
+        memory=memory,
     )
     table = Table.from_arrays(
         found.arrays,

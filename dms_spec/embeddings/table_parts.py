@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from dms_spec.embeddings.sources.frame_files import FrameFile, is_frame_file, op
 from dms_spec.embeddings.sources.frames import plain
 from dms_spec.embeddings.summary import Remarks
 from dms_spec.embeddings.table import Table, read_table
-from dms_spec.errors import DMSError
+from dms_spec.errors import counting_from
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,6 @@ class Part:
 
     table: Table
     id: Any = None
-
-
-@contextmanager
-def counting_from(start: int) -> Iterator[None]:
-    """Says in an error that its row is counted from a later row than the first."""
-    try:
-        yield
-    except DMSError as error:
-        if start:
-            error.args = (f"from row {start} on: {error}",)
-        raise
 
 
 class TableParts:

@@ -5,13 +5,15 @@ For the host, in NumPy. The distance itself is `dms_spec.equations.typicality.lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dms_spec.errors import MissingInput, ShapeError, SpecError
+from dms_spec.streams import row_parts
 
 Covariance = Literal["full", "low_rank", "diagonal"]
 Arrays = dict[str, NDArray[Any]]
@@ -34,12 +36,39 @@ _ONSET = np.linspace(0.0, 6.0, 31)
 _LEFT, _WIDEST = 0.1, 1.0
 
 
+@dataclass(frozen=True)
+class ClassSums:
+    """Holds how many samples each class has ``[C]``, and the sum of their features ``[C, D]``."""
+
+    counts: NDArray[np.int64]
+    totals: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, blocks: Iterable[NDArray[Any]], labels: NDArray[np.intp], classes: int) -> Self:
+        """Sums rows that come some at a time, by their labels ``[N]`` from 0 to C - 1."""
+        totals, start = None, 0
+        for block in blocks:
+            own = labels[start : start + len(block)]
+            start += len(block)
+            order = np.argsort(own, kind="stable")
+            firsts = np.flatnonzero(np.diff(own[order], prepend=-1))
+            if totals is None:
+                totals = np.zeros((classes, block.shape[1]))
+            if len(firsts):
+                x = block[order].astype(np.float64)
+                totals[own[order][firsts]] += np.add.reduceat(x, firsts, axis=0)
+        if totals is None:
+            raise MissingInput("there are no samples to sum")
+        return cls(np.bincount(labels, minlength=classes), totals)
+
+
 def fit_place(
     features: NDArray[Any],
     labels: NDArray[np.intp],
     *,
     covariance: Covariance = "low_rank",
     rank: int = 128,
+    sums: ClassSums | None = None,
 ) -> Arrays:
     """Fits class means and a shrunk covariance that the classes share, of one modality.
 
@@ -52,6 +81,8 @@ def fit_place(
         labels: Class indices ``[N]``.
         covariance: Its form.
         rank: How many directions ``"low_rank"`` keeps.
+        sums: Of all samples by class, where the features are those of some of them: enough for a
+            covariance, and too few for means.
 
     Returns:
         What `log_distance` calls center [D], whitening [D, r] or [D], deviations [r], prototypes
@@ -76,29 +107,41 @@ def fit_place(
         )
     if not len(features):
         raise MissingInput("there are no samples to say what is typical")
-    x = np.asarray(features, dtype=np.float64)
-    center = x.mean(axis=0)
-    z = x - center
-    classes, index = np.unique(labels, return_inverse=True)
-    means = np.stack([z[index == c].mean(axis=0) for c in range(len(classes))])
-    within = z - means[index]
-    freedom = max(1, len(x) - len(classes))
-    level = float((within**2).sum() / freedom / x.shape[1]) or 1.0
+    if sums is None:
+        classes, labels = np.unique(labels, return_inverse=True)
+        blocks = (features[rows] for rows in row_parts(features))
+        sums = ClassSums.of(blocks, labels, len(classes))
+    occur = sums.counts > 0
+    index = (np.cumsum(occur) - 1)[labels]
+    counts, totals = sums.counts[occur], sums.totals[occur]
+    center = totals.sum(axis=0) / counts.sum()
+    means = totals / counts[:, None] - center
+    samples, width = features.shape
+    # The means take a degree of freedom for each class, from all samples together.
+    freedom = max(1.0, samples * (1.0 - len(counts) / counts.sum()))
+    basis = np.eye(width)
+    if covariance == "low_rank" and rank < width:
+        basis = _directions(features, center, rank)
+    squares, left, scatter = np.zeros(width), 0.0, np.zeros((basis.shape[1],) * 2)
+    for rows in row_parts(features):
+        z = features[rows].astype(np.float64) - center
+        within = z - means[index[rows]]
+        squares += (within**2).sum(axis=0)
+        if covariance != "diagonal":
+            left += float((z**2).sum() - ((z @ basis) ** 2).sum())
+            inside = within @ basis
+            scatter += inside.T @ inside
+    level = float(squares.sum() / freedom / width) or 1.0
     if covariance == "diagonal":
-        variances = _shrunk((within**2).sum(axis=0) / freedom, level)
+        variances = _shrunk(squares / freedom, level)
         whitening = 1.0 / np.sqrt(variances)
         outside, prototypes = 0.0, means * whitening
     else:
-        basis = np.eye(x.shape[1])
-        if covariance == "low_rank" and rank < x.shape[1]:
-            basis = _directions(z, rank)
-        inside = within @ basis
-        values, vectors = np.linalg.eigh(inside.T @ inside / freedom)
+        values, vectors = np.linalg.eigh(scatter / freedom)
         variances = _shrunk(np.maximum(values, 0.0), level)
         whitening = basis @ vectors / np.sqrt(variances)
-        missed = x.shape[1] - basis.shape[1]
-        left = float((z**2).sum() - ((z @ basis) ** 2).sum()) / len(x)
-        outside = 1.0 / _shrunk(max(left, 0.0) / missed, level) if missed else 0.0
+        missed = width - basis.shape[1]
+        outside = 1.0 / _shrunk(max(left / samples, 0.0) / missed, level) if missed else 0.0
         prototypes = means @ whitening
     place = {
         "center": center,
@@ -116,9 +159,11 @@ def _shrunk(variance: Any, level: float) -> Any:
     return (1.0 - SHRINKAGE) * variance + SHRINKAGE * level
 
 
-def _directions(z: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """Finds the leading principal directions of centred rows, [D, r], r from one up to the rank."""
-    z = z[:: -(-len(z) // _MOST_ROWS)]
+def _directions(
+    features: NDArray[Any], center: NDArray[np.float64], rank: int
+) -> NDArray[np.float64]:
+    """Finds the leading principal directions around the center, [D, r], r from one to the rank."""
+    z = features[:: -(-len(features) // _MOST_ROWS)].astype(np.float64) - center
     if z.shape[1] <= len(z):
         vectors = np.linalg.eigh(z.T @ z)[1]
         return vectors[:, ::-1][:, :rank]

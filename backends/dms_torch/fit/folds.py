@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,20 @@ from dms_spec.embeddings.table import Table
 from dms_spec.equations.heads import scaled
 from dms_spec.errors import MissingInput
 from dms_spec.plugins import get_policy
+from dms_spec.scratch import Scratch
 from dms_spec.spec import SchedulerSpec
+from dms_spec.streams import forget, row_parts
 from dms_torch.backend import TorchBackend
 from dms_torch.fit.corruption import Random
+
+#: Of more rows, so many judge, drawn at random; fewer where they have more scores together.
+MOST_JUDGES, MOST_SCORES = 1 << 15, 1 << 23
+
+#: Of each modality so many rows judge, if it has them.
+FEWEST_JUDGES = 1000
+
+# Numbers at a time.
+_VALUES = 1 << 21
 
 #: Into how many parts the training rows are cut, to judge each by heads that have not seen it.
 FOLDS = 5
@@ -30,23 +41,52 @@ IN_NO_FOLD = -1
 
 @dataclass(frozen=True)
 class Part:
-    """Holds rows on the device: scaled embeddings, presence, class indices, folds and weights."""
+    """Holds rows on the device: scaled embeddings, presence, class indices, folds and weights.
+
+    Embeddings of a scratch on disk stay there, and come to the device as they are asked for.
+    """
 
     embeddings: dict[str, Tensor]
     present: Tensor
     labels: Tensor
     fold: Tensor
     weight: Tensor
+    scratch: Scratch = field(default_factory=Scratch)
 
     def rows(self, index: Tensor) -> Part:
+        """Gives some of the rows, in memory."""
         index = index.to(self.present.device)
         return Part(
-            {name: x[index] for name, x in self.embeddings.items()},
+            {name: self._gathered(x, index) for name, x in self.embeddings.items()},
             self.present[index],
             self.labels[index],
             self.fold[index],
             self.weight[index],
         )
+
+    def _gathered(self, x: Tensor, index: Tensor) -> Tensor:
+        if not self.scratch.on_disk:
+            return x[index]
+        found = torch.empty((len(index), x.shape[1]), dtype=x.dtype, device=index.device)
+        step = max(1, _VALUES // x.shape[1])
+        for start in range(0, len(index), step):
+            found[start : start + step] = x[index[start : start + step].to(x.device)]
+            self.scratch.forget()
+        return found
+
+    def parts(self) -> Iterator[Part]:
+        """Gives the rows in their order, some at a time."""
+        step = max(1, _VALUES // sum(x.shape[1] for x in self.embeddings.values()))
+        for start in range(0, len(self.labels), step):
+            some = slice(start, start + step)
+            yield Part(
+                {n: x[some].to(self.present.device) for n, x in self.embeddings.items()},
+                self.present[some],
+                self.labels[some],
+                self.fold[some],
+                self.weight[some],
+            )
+            self.scratch.forget()
 
     def of_fold(self, fold: int) -> Part:
         """Gives the rows of one fold."""
@@ -76,6 +116,7 @@ class Rows:
         prior: How frequent each is, as the rows are weighed.
         scale: How each modality is scaled.
         notes: What was left out, in words.
+        scratch: Where large arrays are.
     """
 
     learn: Part
@@ -86,6 +127,7 @@ class Rows:
     prior: NDArray[np.float64]
     scale: dict[str, Scale]
     notes: tuple[str, ...]
+    scratch: Scratch
 
     @property
     def copies(self) -> int:
@@ -94,7 +136,13 @@ class Rows:
 
 
 def rows_of(
-    table: Table, device: str, random: Random, *, crossed: bool, balanced: bool = False
+    table: Table,
+    device: str,
+    random: Random,
+    *,
+    crossed: bool,
+    balanced: bool = False,
+    scratch: Scratch | None = None,
 ) -> Rows:
     """Prepares the training rows of a table, and the rows that judge what is learned.
 
@@ -106,6 +154,7 @@ def rows_of(
             learns from fold 0.
             Validation rows of the table are fold 0 then, and nothing learns from them.
         balanced: Rows are weighed so that all classes count alike.
+        scratch: Where to keep scaled embeddings; None for memory.
 
     Raises:
         MissingInput, NonFiniteInput: See `folds` and `fit_scale`.
@@ -127,15 +176,28 @@ def rows_of(
     weight = _weights(table, rows, labels, balanced=balanced)
     scale = _scales(table, rows[kept])
     notes += [_faint_note(name, own) for name, own in scale.items() if own.faint.any()]
-    learn, more = _part(table, rows[kept], fold[kept], classes, scale, device)
+    scratch = scratch or Scratch()
+    learn, more = _part(table, rows[kept], fold[kept], classes, scale, device, scratch)
     notes += more
     learn = replace(learn, weight=_moved(weight[kept].astype(np.float32), device))
     if crossed:
-        validation = learn.rows(torch.from_numpy(np.flatnonzero(fold >= 0)))
+        could = np.flatnonzero(fold >= 0)
+        judges = could[_judges(learn.present.cpu().numpy()[could], len(classes), random)]
+        validation = learn.rows(torch.from_numpy(judges))
     else:
-        validation, _ = _part(table, first, np.zeros(len(first), np.intp), classes, scale, device)
-        own = _weights(table, first, class_indices(classes, table.labels[first]), balanced=balanced)
+        could = first
+        judges = first[_judges(table.present[first], len(classes), random)]
+        zeros = np.zeros(len(judges), np.intp)
+        validation, _ = _part(table, judges, zeros, classes, scale, device, Scratch())
+        own = _weights(
+            table, judges, class_indices(classes, table.labels[judges]), balanced=balanced
+        )
         validation = replace(validation, weight=_moved(own.astype(np.float32), device))
+    if len(judges) < len(could):
+        notes.append(
+            f"{len(judges)} of {len(could)} validation rows, drawn at random, set penalties, "
+            "temperatures and trust"
+        )
     return Rows(
         learn=learn,
         validation=validation,
@@ -145,7 +207,18 @@ def rows_of(
         prior=np.bincount(labels, weight, minlength=len(classes)) / weight.sum(),
         scale=scale,
         notes=tuple(notes),
+        scratch=scratch,
     )
+
+
+def _judges(present: NDArray[np.bool_], classes: int, random: Random) -> NDArray[np.intp]:
+    """Draws the rows that judge: all, or as many as are enough, also of a rare modality."""
+    order = random.permutation(len(present))
+    chosen = np.zeros(len(present), dtype=bool)
+    chosen[order[: min(MOST_JUDGES, MOST_SCORES // classes)]] = True
+    for there in present[order].T:
+        chosen[order[there][:FEWEST_JUDGES]] = True
+    return np.flatnonzero(chosen)
 
 
 def _something(table: Table, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], int]:
@@ -198,7 +271,7 @@ def _scales(table: Table, rows: NDArray[np.intp]) -> dict[str, Scale]:
                 got=f"{len(there)} of {len(rows)}",
                 fix="Leave the modality out of the table.",
             )
-        scales[name] = fit_scale(array[there], name)
+        scales[name] = fit_scale(array, name, there)
     return scales
 
 
@@ -209,6 +282,7 @@ def _part(
     classes: NDArray[np.generic],
     scales: Mapping[str, Scale],
     device: str,
+    scratch: Scratch,
 ) -> tuple[Part, list[str]]:
     """Scales rows, and finds what to note about glitches in them.
 
@@ -216,25 +290,40 @@ def _part(
     """
     embeddings, present, notes = {}, table.present[rows].copy(), []
     for m, (name, scale) in enumerate(scales.items()):
-        # Scaled once, in the embeddings' own precision, and float32 from there on.
-        x = np.where(present[:, m, None], table.embeddings[name][rows], scale.zero)
-        wide = x.astype(np.float64)
-        far = scale.glitches(wide) & present[:, m, None]
-        broken = far.mean(axis=1) > MOST_GLITCHES
-        notes += _glitch_notes(name, rows, far, broken)
-        present[:, m] &= ~broken
-        x = np.where(far, wide.clip(scale.low, scale.high), x) if far.any() else x
-        with np.errstate(over="ignore"):
-            standard = scaled(x, scale.zero, scale.unit).astype(np.float32)
-        # Too far out for float32: absent, as it is for the scheduler.
-        present[:, m] &= np.isfinite(standard).all(axis=1)
-        standard[~present[:, m]] = 0
-        embeddings[name] = _moved(standard, device)
+        x = table.embeddings[name]
+        standard = scratch.empty((len(rows), x.shape[1]), np.float32)
+        limited, broken = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+        for some in row_parts(x, len(rows)):
+            standard[some], limited[some], broken[some] = _standard(
+                x[rows[some]], present[some, m], scale
+            )
+            # Too far out for float32: absent, as it is for the scheduler.
+            present[some, m] &= ~broken[some] & np.isfinite(standard[some]).all(axis=1)
+            standard[some][~present[some, m]] = 0
+            forget(x, standard)
+        notes += _glitch_notes(name, rows, limited, broken)
+        kept = torch.from_numpy(standard)
+        embeddings[name] = kept if scratch.on_disk else kept.to(device)
     assert table.labels is not None  # noqa: S101 - narrows the type
     labels = class_indices(classes, table.labels[rows])
     ones = np.ones(len(rows), np.float32)
-    part = Part(embeddings, *(_moved(a, device) for a in (present, labels, fold, ones)))
-    return part, notes
+    there, y, own, weight = (_moved(a, device) for a in (present, labels, fold, ones))
+    return Part(embeddings, there, y, own, weight, scratch), notes
+
+
+def _standard(
+    x: NDArray[Any], present: NDArray[np.bool_], scale: Scale
+) -> tuple[NDArray[np.float32], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Scales rows ``[n, D]``, and says in which some inputs, and most, are glitches."""
+    # Scaled once, in the embeddings' own precision, and float32 from there on.
+    x = np.where(present[:, None], x, scale.zero)
+    wide = x.astype(np.float64)
+    far = scale.glitches(wide) & present[:, None]
+    broken = far.mean(axis=1) > MOST_GLITCHES
+    x = np.where(far, wide.clip(scale.low, scale.high).astype(x.dtype), x)
+    with np.errstate(over="ignore"):
+        standard = scaled(x, scale.zero, scale.unit).astype(np.float32)
+    return standard, far.any(axis=1) & ~broken, broken
 
 
 def _faint_note(name: str, scale: Scale) -> str:
@@ -246,12 +335,12 @@ def _faint_note(name: str, scale: Scale) -> str:
 
 
 def _glitch_notes(
-    name: str, rows: NDArray[np.intp], far: NDArray[np.bool_], broken: NDArray[Any]
+    name: str, rows: NDArray[np.intp], limited: NDArray[np.bool_], broken: NDArray[np.bool_]
 ) -> list[str]:
     notes = []
     for hit, where, what in (
         (broken, "most inputs", "count as absent while learning"),
-        (far.any(axis=1) & ~broken, "some inputs", "are limited to the range of all others"),
+        (limited, "some inputs", "are limited to the range of all others"),
     ):
         if hit.any():
             listed = ", ".join(map(str, rows[hit][:5])) + (", ..." if hit.sum() > 5 else "")

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from dms_spec.embeddings.calibration import fit_temperature
 
 _PENALTIES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
-# Enough to start from; the rest is left to the training.
-_MOST_ROWS = 2048
+#: Enough rows to start from; the rest is left to the training.
+RIDGE_ROWS = 2048
 
 Floats = NDArray[np.float64]
 
@@ -47,7 +47,7 @@ def ridge_start(
 
 def _path(x: Floats, labels: NDArray[np.intp], classes: int) -> list[Floats]:
     """Solves for every penalty, [D, C] each."""
-    step = max(1, -(-len(x) // _MOST_ROWS))
+    step = max(1, -(-len(x) // RIDGE_ROWS))
     x, labels = x[::step], labels[::step]
     rows, width = x.shape
     if not rows:

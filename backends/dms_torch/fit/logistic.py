@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
+
+from dms_spec.scratch import Scratch
 
 # Where the gradient of the mean loss is this small, nothing that is reported changes; and where it
 # is good enough to choose a penalty by.
@@ -11,6 +16,8 @@ _GRADIENT, _ROUGH_GRADIENT = 1e-5, 1e-4
 _MOST_STEPS = 500
 # More of them cost more than they save: the directions are scaled already.
 _HISTORY = 10
+# Numbers at a time: inputs and scores of so many rows stay in the cache.
+_VALUES = 1 << 20
 
 
 class LogisticPath:
@@ -26,28 +33,51 @@ class LogisticPath:
     penalty, each from where the last one ended, also with more inputs than rows. Steps are taken
     in float32, which halves their time; the loss is convex, so the optimum is the same.
 
+    Loss and gradient are sums over rows, taken some at a time, so that the inputs may lie in files.
+
     Args:
-        x: ``[N, D]`` float64.
+        blocks: The inputs, ``[n, D]`` of consecutive rows, as often as they are asked for.
         labels: ``[N]``, from 0 to C - 1.
         weight: How much each row counts in each regression, ``[N, A]``, 0 or more.
         classes: C.
+        scratch: Where to keep the inputs in the eigenbasis; None for memory.
     """
 
-    def __init__(self, x: Tensor, labels: Tensor, weight: Tensor, classes: int) -> None:
-        x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-        self._labels = labels[:, None].expand(-1, weight.shape[1])
-        self._weight = weight / weight.sum(dim=0).clamp(min=torch.finfo(weight.dtype).tiny)
-        target = torch.nn.functional.one_hot(labels, classes).to(x.dtype)
-        counts = weight.T @ target
+    def __init__(
+        self,
+        blocks: Iterable[Tensor],
+        labels: Tensor,
+        weight: Tensor,
+        classes: int,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self._labels, self._scratch = labels, scratch or Scratch()
+        total = weight.sum(dim=0, dtype=torch.float64)
+        self._weight = weight.float() / total.clamp(min=torch.finfo(weight.dtype).tiny).float()
+        counts = total.new_zeros(classes, len(total)).index_add_(0, labels, weight.double()).T
         #: Which classes each regression has seen, bool ``[A, C]``.
         self.seen = counts > 0
         smooth = counts + 0.5
         #: The log of each regression's class frequencies, ``[A, C]``.
         self.log_prior = (smooth / smooth.sum(dim=1, keepdim=True)).log()
-        self._basis, self._moments = _eigenbasis(x)
-        self._x = (x @ self._basis).float()
-        self._offset, self._weight = self.log_prior.float(), self._weight.float()
-        self._found = self._x.new_zeros(self._x.shape[1], *self.log_prior.shape)
+        self._basis, self._moments = _eigenbasis(blocks, len(labels))
+        self._x = self._rotated(blocks, labels.device)
+        self._offset = self.log_prior.float()
+        self._found = self._offset.new_zeros(len(self._moments), *self.log_prior.shape)
+
+    def _rotated(self, blocks: Iterable[Tensor], device: torch.device) -> Tensor:
+        """Computes the inputs in the eigenbasis, ``[N, r]`` float32."""
+        shape = (len(self._labels), len(self._moments))
+        if self._scratch.on_disk or device.type == "cpu":
+            rotated = torch.from_numpy(self._scratch.empty(shape, np.float32))
+        else:
+            rotated = torch.empty(shape, device=device)
+        start = 0
+        for block in blocks:
+            rotated[start : start + len(block)] = (_with_one(block) @ self._basis).float()
+            start += len(block)
+            self._scratch.forget()
+        return rotated
 
     def solve(self, penalty: float, *, rough: bool = False) -> tuple[Tensor, Tensor, bool]:
         """Solves for weights ``[A, D, C]`` and biases ``[A, C]``; says if it is at the optimum.
@@ -57,8 +87,8 @@ class LogisticPath:
             rough: Stop where it is good enough to compare penalties.
         """
         # A class probability varies by up to a quarter; a fifth is as good as any other guess.
-        unit = (0.2 * self._moments + penalty).rsqrt().float()
-        free = (self._found / unit[:, None, None]).requires_grad_()
+        unit = (0.2 * self._moments + penalty).rsqrt().float()[:, None, None]
+        free = (self._found / unit).requires_grad_()
         optimiser = torch.optim.LBFGS(
             [free],
             max_iter=_MOST_STEPS,
@@ -67,34 +97,57 @@ class LogisticPath:
             history_size=_HISTORY,
             line_search_fn="strong_wolfe",
         )
-        x = self._x * unit
 
         def loss() -> Tensor:
-            optimiser.zero_grad()
-            logits = (x @ free.flatten(1)).reshape(len(x), *self.log_prior.shape)
-            each = torch.nn.functional.cross_entropy(
-                (logits + self._offset).movedim(-1, 1), self._labels, reduction="none"
-            )
-            squares = (free * unit[:, None, None]).square().sum()
-            total = (self._weight * each).sum() + 0.5 * penalty * squares
-            total.backward()  # type: ignore[no-untyped-call]
+            found = (free.detach() * unit).requires_grad_()
+            total = self._loss(found, penalty)
+            assert found.grad is not None  # noqa: S101 - narrows the type
+            free.grad = found.grad * unit
             return total
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
-        self._found = (free * unit[:, None, None]).detach()
+        self._found = (free * unit).detach()
         assert free.grad is not None  # noqa: S101 - narrows the type
         steps = optimiser.state[free]["n_iter"]
         done = steps < _MOST_STEPS or float(free.grad.abs().max()) <= _GRADIENT
-        found = torch.tensordot(self._basis, self._found.double(), dims=1).movedim(0, 1)
-        return found[:, :-1], self.log_prior + found[:, -1], done
+        result = torch.tensordot(self._basis, self._found.double(), dims=1).movedim(0, 1)
+        return result[:, :-1], self.log_prior + result[:, -1], done
+
+    def _loss(self, found: Tensor, penalty: float) -> Tensor:
+        """Computes the loss, and adds its gradient to that of what was found."""
+        parts = [0.5 * penalty * found.square().sum()]
+        parts[0].backward()  # type: ignore[no-untyped-call]
+        for x, labels, weight in self._rows():
+            logits = (x @ found.flatten(1)).reshape(len(x), *self._offset.shape) + self._offset
+            each = torch.nn.functional.cross_entropy(
+                logits.movedim(-1, 1), labels[:, None].expand_as(weight), reduction="none"
+            )
+            parts.append((weight * each).sum())
+            parts[-1].backward()  # type: ignore[no-untyped-call]
+        return torch.stack([part.detach().double() for part in parts]).sum()
+
+    def _rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        step = max(1, _VALUES // max(self._x.shape[1], self._offset.numel()))
+        for start in range(0, len(self._labels), step):
+            some = slice(start, start + step)
+            yield self._x[some].to(self._offset.device), self._labels[some], self._weight[some]
+            self._scratch.forget()
 
 
-def _eigenbasis(x: Tensor) -> tuple[Tensor, Tensor]:
+def _with_one(x: Tensor) -> Tensor:
+    """Adds the input that the bias reads, in float64."""
+    return torch.cat([x, x.new_ones(len(x), 1)], dim=1).double()
+
+
+def _eigenbasis(blocks: Iterable[Tensor], rows: int) -> tuple[Tensor, Tensor]:
     """Finds directions ``[D, r]`` that span the rows, and the rows' mean square along each."""
-    if x.shape[1] <= len(x):
-        moments, basis = torch.linalg.eigh(x.T @ x / len(x))
+    width = next(iter(blocks)).shape[1] + 1
+    if width <= rows:
+        squares = sum(x.T @ x for x in map(_with_one, blocks))
+        moments, basis = torch.linalg.eigh(squares / rows)
         return basis, moments.clamp(min=0.0)
-    moments, rows = torch.linalg.eigh(x @ x.T / len(x))  # the same by way of the rows
+    x = torch.cat([_with_one(block) for block in blocks])
+    moments, own = torch.linalg.eigh(x @ x.T / rows)  # the same by way of the rows
     kept = moments > 1e-12 * moments[-1]
     moments = moments[kept]
-    return x.T @ rows[:, kept] / (moments * len(x)).sqrt(), moments
+    return x.T @ own[:, kept] / (moments * rows).sqrt(), moments

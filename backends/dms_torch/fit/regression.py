@@ -6,6 +6,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -53,7 +54,7 @@ def regression(name: str, rows: Rows, settings: FitSettings) -> tuple[Arrays, di
         of each copy, ``[A, C]``, 0 where it has never seen it; and the stage's record.
     """
     learn, validation = (
-        _Inputs(part.embeddings[name], _there(part, name), part)
+        _Inputs(part, _there(part, name), lambda some: some.embeddings[name])
         for part in (rows.learn, rows.validation)
     )
     found = _chosen(learn, validation, rows, settings)
@@ -87,10 +88,9 @@ def joint_regression(rows: Rows, settings: FitSettings) -> tuple[Arrays, dict[st
         ``weight`` ``[A, D, C]``, D the widths of all modalities, ``bias`` ``[A, C]`` and ``mean``
         ``[D]``, nothing where no row can judge it; and the stage's record.
     """
-    names = list(rows.learn.embeddings)
-    means = [rows.learn.embeddings[name][_there(rows.learn, name)].mean(dim=0) for name in names]
+    means = means_of(rows.learn)
     learn, validation = (
-        _Inputs(_filled(part, means), part.present.any(dim=1), part)
+        _Inputs(part, part.present.any(dim=1), lambda some: _filled(some, means))
         for part in (rows.learn, rows.validation)
     )
     found = _chosen(learn, validation, rows, replace(settings, noise=0.0))
@@ -110,13 +110,37 @@ def _filled(part: Part, means: list[Tensor]) -> Tensor:
     return torch.cat(filled, dim=1)
 
 
+def means_of(part: Part) -> list[Tensor]:
+    """Computes the mean of each modality where it is present, ``[D_m]``."""
+    totals = [torch.zeros(x.shape[1], dtype=torch.float64) for x in part.embeddings.values()]
+    for some in part.parts():
+        for m, x in enumerate(some.embeddings.values()):
+            totals[m] += x[some.present[:, m]].sum(dim=0, dtype=torch.float64).cpu()
+    counts = part.present.sum(dim=0).cpu()
+    device = part.present.device
+    return [(t / n).float().to(device) for t, n in zip(totals, counts, strict=True)]
+
+
 @dataclass(frozen=True)
 class _Inputs:
-    """What a head sees of some rows, and which of them have it."""
+    """Gives what a head sees of the rows that have it, some at a time.
 
-    x: Tensor
-    there: Tensor
+    Attributes:
+        part: All rows.
+        there: Which have it, bool ``[N]``.
+        see: Gives the inputs of rows.
+    """
+
     part: Part
+    there: Tensor
+    see: Callable[[Part], Tensor]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        start = 0
+        for some in self.part.parts():
+            end = start + len(some.labels)
+            yield self.see(some)[self.there[start:end]]
+            start = end
 
 
 def _chosen(
@@ -134,8 +158,8 @@ def _chosen(
         return None
     judge = _Judge(validation, settings)
     there, part = learn.there, learn.part
-    use = learned_from(rows, part)[there] * part.weight[there].double()[:, None]
-    path = LogisticPath(learn.x[there].double(), part.labels[there], use, len(rows.classes))
+    use = learned_from(rows, part)[there] * part.weight[there][:, None]
+    path = LogisticPath(learn, part.labels[there], use, len(rows.classes), rows.scratch)
     # A copy that has seen a single class tells nothing apart, and shows nothing when judged.
     if not (path.seen.sum(dim=1) > 1)[validation.part.fold[validation.there]].any():
         return None
@@ -162,9 +186,10 @@ class _Judge:
     """Holds validation rows, as they are and noisy."""
 
     def __init__(self, validation: _Inputs, settings: FitSettings) -> None:
-        x, random = validation.x[validation.there], stream(settings.seed, "validation")
-        self._clean, self._noisy = x.double(), noisy(x, 1.0, random).double()
+        self._clean = torch.cat(list(validation))
         self._share = settings.noise / 2.0
+        if self._share > 0:
+            self._noisy = noisy(self._clean, 1.0, stream(settings.seed, "validation"))
         self._fold, self._labels, self._weight = (
             own[validation.there]
             for own in (
@@ -176,7 +201,7 @@ class _Judge:
 
     def __call__(self, path: LogisticPath, penalty: float, *, rough: bool = False) -> _Candidate:
         weight, bias, done = path.solve(penalty, rough=rough)
-        logits, noised = (self._logits(x, weight, bias) for x in (self._clean, self._noisy))
+        logits = self._logits(self._clean, weight, bias)
         prior = path.log_prior[self._fold].exp()
         calibration = fit_temperature(
             logits.cpu().numpy(),
@@ -186,16 +211,17 @@ class _Judge:
         )
         loss = (1.0 - self._share) * calibration.nll_after
         if self._share > 0:
+            noised = self._logits(self._noisy, weight, bias)
             evidence = (noised - prior.log()) / calibration.temperature
             loss += self._share * self._bounded(prior, (prior.log() + evidence).softmax(dim=1))
         return _Candidate(penalty, weight, bias, path.log_prior, path.seen, done, calibration, loss)
 
     def _logits(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Computes the logits of each row by the copy that has not seen it, ``[H, C]``."""
-        logits = x.new_empty(len(x), bias.shape[1])
+        """Computes the logits of each row by the copy that has not seen it, float64 ``[H, C]``."""
+        logits = bias.new_empty(len(x), bias.shape[1])
         for copy in range(min(FOLDS, len(bias))):
             own = self._fold == copy
-            logits[own] = x[own] @ weight[copy] + bias[copy]
+            logits[own] = x[own].double() @ weight[copy] + bias[copy]
         return logits
 
     def _bounded(self, prior: Tensor, probabilities: Tensor) -> float:

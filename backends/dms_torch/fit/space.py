@@ -19,8 +19,9 @@ from dms_torch.backend import torch_namespace
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import Random, dropped, noisy, stream
 from dms_torch.fit.folds import Part, Rows, batches, cut
-from dms_torch.fit.initialize import ridge_start
+from dms_torch.fit.initialize import RIDGE_ROWS, ridge_start
 from dms_torch.fit.optimize import Stage, Tensors
+from dms_torch.fit.regression import means_of
 from dms_torch.losses import consistency_loss
 
 Apply = Callable[[Tensors, Tensor, Tensors, tuple[str, ...]], dict[str, Tensor]]
@@ -68,26 +69,23 @@ class CommonSpace:
         random, classes = stream(self._settings.seed, "start"), len(self._rows.classes)
         learn, judge = self._rows.learn, self._noisy
         start: Arrays = {}
-        for name in self._spec.modalities:
-            there, validation = (_there(part, name) for part in (learn, judge))
-            x, judged = (
-                part.embeddings[name][rows].cpu().numpy().astype(np.float64)
-                for part, rows in ((learn, there), (judge, validation))
-            )
-            weight = ridge_start(
-                x,
-                learn.labels[there].cpu().numpy(),
-                classes,
-                judged,
-                judge.labels[validation].cpu().numpy(),
-            )
+        for name, mean in zip(self._spec.modalities, means_of(learn), strict=True):
+            given = []
+            for part, most in ((learn, RIDGE_ROWS), (judge, None)):
+                there = torch.nonzero(_there(part, name))[:, 0]
+                step = 1 if most is None else max(1, -(-len(there) // most))
+                some = part.only((name,)).rows(there[::step])
+                x = some.embeddings[name].cpu().numpy().astype(np.float64)
+                given.append((x, some.labels.cpu().numpy()))
+            (x, labels), (judged, judged_labels) = given
+            weight = ridge_start(x, labels, classes, judged, judged_labels)
             start[f"heads.{name}.classifier.weight"] = weight
             start[f"heads.{name}.classifier.bias"] = np.zeros(classes, np.float32)
             inputs, width = x.shape[1], self._settings.width
             weight = random.normal(size=(inputs, width)) / np.sqrt(inputs)
             start[f"heads.{name}.projection.weight"] = weight.astype(np.float32)
             # Around the middle of what there is, or all features would point one way.
-            bias = -x.mean(axis=0) @ weight
+            bias = -mean.cpu().numpy().astype(np.float64) @ weight
             start[f"heads.{name}.projection.bias"] = bias.astype(np.float32)
         start["head.weight"] = np.zeros((self._settings.width, classes), np.float32)
         start["head.bias"] = np.zeros(classes, np.float32)

@@ -24,7 +24,9 @@ from dms_spec.embeddings.table import Table, check_learnable
 from dms_spec.engine.fitted import head_outputs
 from dms_spec.engine.resolve import Resolved, resolve
 from dms_spec.errors import DMSError, DMSWarning, SpecError
+from dms_spec.markup import gigabytes
 from dms_spec.plugins import get_backend
+from dms_spec.scratch import Scratch
 from dms_spec.spec import SchedulerSpec
 from dms_spec.streams import forget, row_parts
 from dms_torch.backend import TorchBackend
@@ -79,6 +81,7 @@ def fit(
     checkpoint_seconds: float = 5.0,
     overwrite: bool = False,
     report: Callable[[Progress], None] | None = None,
+    memory: int | None = None,
 ) -> Fitted:
     """Learns heads over frozen embeddings, and a policy over the heads.
 
@@ -115,6 +118,9 @@ def fit(
         checkpoint_seconds: How long to leave between two states.
         overwrite: Start anew where the checkpoint is of another run, and replace it.
         report: Called after each epoch.
+        memory: Bytes of embeddings. Where the table has more, copies to work on lie in temporary
+            files, and memory does not grow with the rows. The result is the same, bit for bit.
+            None for no limit.
 
     Raises:
         MissingInput: Nothing can be learned from the table.
@@ -122,6 +128,7 @@ def fit(
         NonFiniteInput: Embeddings are not finite and the spec refuses that, or are too large.
         BackendUnavailable: The device cannot be used.
         ArtifactError, FileError: The checkpoint is of another run, or damaged.
+        FileError: The disk has no room for temporary files.
 
     Example:
         >>> from dms_spec import SchedulerSpec, read_table
@@ -149,10 +156,20 @@ def fit(
         run = _fingerprint(table, spec, settings, device)
         store = Checkpoint(checkpoint, run, checkpoint_seconds, replace=overwrite)
         try:
-            return _run(table, spec, settings, device, store, report)
+            return _run(table, spec, settings, device, store, report, _scratch(table, memory))
         except DMSError:  # the same again would fail again
             store.discard()
             raise
+
+
+def _scratch(table: Table, memory: int | None) -> Scratch:
+    """Decides where large arrays are."""
+    return Scratch(on_disk=memory is not None and embedding_bytes(table) > memory)
+
+
+def embedding_bytes(table: Table) -> int:
+    """Counts what the embeddings of a table take."""
+    return sum(array.nbytes for array in table.embeddings.values())
 
 
 def _run(
@@ -162,6 +179,7 @@ def _run(
     device: str,
     store: Checkpoint,
     report: Callable[[Progress], None] | None,
+    scratch: Scratch,
 ) -> Fitted:
     """Runs the stages in their order."""
     resolved = at_the_rule(spec, settings)._resolved
@@ -169,7 +187,7 @@ def _run(
     shared = resolved.shares_space()
     balanced = settings.class_weight == "balanced"
     split = stream(settings.seed, "split")
-    rows = rows_of(table, device, split, crossed=not shared, balanced=balanced)
+    rows = rows_of(table, device, split, crossed=not shared, balanced=balanced, scratch=scratch)
     heads = Heads(spec, settings, rows, shared=shared)
     descent = Descent(settings, device, store, report)
 
@@ -202,6 +220,9 @@ def _run(
     scheduler = Artifact(spec=spec, parameters=kept).scheduler_parameters
     notes = [*table.notes(), *resolve(spec, scheduler).notes(), *weak]
     notes += _unseen(learned, spec.modalities, rows)
+    if scratch.on_disk:
+        size = gigabytes(embedding_bytes(table))
+        notes.append(f"the embeddings take {size}: copies of them lay in temporary files")
     notes += [*rows.notes, *_weaker(resolved, settings), *_unfinished(descent.history)]
     notes += [f"temperature of {n!r}: {c['note']}" for n, c in calibration.items() if c["note"]]
     model = {
@@ -299,6 +320,7 @@ def _data(table: Table, rows: Rows) -> dict[str, Any]:
         "rows": len(table),
         "training_rows": len(rows.learn.labels),
         "validation_rows": len(rows.first),
+        "judging_rows": len(rows.validation.labels),
         "test_rows": 0 if table.test is None else len(table.test),
         "modalities": {
             name: {"width": array.shape[1], "present": int(table.present[:, m].sum())}

@@ -140,13 +140,15 @@ class _Trust:
 
         def loss() -> Tensor:
             optimiser.zero_grad()
-            away = sum(((p - anchor[name]) ** 2).sum() for name, p in parameters.items())
-            total = pull * away + 0.5 * (
-                self._mean(self._losses(clean, parameters), clean)
-                + self._mean(self._losses(changed, parameters), changed)
-            )
-            total.backward()  # type: ignore[no-untyped-call]
-            return total
+            away = torch.stack([((p - anchor[n]) ** 2).sum() for n, p in parameters.items()])
+            parts = [pull * away.sum()]
+            parts[0].backward()  # type: ignore[no-untyped-call]
+            for some in (clean, changed):
+                half = 0.5 / torch.cat([seen.weight for seen in some]).sum()
+                for seen in some:  # one after the other, so that few rows are in memory
+                    parts.append(half * (self._loss(seen, parameters) * seen.weight).sum())
+                    parts[-1].backward()  # type: ignore[no-untyped-call]
+            return torch.stack([part.detach() for part in parts]).sum()
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
         steps = next(iter(optimiser.state.values()))["n_iter"]
@@ -176,13 +178,13 @@ class _Trust:
         return (torch.cat(losses) * weight).sum() / weight.sum()
 
     def _losses(self, rows: list[_Seen], parameters: Tensors) -> list[Tensor]:
+        return [self._loss(seen, parameters) for seen in rows]
+
+    def _loss(self, seen: _Seen, parameters: Tensors) -> Tensor:
         """Computes the negative log-likelihood of each row's label."""
         tiny = torch.finfo(torch.float32).tiny
-        result = []
-        for seen in rows:
-            p = self._probabilities(seen, parameters).clamp(min=tiny)
-            result.append(-p.gather(1, seen.labels[:, None])[:, 0].log())
-        return result
+        p = self._probabilities(seen, parameters).clamp(min=tiny)
+        return -p.gather(1, seen.labels[:, None])[:, 0].log()
 
     def _probabilities(self, seen: _Seen, parameters: Tensors) -> Tensor:
         ns, resolved = self._heads.ns, self._resolved

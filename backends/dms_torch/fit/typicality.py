@@ -14,17 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dms_spec.embeddings.typicality import fit_place, fit_trust, stacked
+from dms_spec.embeddings.typicality import ClassSums, fit_place, fit_trust, stacked
 from dms_spec.equations.typicality import log_distance
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import DRAWS, corrupted, stream
-from dms_torch.fit.folds import Part
+from dms_torch.fit.folds import FOLDS, Part
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Tensors, on_device
 from dms_torch.fit.regression import learned_from
 
 # From fewer validation rows, the two ends of what is typical are little more than a guess.
 _FEW = 100
+# Enough for a covariance; means are those of all rows.
+_MOST_ROWS = 1 << 15
 
 
 def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arrays], list[str]]:
@@ -34,10 +36,8 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
         heads: How they are applied, and the rows.
         copies: The parameters of each copy.
     """
-    places, clean, disturbed = [], [], []
-    for copy, parameters in enumerate(copies):
-        place = _places(heads, parameters, copy)
-        places.append(place)
+    places, clean, disturbed = _places(heads, copies), [], []
+    for copy, (parameters, place) in enumerate(zip(copies, places, strict=True)):
         part = heads.rows.validation.of_fold(copy)
         if not len(part.labels):  # the last has seen every row
             continue
@@ -71,27 +71,47 @@ class _Judged:
         return cls(**{name: np.concatenate([getattr(own, name) for own in some]) for name in names})
 
 
-def _places(heads: Heads, parameters: Tensors, copy: int) -> Arrays:
-    part = heads.rows.learn
-    seen, _ = _seen(heads, parameters, part)
-    features, labels = seen.cpu().numpy(), part.labels.cpu().numpy()
-    learned = (learned_from(heads.rows, part)[:, copy, None] & part.present).cpu().numpy()
-    places = []
-    for m, (name, rows) in enumerate(zip(part.embeddings, learned.T, strict=True)):
-        # Features that are no common ones are as wide as the embeddings, then filled up.
-        width = heads.settings.width if heads.shared else part.embeddings[name].shape[1]
-        if not rows.any():  # nothing is known of it, and nothing is judged by this copy
-            places.append(fit_place(np.zeros((1, width)), np.zeros(1, np.intp)))
-            continue
-        places.append(
-            fit_place(
-                features[rows, m, :width],
-                labels[rows],
+def _places(heads: Heads, copies: Sequence[Tensors]) -> list[Arrays]:
+    """Fits for each copy where the modalities lie in the rows that it has learned from."""
+    part, classes = heads.rows.learn, len(heads.rows.classes)
+    labels, fold = part.labels.cpu().numpy(), part.fold.cpu().numpy()
+    learned = learned_from(heads.rows, part).cpu().numpy()
+    places: list[list[Arrays]] = [[] for _ in copies]
+    for name in part.embeddings:
+        alone = part.only((name,))
+        there = alone.present[:, 0].cpu().numpy()
+        # Those of each fold and class are summed once, and those of what is absent apart.
+        group = np.where(there, (fold + 1) * classes + labels, (FOLDS + 1) * classes)
+        # Where copies differ, features are the embeddings themselves.
+        blocks = (_features(heads, copies[-1], some) for some in alone.parts())
+        sums = ClassSums.of(blocks, group, (FOLDS + 1) * classes + 1)
+        counts = sums.counts[:-1].reshape(FOLDS + 1, classes)
+        totals = sums.totals[:-1].reshape(FOLDS + 1, classes, -1)
+        for copy, parameters in enumerate(copies):
+            own = np.flatnonzero(there & learned[:, copy])
+            if not len(own):  # nothing is known of it, and nothing is judged by this copy
+                nothing = np.zeros((1, totals.shape[2]))
+                places[copy].append(fit_place(nothing, np.zeros(1, np.intp)))
+                continue
+            kept = np.arange(FOLDS + 1) != copy + 1
+            some = own[:: -(-len(own) // _MOST_ROWS)]
+            place = fit_place(
+                _features(heads, parameters, alone.rows(torch.from_numpy(some))),
+                labels[some],
                 covariance=heads.settings.covariance,
                 rank=heads.settings.rank,
+                sums=ClassSums(counts[kept].sum(axis=0), totals[kept].sum(axis=0)),
             )
-        )
-    return stacked(places, features.shape[-1])
+            places[copy].append(place)
+    widest = max(len(place["center"]) for place in places[-1])
+    return [stacked(own, widest) for own in places]
+
+
+def _features(heads: Heads, parameters: Tensors, alone: Part) -> NDArray[np.float32]:
+    """Computes the features of rows in one modality, ``[n, D_m]``."""
+    with torch.no_grad():
+        found = heads.apply(alone.embeddings, alone.present, parameters, ("features",))
+    return found["features"][:, 0].cpu().numpy()
 
 
 def _trust(heads: Heads, clean: _Judged, changed: _Judged) -> tuple[Arrays, list[str]]:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dms_spec.embeddings.sources import folders, frame_files
 from dms_spec.embeddings.sources.columns import Columns
 from dms_spec.embeddings.sources.frames import arrays_of_frame
+from dms_spec.embeddings.sources.spool import embedding_bytes, spooled
 from dms_spec.errors import FileError, SpecError, nearest_path
 from dms_spec.files import SUFFIXES, Wanted, read_arrays, read_metadata
+from dms_spec.scratch import Scratch
 from dms_spec.texts import NOTHING
 
 
@@ -44,6 +48,7 @@ def read_source(
     widths: Mapping[str, int] | None = None,
     wanted: Wanted | None = None,
     mapped: bool = False,
+    memory: int | None = None,
 ) -> Found:
     """Reads ``.npz``, ``.safetensors``, a folder of ``.npy`` or Parquet, Parquet, Arrow or CSV.
 
@@ -54,6 +59,8 @@ def read_source(
         widths: D by modality, for one that is absent in every row.
         wanted: Which arrays are read, of a file of arrays.
         mapped: Leave large arrays in the file, of a file of arrays.
+        memory: Bytes; what has more embeddings is mapped, of a frame from temporary files. None
+            for no limit.
 
     Raises:
         FileError: It cannot be read.
@@ -63,8 +70,12 @@ def read_source(
     if frame_files.is_frame_file(path):
         file = frame_files.open_frame_file(path)
         taken = file.take(columns, before)
+        if memory is not None and embedding_bytes(file, taken) > memory:
+            arrays = spooled(file, taken, Scratch(on_disk=True))
+        else:
+            arrays = arrays_of_frame(file.whole(taken.names()), taken, widths=widths)
         return Found(
-            arrays=arrays_of_frame(file.whole(taken.names()), taken, widths=widths),
+            arrays=arrays,
             ordered=True,
             chosen=taken.chosen,
             columns=taken.columns(),
@@ -72,13 +83,20 @@ def read_source(
             names=file.names,
         )
     check_arrays(path, columns)
+    mapped = mapped or (memory is not None and _size(path) > memory)
     if path.is_dir():
         return Found(arrays=folders.read_folder(path, wanted=wanted, mapped=mapped), ordered=False)
-    arrays: dict[str, Any] = dict(read_arrays(path, wanted=wanted, mapped=mapped))
+    arrays = dict(read_arrays(path, wanted=wanted, mapped=mapped))
     names = read_metadata(path).get("present_names")
     if names is not None:
-        arrays["present_names"] = [name.strip() for name in names.split(",")]
+        arrays["present_names"] = np.array([name.strip() for name in names.split(",")])
     return Found(arrays=arrays, ordered=path.suffix == ".npz")
+
+
+def _size(path: Path) -> int:
+    """Counts the bytes of a file, or of the arrays in a folder."""
+    files = path.glob("*.npy") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_arrays(path: Path, columns: Columns) -> None:
