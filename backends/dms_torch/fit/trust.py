@@ -232,19 +232,24 @@ class _Trust:
 
     def _see(self, copy: int, part: Part) -> _Seen:
         heads = self._heads
-        with torch.no_grad():
-            given = heads.apply(
-                part.embeddings, part.present, self._copies[copy], ("features", "logits")
-            )
-            result = self._fusions[copy](**given, present=part.present)
+        seen = []
+        for some in part.parts():
+            with torch.no_grad():
+                given = heads.apply(
+                    some.embeddings, some.present, self._copies[copy], ("features", "logits")
+                )
+                result = self._fusions[copy](**given, present=some.present)
+            joint = self._joint_logits(copy, some) if self._joint else None
+            seen.append((result.active, given["logits"], dict(result.signals), joint))
+        active, logits, signals, joints = zip(*seen, strict=True)
         return _Seen(
-            active=result.active,
-            logits=given["logits"],
-            signals=dict(result.signals),
+            active=torch.cat(active),
+            logits=torch.cat(logits),
+            signals={name: torch.cat([own[name] for own in signals]) for name in signals[0]},
             labels=part.labels,
             weight=part.weight,
             priors=torch.from_numpy(self._priors[copy]).to(heads.device),
-            joint=self._joint_logits(copy, part) if self._joint else None,
+            joint=torch.cat(joints) if self._joint else None,
         )
 
     def _joint_logits(self, copy: int, part: Part) -> Tensor:

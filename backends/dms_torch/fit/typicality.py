@@ -134,20 +134,26 @@ def _trust(heads: Heads, clean: _Judged, changed: _Judged) -> tuple[Arrays, list
 
 
 def _judged(heads: Heads, parameters: Tensors, copy: int, place: Arrays, part: Part) -> _Judged:
-    features, logits = _seen(heads, parameters, part)
     # A copy that knows nothing of a modality has no place to judge it by.
     learned = learned_from(heads.rows, heads.rows.learn)[:, copy, None]
     known = (heads.rows.learn.present & learned).any(dim=0)
-    with heads.ns.guard():
-        distance = log_distance(heads.ns, features, on_device(place, str(heads.device)))
-        p = heads.ns.softmax(logits)
-    labels = part.labels[:, None, None].expand(*part.present.shape, 1)
-    return _Judged(
-        distance=distance.cpu().numpy(),
-        likelihood=torch.take_along_dim(p, labels, dim=-1)[..., 0].cpu().numpy(),
-        there=(part.present & known).cpu().numpy(),
-        labels=part.labels.cpu().numpy(),
-    )
+    device_place = on_device(place, str(heads.device))
+    found = []
+    for some in part.parts():
+        features, logits = _seen(heads, parameters, some)
+        with heads.ns.guard():
+            distance = log_distance(heads.ns, features, device_place)
+            p = heads.ns.softmax(logits)
+        labels = some.labels[:, None, None].expand(*some.present.shape, 1)
+        found.append(
+            _Judged(
+                distance=distance.cpu().numpy(),
+                likelihood=torch.take_along_dim(p, labels, dim=-1)[..., 0].cpu().numpy(),
+                there=(some.present & known).cpu().numpy(),
+                labels=some.labels.cpu().numpy(),
+            )
+        )
+    return _Judged.of(found)
 
 
 def _seen(heads: Heads, parameters: Tensors, part: Part) -> tuple[Tensor, Tensor]:
