@@ -31,6 +31,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "dms_spec.outputs",
+        "dms_spec.scratch",
         "dms_spec.staging",
         "dms_spec.streams",
         "dms_spec.texts",
