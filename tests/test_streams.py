@@ -106,10 +106,11 @@ def test_what_is_not_finite_is_found_part_by_part(monkeypatch: pytest.MonkeyPatc
     array = arrays()["features"].reshape(50, 6)
     array[[3, 17, 49], [1, 1, 5]] = np.nan
     claimed = np.arange(50) != 17
-    whole = finite_rows(array), nonfinite(array, claimed)
+    finite = finite_rows(array)
+    whole = finite, nonfinite(array, claimed, finite)
     monkeypatch.setattr(streams, "_PART", 7 * 6 * 8)
     assert np.array_equal(finite_rows(array), whole[0]) and whole[0].sum() == 47
-    assert nonfinite(array, claimed) == whole[1]
+    assert nonfinite(array, claimed, finite) == whole[1]
     assert (whole[1].rows, whole[1].cells, whole[1].columns) == (2, 2, (1, 5))
 
 

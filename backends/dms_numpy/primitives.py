@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dms_spec.equations.namespace import Lent, never
+from dms_spec.equations import primitives as plain
+from dms_spec.equations.namespace import Lent, Namespace, never
+
+# A squared length in between is exact in every dtype, and so are the squares that matter to it.
+_LEAST, _MOST = 1e-20, 1e20
 
 
 def select(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
@@ -35,3 +40,82 @@ def variance_over_passes(mc_logits: NDArray[Any]) -> NDArray[Any]:
     p -= p.mean(axis=0)
     # Of BLAS: einsum adds one by one, and a thousand equal classes then lose a digit.
     return np.asarray(np.vecdot(p, p).mean(axis=0))
+
+
+def softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """The plain form in one buffer."""
+    e = logits - logits.max(axis=axis, keepdims=True)
+    np.exp(e, out=e)
+    e /= e.sum(axis=axis, keepdims=True)
+    return e
+
+
+def log_softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """The plain form in two buffers."""
+    shifted = logits - logits.max(axis=axis, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    return shifted
+
+
+def logsumexp(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """The plain form in one buffer."""
+    peak = logits.max(axis=axis, keepdims=True)
+    e = logits - peak
+    total = np.exp(e, out=e).sum(axis=axis, keepdims=True)
+    return np.squeeze(peak + np.log(total), axis=axis)
+
+
+def logaddexp(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """max(a, b) + log(1 + e^-|a - b|), as NumPy's, whose loop has no vectors."""
+    gap = np.asarray(left - right)
+    if np.isnan(gap).any():  # such as that of two equal infinities
+        return np.asarray(np.logaddexp(left, right))
+    np.abs(gap, out=gap)
+    np.negative(gap, out=gap)
+    np.exp(gap, out=gap)
+    np.log1p(gap, out=gap)
+    gap += np.maximum(left, right)
+    return gap
+
+
+def log_distance(
+    ns: Namespace, features: NDArray[Any], parameters: Mapping[str, NDArray[Any]]
+) -> NDArray[Any]:
+    """The plain form without its units, and with them where a square leaves the dtype's range."""
+    squares, wholes = np.empty((2, *features.shape[:2]), features.dtype)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for m in range(features.shape[1]):
+            own = {name: parameters[name][m] for name in _PLACE}
+            squares[:, m], wholes[:, m] = _square_distance(features[:, m], **own)
+    ordinary = np.ones(len(features), dtype=bool)
+    for lengths in (squares, wholes):
+        ordinary &= ((lengths > _LEAST) & (lengths < _MOST)).all(axis=1)
+    if ordinary.all():
+        return 0.5 * np.log(squares)
+    found = np.empty_like(squares)
+    found[ordinary] = 0.5 * np.log(squares[ordinary])
+    found[~ordinary] = plain.log_distance(ns, features[~ordinary], parameters)
+    return found
+
+
+_PLACE = ("center", "whitening", "deviations", "prototypes", "outside")
+
+
+def _square_distance(
+    x: NDArray[Any],
+    center: NDArray[Any],
+    whitening: NDArray[Any],
+    deviations: NDArray[Any],
+    prototypes: NDArray[Any],
+    outside: NDArray[Any],
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """d^2 and |x - a|^2 of one modality, [B, D] -> [B], wrong where a square is out of range."""
+    offset = x - center
+    y = offset @ whitening if whitening.ndim == 2 else offset * whitening
+    whole, length = np.vecdot(offset, offset), y * deviations
+    # |y - nu|^2 multiplied out, the least of it first.
+    apart = y @ (-2.0 * prototypes.T)
+    apart += np.vecdot(prototypes, prototypes)
+    nearest = apart.min(axis=-1) + np.vecdot(y, y)
+    rest = whole - np.vecdot(length, length)
+    return np.maximum(nearest, 0) + outside * np.maximum(rest, 0), whole

@@ -62,17 +62,24 @@ def finite_rows(array: NDArray[np.floating]) -> NDArray[np.bool_]:
     return found
 
 
-def nonfinite(array: NDArray[np.floating], claimed: NDArray[np.bool_]) -> NonFinite:
-    """Finds what is not finite among ``[N, D]`` where bool ``[N]`` says that the rows are there."""
-    by_column, bad_rows = np.zeros(array.shape[1], dtype=np.int64), 0
-    for rows in row_parts(array):
-        bad = ~np.isfinite(array[rows]) & claimed[rows, None]
-        by_column += bad.sum(axis=0)
-        bad_rows += int(bad.any(axis=1).sum())
+def nonfinite(
+    array: NDArray[np.floating], claimed: NDArray[np.bool_], finite: NDArray[np.bool_]
+) -> NonFinite:
+    """Finds what is not finite among ``[N, D]``, in the rows that claim to be there.
+
+    Args:
+        array: The rows.
+        claimed: Which of them are there, bool ``[N]``.
+        finite: What `finite_rows` says of them: no other row is read again.
+    """
+    bad_rows = claimed & ~finite
+    by_column = np.zeros(array.shape[1], dtype=np.int64)
+    for rows in row_parts(array) if bad_rows.any() else ():
+        by_column += (~np.isfinite(array[rows][bad_rows[rows]])).sum(axis=0)
         forget(array)
     count = int(claimed.sum())
     return NonFinite(
-        rows=bad_rows,
+        rows=int(bad_rows.sum()),
         cells=int(by_column.sum()),
         columns=tuple(np.flatnonzero(by_column).tolist()),
         whole=tuple(np.flatnonzero(by_column == count).tolist()) if count else (),

@@ -168,7 +168,7 @@ class Table:
             groups=read_groups(plain.get("groups"), rows, where),
             sample_weight=read_weights(plain.get("sample_weight"), rows, where),
             nonfinite={
-                name: nonfinite(array, claimed[:, m])
+                name: nonfinite(array, claimed[:, m], finite[m])
                 for m, (name, array) in enumerate(embeddings.items())
             },
             remarks=notes + labels.notes,

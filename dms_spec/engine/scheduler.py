@@ -73,10 +73,11 @@ def _blocks(batch: ModalityBatch, budget: int | None) -> Iterator[ModalityBatch]
 
 
 def row_blocks(samples: int, entries: int, budget: int) -> Iterator[slice]:
-    """Consecutive samples, as many at a time as a budget of entries allows."""
-    step = max(1, samples * budget // max(entries, 1))
-    for start in range(0, max(samples, 1), step):
-        yield slice(start, start + step)
+    """Consecutive samples in blocks of one size, which a budget of entries allows."""
+    most = max(1, samples * budget // max(entries, 1))
+    blocks = max(1, -(-samples // most))
+    for block in range(blocks):
+        yield slice(samples * block // blocks, samples * (block + 1) // blocks)
 
 
 def check_batch(

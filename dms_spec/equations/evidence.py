@@ -135,7 +135,7 @@ def posterior(
     xp = ns.xp
     log_doubt = xp.log(-xp.expm1(log_g))[..., None]
     sound = log_g[..., None] + said
-    factors = xp.logaddexp(log_doubt, sound)
+    factors = ns.logaddexp(log_doubt, sound)
     total = log_prior + kappa * xp.sum(ns.select(active, factors), axis=1)
     log_p = ns.log_softmax(total)
     log_r = ns.logsumexp(log_p[:, None, :] + (sound - factors))

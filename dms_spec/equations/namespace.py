@@ -20,7 +20,9 @@ from dms_spec.equations.primitives import (
     count,
     device_of,
     entropy,
+    log_distance,
     log_softmax,
+    logaddexp,
     logsumexp,
     masked_softmax,
     others,
@@ -93,12 +95,14 @@ class Namespace:
     softmax: Callable[..., Array]
     logsumexp: Callable[..., Array]
     log_softmax: Callable[..., Array]
+    logaddexp: Callable[[Array, Array], Array]
     entropy: Callable[[Array], Array]
     variance_over_passes: Callable[[Array], Array]
     masked_softmax: Callable[[Array, Array], Array]
     weighted_sum: Callable[[Array, Array], Array]
     cosine: Callable[[Array, Array], Array]
     alignment: Callable[[Any, Array], Array]
+    log_distance: Callable[[Any, Array, Any], Array]
     usable: Callable[..., Array]
     select: Callable[[Array, Array], Array]
     clip: Callable[[Array, float, float], Array]
@@ -150,6 +154,7 @@ class Namespace:
                 softmax,
                 logsumexp,
                 log_softmax,
+                logaddexp,
                 entropy,
                 variance_over_passes,
                 masked_softmax,
@@ -162,7 +167,11 @@ class Namespace:
                 others,
             )
         }
-        known |= {"alignment": alignment, "stop_gradient": _no_gradient}
+        known |= {
+            "alignment": alignment,
+            "log_distance": log_distance,
+            "stop_gradient": _no_gradient,
+        }
         for name in primitives:
             if name not in known:
                 raise unknown("primitive", name, known)

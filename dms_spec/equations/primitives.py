@@ -6,6 +6,7 @@ call them through their `Namespace`, as ``ns.softmax`` and so on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from dms_spec.types import Array
@@ -33,6 +34,11 @@ def logsumexp(xp: Any, logits: Array, axis: int = -1) -> Array:
     peak = xp.max(logits, axis=axis, keepdims=True)
     total = xp.sum(xp.exp(logits - peak), axis=axis, keepdims=True)
     return xp.squeeze(peak + xp.log(total), axis=axis)
+
+
+def logaddexp(xp: Any, left: Array, right: Array) -> Array:
+    """log(e^a + e^b) of each pair; they are broadcast."""
+    return xp.logaddexp(left, right)
 
 
 def log_softmax(xp: Any, logits: Array, axis: int = -1) -> Array:
@@ -195,3 +201,49 @@ def alignment(ns: Any, features: Array) -> Array:
     relative = relative / xp.maximum(largest, _smallest(ns, largest))
     # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
     return ns.cosine(unit, xp.matmul(relative, unit))
+
+
+def log_distance(ns: Any, features: Array, parameters: Mapping[str, Array]) -> Array:
+    """Log of the distance from what is typical: [B, M, D] -> [B, M]; see `typicality`."""
+    xp, p = ns.xp, parameters
+    one = ns.constant(1.0, features)
+    least = ns.constant(float(xp.finfo(features.dtype).smallest_normal), features)
+    # Each length is taken in units of its largest part, so that no square leaves the range of the
+    # dtype, whatever the features and their deviations are measured in. No gradient goes through
+    # units: the result does not depend on them.
+    peak = xp.maximum(_largest(xp, features), xp.maximum(_largest(xp, p["center"]), one))
+    peak = ns.stop_gradient(peak)
+    offset = features / peak - p["center"] / peak
+    diagonal = p["whitening"].ndim == 2
+    y = offset * p["whitening"] if diagonal else _each(xp, offset, p["whitening"])
+    farthest = xp.max(xp.abs(p["prototypes"]), axis=(-2, -1))[..., None]
+    reach = xp.maximum(xp.maximum(_largest(xp, y), farthest / peak), least)
+    reach = ns.stop_gradient(reach)
+    # |y - nu|^2 multiplied out: nothing of size [B, M, c, r] is made.
+    inside, share = y / reach, farthest / peak / reach
+    nu = p["prototypes"] / xp.maximum(farthest, least)[..., None]
+    square = xp.sum(inside * inside, axis=-1, keepdims=True)
+    across = _each(xp, inside, xp.matrix_transpose(nu)) * share
+    own = xp.sum(nu * nu, axis=-1) * share * share
+    nearest = xp.min(square - 2.0 * across + own, axis=-1)
+    extent = ns.stop_gradient(xp.maximum(_largest(xp, offset), least))
+    whole, length = offset / extent, y * p["deviations"] / extent
+    outside = xp.sum(whole * whole, axis=-1) - xp.sum(length * length, axis=-1)
+    zero, weight = ns.constant(0.0, nearest), p["outside"]
+    reach, extent = reach[..., 0], extent[..., 0]
+    unit = ns.stop_gradient(xp.maximum(reach, xp.sqrt(weight) * extent))
+    reach, extent = reach / unit, extent / unit
+    total = xp.maximum(nearest, zero) * reach * reach
+    total = total + weight * extent * extent * xp.maximum(outside, zero)
+    return 0.5 * xp.log(xp.maximum(total, least)) + xp.log(unit) + xp.log(peak[..., 0])
+
+
+def _largest(xp: Any, vectors: Array) -> Array:
+    """The largest absolute entry over the last axis, which it keeps."""
+    return xp.max(xp.abs(vectors), axis=-1, keepdims=True)
+
+
+def _each(xp: Any, rows: Array, matrices: Array) -> Array:
+    """Each modality's rows times its own matrix: [B, M, D], [M, D, r] -> [B, M, r]."""
+    product = xp.matmul(xp.permute_dims(rows, (1, 0, 2)), matrices)
+    return xp.permute_dims(product, (1, 0, 2))
