@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from dms_spec.artifact import Artifact
 from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.probabilities import joint_said, schedule_probabilities
-from dms_spec.equations.heads import apply_heads, class_scores, draw_masks
+from dms_spec.equations.heads import class_scores, draw_masks, head_inputs, heads_of_inputs
 from dms_spec.equations.joint import has_joint
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import DTypeError, MissingInput, ShapeError, SpecError, closest
@@ -237,9 +237,12 @@ class FusionModel(nn.Module):
         embeddings, there = self.embed(inputs, present)
         ns, parameters = self.fusion.namespace(there.device), self._parameters_by_name()
         with ns.guard():
-            given = apply_heads(
+            scaled = head_inputs(
+                ns, embeddings, there, parameters, modalities=self.spec.modalities
+            )
+            given = heads_of_inputs(
                 ns,
-                embeddings,
+                scaled,
                 there,
                 parameters,
                 modalities=self.spec.modalities,
@@ -248,7 +251,7 @@ class FusionModel(nn.Module):
             )
         output = self.fusion(**given, present=there)
         with ns.guard():
-            said = joint_said(ns, self.spec, output, embeddings, there, parameters)
+            said = joint_said(ns, self.spec, output, scaled, there, parameters)
             probabilities = schedule_probabilities(
                 ns, self.spec, output, said, parameters, self.prior
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from dms_spec.equations.heads import class_probabilities
-from dms_spec.equations.joint import has_joint, joint_logits, with_joint
+from dms_spec.equations.joint import has_joint, joint_of_inputs, with_joint
 from dms_spec.equations.namespace import Namespace
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array, Schedule
@@ -18,7 +18,7 @@ def joint_said(
     ns: Namespace,
     spec: SchedulerSpec,
     schedule: Schedule,
-    embeddings: Mapping[str, Array],
+    inputs: Mapping[str, Array],
     present: Array,
     parameters: Mapping[str, Array],
 ) -> Array | None:
@@ -28,13 +28,13 @@ def joint_said(
         ns: The namespace to compute in, guarded.
         spec: The scheduler's.
         schedule: What it made of the rows.
-        embeddings: ``[B, D_m]`` by modality.
+        inputs: What `head_inputs` made of their embeddings.
         present: bool ``[B, M]``.
-        parameters: Of the artifact; `joint_logits` reads some.
+        parameters: Of the artifact; `joint_of_inputs` reads some.
     """
     if schedule.soundness is None or not has_joint(parameters):
         return None
-    return joint_logits(ns, embeddings, present, parameters, modalities=spec.modalities)
+    return joint_of_inputs(ns, inputs, present, parameters, modalities=spec.modalities)
 
 
 def joint_notes(ns: Namespace, schedule: Schedule, said: Array | None) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.probabilities import joint_notes, joint_said, schedule_probabilities
 from dms_spec.engine.scheduler import check_dtype
 from dms_spec.engine.warning import quietly
-from dms_spec.equations.heads import apply_heads
+from dms_spec.equations.heads import apply_heads, head_inputs, heads_of_inputs
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.backend import Backend, RowPredictor
 from dms_spec.types import Array, ModalityBatch, Schedule
@@ -43,11 +43,21 @@ class EquationRowPredictor(RowPredictor):
     ) -> tuple[Schedule, NDArray[Any]]:
         there = self._read("present", present)
         moved = {name: self._read(name, array) for name, array in embeddings.items()}
-        heads = self._heads(moved, there, self._fitted.outputs)
+        spec, own = self._fitted.artifact.spec, self._parameters
+        with self._ns.guard():
+            inputs = head_inputs(self._ns, moved, there, own, modalities=spec.modalities)
+            heads = heads_of_inputs(
+                self._ns,
+                inputs,
+                there,
+                own,
+                modalities=spec.modalities,
+                dropout=self._fitted.dropout,
+                outputs=self._fitted.outputs,
+            )
         result = self._scheduler(ModalityBatch(**heads, present=there))
         with self._ns.guard():
-            spec, own = self._fitted.artifact.spec, self._parameters
-            said = joint_said(self._ns, spec, result, moved, there, own)
+            said = joint_said(self._ns, spec, result, inputs, there, own)
             probabilities = schedule_probabilities(self._ns, spec, result, said, own, self._prior)
             notes = joint_notes(self._ns, result, said)
         back = self._backend.to_numpy
@@ -58,23 +68,17 @@ class EquationRowPredictor(RowPredictor):
         self, embeddings: Mapping[str, NDArray[Any]], present: NDArray[Any]
     ) -> NDArray[Any]:
         moved = {name: self._read(name, array) for name, array in embeddings.items()}
-        logits = self._heads(moved, self._read("present", present), ("logits",))["logits"]
         with self._ns.guard():
-            return self._backend.to_numpy(self._ns.softmax(logits))
-
-    def _heads(
-        self, embeddings: Mapping[str, Array], present: Array, outputs: tuple[str, ...]
-    ) -> dict[str, Array]:
-        with self._ns.guard():
-            return apply_heads(
+            heads = apply_heads(
                 self._ns,
-                embeddings,
-                present,
+                moved,
+                self._read("present", present),
                 self._parameters,
                 modalities=self._fitted.artifact.spec.modalities,
                 dropout=self._fitted.dropout,
-                outputs=outputs,
+                outputs=("logits",),
             )
+            return self._backend.to_numpy(self._ns.softmax(heads["logits"]))
 
     def _read(self, name: str, array: NDArray[Any]) -> Array:
         moved = self._moved(array)

@@ -9,7 +9,7 @@ Like the pipeline, these functions look at no value; call them within ``ns.guard
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,6 +92,65 @@ def apply_heads(
         SpecError: A parameter is missing, or the rate is outside [0, 1).
         UnknownName: ``outputs`` names something else.
     """
+    inputs = head_inputs(ns, embeddings, present, parameters, modalities=modalities)
+    return heads_of_inputs(
+        ns,
+        inputs,
+        present,
+        parameters,
+        modalities=modalities,
+        dropout=dropout,
+        outputs=outputs,
+    )
+
+
+def head_inputs(
+    ns: Namespace,
+    embeddings: Mapping[str, Array],
+    present: Array | None,
+    parameters: Mapping[str, Array],
+    *,
+    modalities: tuple[str, ...],
+) -> dict[str, Array]:
+    """Scales embeddings: s of `apply_heads`, ``[B, D_m]`` by modality, in the computing dtype.
+
+    The heads and the joint expert read it. Where a modality is absent it is that of zeros.
+
+    Raises:
+        MissingInput, ShapeError, SpecError: As in `apply_heads`.
+    """
+    xp, scale = ns.xp, ("scale.zero", "scale.unit")
+    _check_shapes(embeddings, parameters, modalities, scale)
+    wide = any(embeddings[name].dtype == xp.float64 for name in modalities)
+    dtype = xp.float64 if wide else xp.float32
+    inputs = {}
+    for m, name in enumerate(modalities):
+        x = xp.astype(embeddings[name], dtype, copy=False)
+        if present is not None:
+            # Before any arithmetic: 0 * NaN is NaN, in a product and in its gradient.
+            x = ns.select(present[:, m], x)
+        zero, unit = (
+            xp.astype(parameters[f"heads.{name}.{one}"], dtype, copy=False) for one in scale
+        )
+        inputs[name] = scaled(x, zero, unit)
+    return inputs
+
+
+def heads_of_inputs(
+    ns: Namespace,
+    inputs: Mapping[str, Array],
+    present: Array | None,
+    parameters: Mapping[str, Array],
+    *,
+    modalities: tuple[str, ...],
+    dropout: float,
+    outputs: tuple[str, ...] = HEAD_OUTPUTS,
+) -> dict[str, Array]:
+    """Computes what `apply_heads` computes from inputs that `head_inputs` has scaled.
+
+    Raises:
+        ShapeError, SpecError, UnknownName: As in `apply_heads`.
+    """
     xp = ns.xp
     _check_rate(dropout)
     for output in outputs:
@@ -99,21 +158,16 @@ def apply_heads(
             raise unknown("output of the heads", output, HEAD_OUTPUTS)
     projected = any(f"heads.{name}.projection.weight" in parameters for name in modalities)
     needed = _needed(outputs, projected)
-    _check_shapes(embeddings, parameters, modalities, needed)
-    wide = any(embeddings[name].dtype == xp.float64 for name in modalities)
-    dtype = xp.float64 if wide else xp.float32
+    _check_shapes(inputs, parameters, modalities, needed)
     heads = []
-    widest = max(embeddings[name].shape[1] for name in modalities)
-    for m, modality in enumerate(modalities):
-        x = xp.astype(embeddings[modality], dtype, copy=False)
-        if present is not None:
-            # Before any arithmetic: 0 * NaN is NaN, in a product and in its gradient.
-            x = ns.select(present[:, m], x)
+    widest = max(inputs[name].shape[1] for name in modalities)
+    for name in modalities:
+        s = inputs[name]
         own = {
-            name: xp.astype(parameters[f"heads.{modality}.{name}"], dtype, copy=False)
-            for name in needed
+            short: xp.astype(parameters[f"heads.{name}.{short}"], s.dtype, copy=False)
+            for short in needed
         }
-        heads.append(_head(ns, x, own, dropout, outputs, widest))
+        heads.append(_head(ns, s, own, dropout, outputs, widest))
     axes = {"mc_logits": 2}
     results = {
         name: xp.stack([head[name] for head in heads], axis=axes.get(name, 1)) for name in outputs
@@ -126,7 +180,7 @@ def apply_heads(
 
 def _head(
     ns: Namespace,
-    x: Array,
+    s: Array,
     own: Mapping[str, Array],
     dropout: float,
     outputs: tuple[str, ...],
@@ -134,7 +188,6 @@ def _head(
 ) -> dict[str, Array]:
     """Computes one modality: [B, D] features, [B, C] logits, [T, B, C] passes, [B] variance."""
     xp = ns.xp
-    s = scaled(x, own["scale.zero"], own["scale.unit"])
     results = {}
     if "projection.weight" in own:
         results["features"] = xp.matmul(s, own["projection.weight"]) + own["projection.bias"]
@@ -351,7 +404,7 @@ def _needed(outputs: tuple[str, ...], projected: bool) -> list[str]:
     read = {name for output in outputs for name in _READS[output]}
     if "features" in outputs and projected:
         read |= {"projection.weight", "projection.bias"}
-    return [name for name in HEAD_PARAMETERS if name in read or name.startswith("scale.")]
+    return [name for name in HEAD_PARAMETERS if name in read]
 
 
 def _check_rate(rate: float) -> None:
@@ -363,7 +416,7 @@ def _check_shapes(
     embeddings: Mapping[str, Array],
     parameters: Mapping[str, Array],
     modalities: tuple[str, ...],
-    needed: list[str],
+    needed: Sequence[str],
 ) -> None:
     """Compares embeddings and parameters. D, C, T and B are the same for all heads."""
     known: dict[str, tuple[int, str]] = {}

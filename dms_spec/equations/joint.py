@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from dms_spec.equations.heads import scaled
+from dms_spec.equations.heads import head_inputs
 from dms_spec.equations.namespace import Namespace
 from dms_spec.types import Array
 
@@ -39,17 +39,24 @@ def joint_logits(
             [D_m, C]; ``joint.bias`` [C].
         modalities: Names, in the order of the M axis.
     """
-    xp = ns.xp
-    wide = any(embeddings[name].dtype == xp.float64 for name in modalities)
-    dtype = xp.float64 if wide else xp.float32
-    own = {name: xp.astype(array, dtype, copy=False) for name, array in parameters.items()}
-    total = own["joint.bias"]
+    inputs = head_inputs(ns, embeddings, present, parameters, modalities=modalities)
+    return joint_of_inputs(ns, inputs, present, parameters, modalities=modalities)
+
+
+def joint_of_inputs(
+    ns: Namespace,
+    inputs: Mapping[str, Array],
+    present: Array,
+    parameters: Mapping[str, Array],
+    *,
+    modalities: tuple[str, ...],
+) -> Array:
+    """Computes what `joint_logits` computes from inputs that `head_inputs` has scaled."""
+    xp, dtype = ns.xp, inputs[modalities[0]].dtype
+    total = xp.astype(parameters["joint.bias"], dtype, copy=False)
     for m, name in enumerate(modalities):
-        # Before any arithmetic: 0 * NaN is NaN.
-        x = ns.select(present[:, m], xp.astype(embeddings[name], dtype, copy=False))
-        s = scaled(x, own[f"heads.{name}.scale.zero"], own[f"heads.{name}.scale.unit"])
-        said = xp.matmul(s, own[f"joint.{name}.weight"])
-        total = total + ns.select(present[:, m], said)
+        weight = xp.astype(parameters[f"joint.{name}.weight"], dtype, copy=False)
+        total = total + ns.select(present[:, m], xp.matmul(inputs[name], weight))
     return total
 
 

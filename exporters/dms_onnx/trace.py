@@ -28,7 +28,7 @@ from dms_spec.engine.fitted import FittedHeads
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.probabilities import joint_said, schedule_probabilities
 from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.equations.heads import apply_heads
+from dms_spec.equations.heads import head_inputs, heads_of_inputs
 from dms_spec.errors import DMSError, SpecError
 from dms_spec.plugins.containment import described
 from dms_spec.spec import SchedulerSpec
@@ -205,10 +205,10 @@ def trace_predictor(
     spec, fitted, inputs = artifact.spec, FittedHeads(artifact), _Inputs()
     ns = onnx_namespace()
     with _explained(spec):
-        given, embeddings, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
+        given, scaled, present, parameters = _heads(fitted, inputs, dtypes, fitted.outputs)
         own = {name: parameters[name] for name in artifact.scheduler_parameters}
         schedule = compute(ns, resolve(spec, own), ModalityBatch(**given, present=present))
-        said = joint_said(ns, spec, schedule, embeddings, present, parameters)
+        said = joint_said(ns, spec, schedule, scaled, present, parameters)
         prior = ndonnx.asarray(fitted.prior)
         probabilities = schedule_probabilities(ns, spec, schedule, said, parameters, prior)
         outputs = {"probabilities": probabilities}
@@ -251,7 +251,7 @@ def trace_unimodal(artifact: Artifact, dtypes: Mapping[str, str]) -> onnx.ModelP
 def _heads(
     fitted: FittedHeads, inputs: _Inputs, dtypes: Mapping[str, str], outputs: tuple[str, ...]
 ) -> tuple[dict[str, Array], dict[str, Array], Array, dict[str, Array]]:
-    """What the heads give, embeddings, the presence mask, and every parameter of the artifact."""
+    """What the heads give, their inputs, the presence mask, and every parameter of the artifact."""
     artifact = fitted.artifact
     embeddings = {
         name: inputs.array(name, axes, "bool" if name == "present" else dtypes[name])
@@ -261,16 +261,18 @@ def _heads(
     parameters = {
         name: inputs.parameter(name, value) for name, value in artifact.parameters.items()
     }
-    given = apply_heads(
-        onnx_namespace(),
-        embeddings,
+    ns, modalities = onnx_namespace(), artifact.spec.modalities
+    scaled = head_inputs(ns, embeddings, present, parameters, modalities=modalities)
+    given = heads_of_inputs(
+        ns,
+        scaled,
         present,
         parameters,
-        modalities=artifact.spec.modalities,
+        modalities=modalities,
         dropout=fitted.dropout,
         outputs=outputs,
     )
-    return given, embeddings, present, parameters
+    return given, scaled, present, parameters
 
 
 def _finished(
