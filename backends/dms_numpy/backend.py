@@ -30,10 +30,13 @@ class HostBackend(ArrayBackend):
         return array
 
 
-_IN_PLACE = {
+# Of every backend that stands on NumPy.
+_FASTER = {
     name: getattr(primitives, name)
-    for name in ("softmax", "log_softmax", "logsumexp", "logaddexp", "log_distance")
-}
+    for name in (
+        "select", "filled", "softmax", "log_softmax", "logsumexp", "logaddexp", "log_distance",
+    )
+}  # fmt: skip
 
 
 def host_namespace(entries_at_once: int, **faster: Callable[..., Any]) -> Namespace:
@@ -44,8 +47,7 @@ def host_namespace(entries_at_once: int, **faster: Callable[..., Any]) -> Namesp
         guard=lambda: np.errstate(over="ignore", invalid="ignore"),
         entries_at_once=entries_at_once,
         lend=primitives.lend,
-        select=primitives.select,
-        **(_IN_PLACE | faster),
+        **(_FASTER | faster),
     )
 
 

@@ -22,6 +22,11 @@ def select(mask: NDArray[np.bool_], values: NDArray[Any]) -> NDArray[Any]:
     return np.where(mask[..., None] if values.ndim > mask.ndim else mask, values, 0)
 
 
+def filled(mask: NDArray[np.bool_], values: NDArray[Any], other: float) -> NDArray[Any]:
+    """The values where the mask holds, some number elsewhere; without a copy likewise."""
+    return values if mask.all() else np.where(mask, values, values.dtype.type(other))
+
+
 def lend(array: NDArray[Any]) -> Lent:
     """A view that cannot be written to."""
     view = array.view()

@@ -196,9 +196,8 @@ def _believed(
     active = evidence.active
     own = _cast(ns, evidence, resolved.parameters_of("fusion"))
     fused, log_sound = fuse_evidence(ns, evidence.logits, log_trust, active, own)
-    something = ns.xp.any(active, axis=-1, keepdims=True)
     return (
-        ns.xp.where(something, fused, ns.constant(0.0, fused)),
+        ns.select(ns.xp.any(active, axis=-1), fused),
         ns.masked_softmax(log_sound, active),
         ns.select(active, ns.xp.exp(log_sound)),
     )

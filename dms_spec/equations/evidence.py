@@ -91,7 +91,7 @@ def log_ratios(ns: Namespace, logits: Array, priors: Array | None) -> Array:
     0, which is nothing, for a class that m has never seen (pi_m(y) = 0); p_m is the softmax over
     the others. All 0 where m rules out every class that it knows.
     """
-    xp, zero = ns.xp, ns.constant(0.0, logits)
+    xp = ns.xp
     possible = logits > -float("inf")
     if priors is None:
         seen, log_prior = None, -xp.log(ns.count(logits, -1))
@@ -99,13 +99,12 @@ def log_ratios(ns: Namespace, logits: Array, priors: Array | None) -> Array:
         seen = priors > 0
         log_prior = xp.log(xp.where(seen, priors, ns.constant(1.0, priors)))
         possible = possible & seen
-    something = xp.any(possible, axis=-1, keepdims=True)
+    something = xp.any(possible, axis=-1)
     # A row of nothing but -inf has no softmax.
-    held = xp.where(possible, logits, ns.constant(-float("inf"), logits))
-    log_p = ns.log_softmax(xp.where(something, held, zero))
+    held = ns.select(something, ns.filled(possible, logits, -float("inf")))
     least = ns.constant(LEAST_LOG_RATIO, logits)
-    ratios = xp.where(something, xp.maximum(log_p - log_prior, least), zero)
-    return ratios if seen is None else xp.where(seen, ratios, zero)
+    ratios = ns.select(something, xp.maximum(ns.log_softmax(held) - log_prior, least))
+    return ratios if seen is None else ns.filled(seen, ratios, 0.0)
 
 
 def discount(ns: Namespace, log_g: Array, active: Array, redundancy: Array | None) -> Array:

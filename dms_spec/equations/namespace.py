@@ -20,6 +20,7 @@ from dms_spec.equations.primitives import (
     count,
     device_of,
     entropy,
+    filled,
     log_distance,
     log_softmax,
     logaddexp,
@@ -105,6 +106,7 @@ class Namespace:
     log_distance: Callable[[Any, Array, Any], Array]
     usable: Callable[..., Array]
     select: Callable[[Array, Array], Array]
+    filled: Callable[[Array, Array, float], Array]
     clip: Callable[[Array, float, float], Array]
     count: Callable[..., Array]
     others: Callable[[Array], Array]
@@ -162,6 +164,7 @@ class Namespace:
                 cosine,
                 usable,
                 select,
+                filled,
                 clip,
                 count,
                 others,

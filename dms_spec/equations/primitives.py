@@ -95,6 +95,11 @@ def select(xp: Any, mask: Array, values: Array) -> Array:
     return xp.where(mask, values, xp.zeros((), dtype=values.dtype, device=device_of(values)))
 
 
+def filled(xp: Any, mask: Array, values: Array, other: float) -> Array:
+    """The values where the mask holds, and some number elsewhere; the mask is broadcast."""
+    return xp.where(mask, values, xp.full((), other, dtype=values.dtype, device=device_of(values)))
+
+
 def count(xp: Any, array: Array, axis: int, dtype: Any = None) -> Array:
     """The size of an axis, to compute with: never frozen into a traced graph.
 
