@@ -81,7 +81,7 @@ def on_axis(
             got=", ".join(embeddings),
             fix="Give an array for every modality; mark the rows without it in present.",
         )
-    filler = {n: np.full((rows, d), np.nan, np.float32) for n, d in (widths or {}).items()}
-    result = {name: embeddings[name] if name in embeddings else filler[name] for name in axis}
+    filler = {name: np.full((rows, (widths or {})[name]), np.nan, np.float32) for name in lacking}
+    result = {name: (embeddings | filler)[name] for name in axis}
     notes = [f"modality {name!r} is not in {where}: it is absent in all rows" for name in lacking]
     return result, tuple(notes)
