@@ -64,7 +64,9 @@ def products(artifact: Artifact, x: dict[str, Any]) -> None:
     """Every matrix product that a prediction needs, on as many rows at a time."""
     p, signal = artifact.parameters, "signals.typicality"
     for m, name in enumerate(NAMES):
-        weights = [p[k] for k in (f"heads.{name}.classifier.weight", f"joint.{name}.weight") if k in p]
+        weights = [
+            p[k] for k in (f"heads.{name}.classifier.weight", f"joint.{name}.weight") if k in p
+        ]
         for start in range(0, len(x[name]), BATCH_SIZE):
             rows = x[name][start : start + BATCH_SIZE]
             for weight in weights:

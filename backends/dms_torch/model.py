@@ -237,9 +237,7 @@ class FusionModel(nn.Module):
         embeddings, there = self.embed(inputs, present)
         ns, parameters = self.fusion.namespace(there.device), self._parameters_by_name()
         with ns.guard():
-            scaled = head_inputs(
-                ns, embeddings, there, parameters, modalities=self.spec.modalities
-            )
+            scaled = head_inputs(ns, embeddings, there, parameters, modalities=self.spec.modalities)
             given = heads_of_inputs(
                 ns,
                 scaled,
