@@ -1,8 +1,8 @@
 """CPU seconds of ``dms predict`` for a million rows, beside the matrix products that it needs.
 
 ``python benchmarks/predict.py [ROWS] [--width 512] [--classes 10 1000]``, on one core. Two
-modalities, an artifact that was fitted on a few rows of ten classes; for more classes its arrays are
-repeated. *products*: the heads', the joint expert's and typicality's, by BLAS, and nothing else.
+modalities, an artifact that was fitted on a few rows of ten classes; for more classes its arrays
+are repeated. *products*: the heads', the joint expert's and typicality's, by BLAS, and nothing else.
 *Parquet*: decoding, scoring and writing, in turn. Needs ``dms-spec[sklearn,tables]``.
 """
 
