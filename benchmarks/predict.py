@@ -2,7 +2,7 @@
 
 ``python benchmarks/predict.py [ROWS] [--width 512] [--classes 10 1000]``, on one core. Two
 modalities, an artifact that was fitted on a few rows of ten classes; for more classes its arrays
-are repeated. *products*: the heads', the joint expert's and typicality's, by BLAS, and nothing else.
+are repeated. *products*: those of the heads, the joint expert and typicality alone, by BLAS.
 *Parquet*: decoding, scoring and writing, in turn. Needs ``dms-spec[sklearn,tables]``.
 """
 

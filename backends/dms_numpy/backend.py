@@ -31,10 +31,10 @@ class HostBackend(ArrayBackend):
 
 
 # Of every backend that stands on NumPy.
-_FASTER = {
+_FASTER: dict[str, Callable[..., Any]] = {
     name: getattr(primitives, name)
     for name in (
-        "select", "filled", "softmax", "log_softmax", "logsumexp", "logaddexp", "log_distance",
+        "select", "filled", "constant", "count", "clip", "softmax", "log_softmax", "logsumexp", "logaddexp", "log_distance",
     )
 }  # fmt: skip
 

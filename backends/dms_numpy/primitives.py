@@ -27,6 +27,21 @@ def filled(mask: NDArray[np.bool_], values: NDArray[Any], other: float) -> NDArr
     return values if mask.all() else np.where(mask, values, values.dtype.type(other))
 
 
+def constant(value: float, like: NDArray[Any]) -> NDArray[Any]:
+    """A scalar array of the same dtype."""
+    return np.array(value, like.dtype)
+
+
+def count(array: NDArray[Any], axis: int, dtype: Any = None) -> NDArray[Any]:
+    """The size of an axis, as a scalar array."""
+    return np.array(array.shape[axis], dtype or array.dtype)
+
+
+def clip(values: NDArray[Any], low: float, high: float) -> NDArray[Any]:
+    """Limits values to [low, high]."""
+    return np.asarray(np.minimum(np.maximum(values, low), high))
+
+
 def lend(array: NDArray[Any]) -> Lent:
     """A view that cannot be written to."""
     view = array.view()
@@ -52,14 +67,14 @@ def softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     e = logits - logits.max(axis=axis, keepdims=True)
     np.exp(e, out=e)
     e /= e.sum(axis=axis, keepdims=True)
-    return e
+    return np.asarray(e)
 
 
 def log_softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     """The plain form in two buffers."""
     shifted = logits - logits.max(axis=axis, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
-    return shifted
+    return np.asarray(shifted)
 
 
 def logsumexp(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
@@ -67,7 +82,7 @@ def logsumexp(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     peak = logits.max(axis=axis, keepdims=True)
     e = logits - peak
     total = np.exp(e, out=e).sum(axis=axis, keepdims=True)
-    return np.squeeze(peak + np.log(total), axis=axis)
+    return np.asarray(np.squeeze(peak + np.log(total), axis=axis))
 
 
 def logaddexp(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:

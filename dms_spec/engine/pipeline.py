@@ -27,21 +27,21 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     Half precision is computed in float32; float64 anywhere makes it float64 throughout. Weights,
     scores and signals come out in the computing dtype, fused in that of what was summed.
     """
-    evidence = _evidence(ns, resolved, batch)
+    seen = _seen(batch)
+    evidence = _evidence(ns, resolved, batch, seen)
     active, dtype = evidence.active, evidence.dtype
     nothing = ns.xp.zeros_like(active, dtype=dtype)
     signals, notes = {}, list(resolved.notes())
     for signal in resolved.signals:
-        if signal.optional and not _seen(batch).keys() >= set(signal.needs):
+        if signal.optional and not seen.keys() >= set(signal.needs):
             notes.append(f"signal {signal.name!r} is 0: it needs mc_logits of two passes or more")
             value = nothing
         elif resolved.unfitted(signal):
             value = nothing
         else:
-            own = resolved.parameters_of(f"signals.{signal.name}")
             value = signal.function(
                 ns,
-                evidence.with_parameters(_cast(ns, evidence, own)),
+                _with_parameters(ns, resolved, evidence, f"signals.{signal.name}"),
                 **resolved.spec.signals[signal.name],
             )
         value = ns.select(active, _usable(ns, f"signal {signal.name!r}", value, evidence))
@@ -50,9 +50,7 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     found = policy.function(
         ns,
         PolicyInput(
-            evidence=evidence.with_parameters(
-                _cast(ns, evidence, resolved.parameters_of("policy"))
-            ),
+            evidence=_with_parameters(ns, resolved, evidence, "policy"),
             signals=signals,
             directions={signal.name: signal.direction for signal in resolved.signals},
             coefficients=resolved.spec.coefficients,
@@ -83,7 +81,9 @@ def compute(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule
     )
 
 
-def _evidence(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Evidence:
+def _evidence(
+    ns: Namespace, resolved: Resolved, batch: ModalityBatch, seen: Mapping[str, Array]
+) -> Evidence:
     """Finds what is active. Where a statistic that a signal reads tells it, nothing else is read.
 
     Alignment comes last, because it depends on what else is active.
@@ -94,7 +94,7 @@ def _evidence(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Eviden
     dtype = xp.float64 if wide else xp.float32
     if batch.passes == 0:  # of no use but for its dtype
         del arrays["mc_logits"]
-    forms = _forms(ns, resolved, _seen(batch))
+    forms = _forms(ns, resolved, seen)
     told = {STATISTICS[name] for name in forms}
     # One pass is among the rest: it has its say in what is usable.
     rest = {k: xp.astype(v, dtype, copy=False) for k, v in arrays.items() if k not in told}
@@ -109,7 +109,7 @@ def _evidence(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Eviden
         return ns.select(active, xp.astype(array, dtype, copy=False))
 
     held: dict[str, Any] = {
-        name: Later(rest.get(name, array), clean) for name, array in _seen(batch).items()
+        name: Later(rest.get(name, array), clean) for name, array in seen.items()
     }
     return Evidence(active=active, dtype=dtype, statistics=statistics, **held)
 
@@ -131,6 +131,13 @@ def _forms(
         if name in wanted and of in arrays
     }
     return {name: form for name, form in found.items() if form is not None}
+
+
+def _with_parameters(
+    ns: Namespace, resolved: Resolved, evidence: Evidence, owner: str
+) -> Evidence:
+    own = resolved.parameters_of(owner)
+    return evidence.with_parameters(_cast(ns, evidence, own)) if own else evidence
 
 
 def _cast(ns: Namespace, evidence: Evidence, parameters: Mapping[str, Array]) -> dict[str, Array]:
@@ -170,8 +177,9 @@ def _named(thing: object) -> str:
 
 def _alike(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
     """Says whether two shapes are the same, as far as tracing knows them: None is not known yet."""
-    return len(shape) == len(other) and all(
-        a == b or a is None or b is None for a, b in zip(shape, other, strict=True)
+    return shape == other or (
+        len(shape) == len(other)
+        and all(a == b or a is None or b is None for a, b in zip(shape, other, strict=True))
     )
 
 

@@ -31,6 +31,8 @@ class EquationScheduler(Scheduler):
 
     def __init__(self, ns: Namespace, resolved: Resolved, capabilities: Capabilities) -> None:
         self._ns, self._resolved, self._capabilities = ns, resolved, capabilities
+        # The kinds of arrays that the last batch had, which fit.
+        self._fitting: dict[str, Any] | None = None
         warn(resolved.notes(), stacklevel=4)
 
     @property
@@ -38,7 +40,10 @@ class EquationScheduler(Scheduler):
         return self._resolved.spec
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        check_batch(self._ns, self._resolved, self._capabilities, batch)
+        kinds = {k: (type(a), getattr(a, "dtype", None), a.shape) for k, a in batch.arrays().items()}
+        if kinds != self._fitting:
+            check_batch(self._ns, self._resolved, self._capabilities, batch)
+            self._fitting = kinds
         result = compute_in_blocks(self._ns, self._resolved, batch)
         return checked(self._ns, self._resolved, batch.present, result)
 

@@ -16,9 +16,9 @@ from typing import Any
 from dms_spec.equations.primitives import (
     alignment,
     clip,
+    constant,
     cosine,
     count,
-    device_of,
     entropy,
     filled,
     log_distance,
@@ -109,6 +109,7 @@ class Namespace:
     filled: Callable[[Array, Array, float], Array]
     clip: Callable[[Array, float, float], Array]
     count: Callable[..., Array]
+    constant: Callable[[float, Array], Array]
     others: Callable[[Array], Array]
     stop_gradient: Callable[[Array], Array]
     copy: Callable[[Array], Array]
@@ -166,6 +167,7 @@ class Namespace:
                 select,
                 filled,
                 clip,
+                constant,
                 count,
                 others,
             )
@@ -190,10 +192,6 @@ class Namespace:
             entries_at_once=entries_at_once,
             **(known | primitives),
         )
-
-    def constant(self, value: float, like: Array) -> Array:
-        """A scalar array of the same dtype and device as another array."""
-        return self.xp.full((), value, dtype=like.dtype, device=device_of(like))
 
     def masked_logsumexp(self, values: Array, mask: Array, axis: int) -> Array:
         """The log of the sum of exp over an axis, where the mask holds; 0 where it holds nowhere.

@@ -100,6 +100,11 @@ def filled(xp: Any, mask: Array, values: Array, other: float) -> Array:
     return xp.where(mask, values, xp.full((), other, dtype=values.dtype, device=device_of(values)))
 
 
+def constant(xp: Any, value: float, like: Array) -> Array:
+    """A scalar array of the same dtype and device as another array."""
+    return xp.full((), value, dtype=like.dtype, device=device_of(like))
+
+
 def count(xp: Any, array: Array, axis: int, dtype: Any = None) -> Array:
     """The size of an axis, to compute with: never frozen into a traced graph.
 
