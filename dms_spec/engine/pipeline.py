@@ -133,9 +133,7 @@ def _forms(
     return {name: form for name, form in found.items() if form is not None}
 
 
-def _with_parameters(
-    ns: Namespace, resolved: Resolved, evidence: Evidence, owner: str
-) -> Evidence:
+def _with_parameters(ns: Namespace, resolved: Resolved, evidence: Evidence, owner: str) -> Evidence:
     own = resolved.parameters_of(owner)
     return evidence.with_parameters(_cast(ns, evidence, own)) if own else evidence
 

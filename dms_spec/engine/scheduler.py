@@ -40,7 +40,9 @@ class EquationScheduler(Scheduler):
         return self._resolved.spec
 
     def schedule(self, batch: ModalityBatch) -> Schedule:
-        kinds = {k: (type(a), getattr(a, "dtype", None), a.shape) for k, a in batch.arrays().items()}
+        kinds = {
+            k: (type(a), getattr(a, "dtype", None), a.shape) for k, a in batch.arrays().items()
+        }
         if kinds != self._fitting:
             check_batch(self._ns, self._resolved, self._capabilities, batch)
             self._fitting = kinds
