@@ -30,13 +30,19 @@ class HostBackend(ArrayBackend):
         return array
 
 
-# Of every backend that stands on NumPy.
+# What every backend on NumPy computes faster.
 _FASTER: dict[str, Callable[..., Any]] = {
-    name: getattr(primitives, name)
-    for name in (
-        "select", "filled", "constant", "count", "clip", "softmax", "log_softmax", "logsumexp", "logaddexp", "log_distance",
-    )
-}  # fmt: skip
+    "clip": primitives.clip,
+    "constant": primitives.constant,
+    "count": primitives.count,
+    "filled": primitives.filled,
+    "log_distance": primitives.log_distance,
+    "log_softmax": primitives.log_softmax,
+    "logaddexp": primitives.logaddexp,
+    "logsumexp": primitives.logsumexp,
+    "select": primitives.select,
+    "softmax": primitives.softmax,
+}
 
 
 def host_namespace(entries_at_once: int, **faster: Callable[..., Any]) -> Namespace:
