@@ -111,11 +111,11 @@ def log_distance(
     for lengths in (squares, wholes):
         ordinary &= ((lengths > _LEAST) & (lengths < _MOST)).all(axis=1)
     if ordinary.all():
-        return 0.5 * np.log(squares)
+        return np.asarray(0.5 * np.log(squares))
     found = np.empty_like(squares)
     found[ordinary] = 0.5 * np.log(squares[ordinary])
     found[~ordinary] = plain.log_distance(ns, features[~ordinary], parameters)
-    return found
+    return np.asarray(found)
 
 
 _PLACE = ("center", "whitening", "deviations", "prototypes", "outside")
