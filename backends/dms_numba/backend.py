@@ -11,6 +11,20 @@ from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.capabilities import Capabilities
 
 
+def numba_namespace() -> Namespace:
+    """Makes the namespace of NumPy with the compiled primitives."""
+    return host_namespace(
+        1 << 22,
+        one_read=primitives.one_read,
+        softmax=primitives.softmax,
+        alignment=primitives.alignment,
+        cosine=primitives.cosine,
+        entropy=primitives.entropy,
+        usable=primitives.usable,
+        variance_over_passes=primitives.variance_over_passes,
+    )
+
+
 @final
 class NumbaBackend(HostBackend):
     """Runs on all cores of the CPU. The bits do not depend on how many there are.
@@ -29,13 +43,4 @@ class NumbaBackend(HostBackend):
 
     def namespace(self, device: str) -> Namespace:
         del device
-        return host_namespace(
-            1 << 22,
-            one_read=primitives.one_read,
-            softmax=primitives.softmax,
-            alignment=primitives.alignment,
-            cosine=primitives.cosine,
-            entropy=primitives.entropy,
-            usable=primitives.usable,
-            variance_over_passes=primitives.variance_over_passes,
-        )
+        return numba_namespace()

@@ -49,6 +49,7 @@ def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
         stop_gradient=torch.Tensor.detach,
         alignment=partial(primitives.alignment, asked),
         one_read=partial(primitives.one_read, asked),
+        twin=partial(primitives.twin, asked),
         **{name: partial(primitives.on_path, asked, name) for name in primitives.PLAIN},
     )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dms_spec.artifact import Artifact
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved, resolve
-from dms_spec.engine.scheduler import check_batch, checked, compute_in_blocks
+from dms_spec.engine.scheduler import check_batch, run
 from dms_spec.engine.warning import warn
 from dms_spec.equations.namespace import Namespace
 from dms_spec.errors import (
@@ -147,7 +147,7 @@ class Fusion(nn.Module):
         check_batch(ns, resolved, self._capabilities, batch)
         self.path = paths.choose(self._asked, *batch.arrays().values())
         if not values_are_hidden():
-            result = checked(ns, resolved, batch.present, compute_in_blocks(ns, resolved, batch))
+            result = run(ns, resolved, batch)
         elif self.spec.strict or self.spec.nonfinite == "raise":
             # A builtin error, because the compiler cannot trace the making of one of ours.
             raise NotImplementedError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import replace
 from functools import wraps
 from typing import Any
 
@@ -11,6 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dms_numba import primitives
+from dms_numba.backend import numba_namespace
+from dms_spec.equations.namespace import Twin
 
 
 def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -48,3 +52,21 @@ def one_read(name: str) -> Callable[..., Any]:
     if name == "weigh":
         return lambda h, scores, active: _weigh(h.to(scores.dtype), scores, active)
     return lambda tensor, mask, dtype: _telling[name](tensor.to(dtype), mask)
+
+
+def _guard() -> AbstractContextManager[Any]:
+    """Numba's guard, with as many threads as torch may take."""
+    stack = ExitStack()
+    stack.enter_context(_NUMBA.guard())
+    stack.enter_context(primitives.at_most(torch.get_num_threads()))
+    return stack
+
+
+def _back(array: NDArray[Any]) -> Tensor:
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+_NUMBA = numba_namespace()
+
+#: Numba's backend on the memory of CPU tensors.
+TWIN = Twin(ns=replace(_NUMBA, guard=_guard), there=_array, back=_back)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dms_spec.equations import primitives
-from dms_spec.equations.namespace import Lent, Namespace, never
+from dms_spec.equations.namespace import Lent, Namespace, Twin, never
 from dms_torch import paths
 from dms_torch.looking import values_are_hidden
 
@@ -121,6 +121,16 @@ def one_read(asked: str, name: str, *tensors: Tensor) -> Callable[..., Any] | No
         return None
     form: Callable[..., Any] = _module(path).one_read(name)
     return form
+
+
+def twin(asked: str, *tensors: Tensor) -> Twin | None:
+    """Numba's backend, where it can run on these tensors and nobody asked for another path."""
+    if asked not in ("auto", "numba") or paths.obstacle("numba", *tensors):
+        return None
+    if any(tensor.dtype == torch.bfloat16 for tensor in tensors):  # which NumPy has not
+        return None
+    found: Twin = _module("numba").TWIN
+    return found
 
 
 def _form(asked: str, name: str, plain: _Form, *given: Tensor | None) -> _Form:

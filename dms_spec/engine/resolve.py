@@ -17,6 +17,9 @@ from dms_spec.plugins import get_policy, get_signal
 from dms_spec.spec import SchedulerSpec
 from dms_spec.types import Array
 
+# Where the functions of this package's own signals and policies are.
+_EQUATIONS = "dms_spec.equations."
+
 # What each level of fusion sums.
 _FUSES = {
     "feature": "features",
@@ -57,6 +60,13 @@ class Resolved:
     def unfitted(self, signal: Signal) -> bool:
         """Says whether a signal works without the parameters that it could have."""
         return signal.parameters_optional and not self.parameters_of(f"signals.{signal.name}")
+
+    def built_in(self) -> bool:
+        """Says whether every function is one of this package's, which know no array library."""
+        functions = [self.policy.function, *(signal.function for signal in self.signals)]
+        return all(
+            getattr(function, "__module__", "").startswith(_EQUATIONS) for function in functions
+        )
 
     def reasons(self) -> dict[str, str]:
         """The arrays that a batch must have, each with what needs it."""

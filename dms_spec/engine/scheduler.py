@@ -46,8 +46,24 @@ class EquationScheduler(Scheduler):
         if kinds != self._fitting:
             check_batch(self._ns, self._resolved, self._capabilities, batch)
             self._fitting = kinds
-        result = compute_in_blocks(self._ns, self._resolved, batch)
-        return checked(self._ns, self._resolved, batch.present, result)
+        return run(self._ns, self._resolved, batch)
+
+
+def run(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
+    """Computes a schedule of a batch that fits, and looks at it; in a twin where there is one.
+
+    Raises:
+        NonFiniteInput, NothingPresent: As `Scheduler.schedule` says.
+    """
+    arrays, own = batch.arrays(), resolved.parameters
+    twin = ns.twin(*arrays.values(), *own.values()) if resolved.built_in() else None
+    if twin is None:
+        return checked(ns, resolved, batch.present, compute_in_blocks(ns, resolved, batch))
+    moved = ModalityBatch(**{name: twin.there(array) for name, array in arrays.items()})
+    if own:
+        parameters = {name: twin.there(array) for name, array in own.items()}
+        resolved = replace(resolved, parameters=parameters)
+    return run(twin.ns, resolved, moved).converted(twin.back)
 
 
 def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:

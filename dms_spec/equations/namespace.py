@@ -48,9 +48,28 @@ def no_form(name: str, *arrays: Array) -> None:
     """Says that a primitive has no form that reads its arrays once."""
 
 
+def no_twin(*arrays: Array) -> None:
+    """Says that no other library computes on the memory of these arrays."""
+
+
 def never() -> bool:
     """Says no: nothing was traced, nothing has changed."""
     return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Twin:
+    """Names another library that computes faster on the memory of a library's arrays.
+
+    Attributes:
+        ns: Its namespace.
+        there: Gives an array as one of its own, without a copy.
+        back: Gives one of its arrays as the library's own.
+    """
+
+    ns: Namespace
+    there: Callable[[Array], Array]
+    back: Callable[[Array], Array]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +101,8 @@ class Namespace:
               ok, which is 0 there, with gradients of 0.
             - ``"weigh"``, features and scores. ``(features, scores, active) -> (weights, fused)``
               computes `masked_softmax`, and the `weighted_sum` of what is active.
+        twin: Finds the `Twin` for some arrays; None where there is none, or it may not be used.
+            It runs whole schedules, without functions of plugins, which know this library.
 
     Example:
         >>> import array_api_compat.numpy as xp
@@ -116,6 +137,7 @@ class Namespace:
     lend: Callable[[Array], Lent]
     traced: Callable[[], bool] = never
     one_read: Callable[..., Callable[..., tuple[Array, Array]] | None] = no_form
+    twin: Callable[..., Twin | None] = no_twin
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
 
@@ -131,6 +153,7 @@ class Namespace:
         lend: Callable[[Array], Lent] | None = None,
         traced: Callable[[], bool] = never,
         one_read: Callable[..., Callable[..., tuple[Array, Array]] | None] = no_form,
+        twin: Callable[..., Twin | None] = no_twin,
         **primitives: Callable[..., Array],
     ) -> Namespace:
         """Makes the namespace of an array-API module.
@@ -145,6 +168,7 @@ class Namespace:
             lend: What plugin code gets to read; a copy by default.
             traced: Whether values are hidden now.
             one_read: What finds forms that read an array once; there are none by default.
+            twin: What finds a faster library on the same memory; there is none by default.
             primitives: Faster replacements, by name. A library with gradients must hand in
                 ``stop_gradient``; the default passes its argument on.
 
@@ -187,6 +211,7 @@ class Namespace:
             lend=lend or (lambda array: (own(array), never)),
             traced=traced,
             one_read=one_read,
+            twin=twin,
             array_type=array_type,
             guard=guard,
             entries_at_once=entries_at_once,
