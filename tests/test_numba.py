@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
-from dms_numba import primitives
+from dms_numba import primitives, threads
 from dms_spec import ModalityBatch, SchedulerSpec
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import resolve
+from dms_spec.engine.scheduler import compute_in_blocks
 from dms_spec.equations import primitives as plain
 from dms_spec.plugins import get_backend
 
@@ -197,16 +198,31 @@ def test_bits_do_not_depend_on_where_results_lie() -> None:
 
 
 def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads share the rows of a loop, and the blocks of a batch."""
     x = drawn((5, 301, 3, 200), "f4", 1)
+    random, spec = np.random.default_rng(0), SchedulerSpec.preset("paper", ("a", "b", "c"))
+    features = random.normal(size=(301, 3, 40)).astype("f4")
+    batch = ModalityBatch(features=features, logits=x[0], mc_logits=x)
+    ns = replace(get_backend("numba").namespace("cpu"), entries_at_once=1 << 17)
     results = []
-    for threads in (1, 2, 7):
-        monkeypatch.setattr(primitives, "threads", lambda threads=threads: threads)
-        primitives._pool.cache_clear()
+    for count in (1, 2, 7):
+        monkeypatch.setattr(threads, "threads", lambda count=count: count)
+        threads._pool.cache_clear()
+        schedule = compute_in_blocks(ns, resolve(spec), batch)
         results.append([primitives.variance_over_passes(x), primitives.usable(mc_logits=x)])
-    primitives._pool.cache_clear()
+        results[-1] += schedule.arrays().values()
+    threads._pool.cache_clear()
     for other in results[1:]:
         for one, two in zip(results[0], other, strict=True):
             np.testing.assert_array_equal(one, two)
+
+
+def test_what_fails_in_a_block_fails_in_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "threads", lambda: 2)
+    with np.errstate(all="raise"):  # goes along to other threads
+        assert list(threads.on_blocks(lambda k: np.geterr()["over"], range(4))) == ["raise"] * 4
+    with pytest.raises(ZeroDivisionError):
+        list(threads.on_blocks(lambda k: 1 // k, range(-2, 3)))
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other() -> None:
@@ -255,7 +271,7 @@ def test_numbers_beside_a_row_are_neither_read_nor_written() -> None:
 
 _ON_ANOTHER_MACHINE = """
 import numpy as np
-from dms_numba import primitives
+from dms_numba import primitives, threads
 x = np.load("x.npy")
 np.savez("out.npz", primitives.variance_over_passes(x), primitives.softmax(x[0]))
 """

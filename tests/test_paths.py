@@ -190,16 +190,16 @@ def test_compiled_graphs_are_plain() -> None:
 def test_threads_of_torch_are_not_exceeded_and_callers_do_not_disturb_each_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from dms_numba import primitives
+    from dms_numba import threads
 
     fusion, batches = Fusion(SPEC), [batch(size) for size in range(1, 9)]
     alone = [fusion(**one).weights for one in batches]
-    monkeypatch.setattr(primitives, "_ENTRIES_OF_A_THREAD", 8)
+    monkeypatch.setattr(threads, "_ENTRIES_OF_A_THREAD", 8)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda one: fusion(**one).weights, batches))
     assert all(map(torch.equal, alone, together))
     before = torch.get_num_threads()
-    monkeypatch.setattr(primitives, "_pool", None)  # one thread needs none
+    monkeypatch.setattr(threads, "_pool", None)  # one thread needs none
     torch.set_num_threads(1)
     try:
         fusion(**batches[-1])

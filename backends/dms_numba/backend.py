@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import final
 
 from dms_numba import primitives
+from dms_numba.threads import on_blocks
 from dms_numpy.backend import HostBackend, host_namespace
 from dms_spec.equations.namespace import Namespace
 from dms_spec.interface.capabilities import Capabilities
@@ -14,8 +15,9 @@ from dms_spec.interface.capabilities import Capabilities
 def numba_namespace() -> Namespace:
     """Makes the namespace of NumPy with the compiled primitives."""
     return host_namespace(
-        1 << 22,
+        3 << 20,
         one_read=primitives.one_read,
+        over_blocks=on_blocks,
         softmax=primitives.softmax,
         alignment=primitives.alignment,
         cosine=primitives.cosine,

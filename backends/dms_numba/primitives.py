@@ -1,25 +1,21 @@
-"""Calls the compiled loops on arrays: makes memory flat, and shares rows among threads."""
+"""Calls the compiled loops on arrays, whose memory it makes flat."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import cache, reduce
-from itertools import pairwise
+from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import array_api_compat.numpy as xp
 import numpy as np
-from numba import __version__, config
+from numba import __version__
 from numba.core import event
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 from dms_numba import features as of_features
 from dms_numba import logits as of_logits
+from dms_numba.threads import on_rows, threads
 from dms_spec.equations import primitives as plain
 from dms_spec.equations.namespace import Namespace
 from dms_spec.markup import counted
@@ -27,9 +23,6 @@ from dms_spec.markup import counted
 FloatArray = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 Telling = Callable[[FloatArray, Mask | None], tuple[FloatArray, Mask]]
-
-# Below this many entries a thread costs more than it gives.
-_ENTRIES_OF_A_THREAD = 1 << 17
 
 _COMPILED = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -51,7 +44,7 @@ def softmax(logits: FloatArray, axis: int = -1) -> FloatArray:
     flat = np.ascontiguousarray(logits)
     out = np.empty_like(flat)
     classes = flat.shape[-1]
-    _on_rows(of_logits.softmax, flat.size // classes, flat.size, _read(flat), _line(out), classes)
+    on_rows(of_logits.softmax, flat.size // classes, flat.size, _read(flat), _line(out), classes)
     return out
 
 
@@ -62,7 +55,7 @@ def entropy(logits: FloatArray, mask: Mask | None = None) -> FloatArray:
     flat = np.ascontiguousarray(logits)
     out = np.empty(flat.shape[:-1], flat.dtype)
     given = (_read(flat), _whole(mask, out), _line(out))
-    _on_rows(of_logits.entropy, out.size, flat.size, *given, flat.shape[-1])
+    on_rows(of_logits.entropy, out.size, flat.size, *given, flat.shape[-1])
     return out
 
 
@@ -77,7 +70,7 @@ def variance_over_passes(mc_logits: FloatArray, mask: Mask | None = None) -> Flo
     out = np.empty(mc_logits.shape[1:3], mc_logits.dtype)
     passes, classes = mc_logits.shape[0], mc_logits.shape[-1]
     given = (flat, _whole(mask, out), _line(out))
-    _on_rows(of_logits.variance, out.size, mc_logits.size, *given, passes, apart, classes)
+    on_rows(of_logits.variance, out.size, mc_logits.size, *given, passes, apart, classes)
     return out
 
 
@@ -88,7 +81,7 @@ def cosine(left: FloatArray, right: FloatArray) -> FloatArray:
         return plain.cosine(xp, left, right)  # type: ignore[no-any-return]
     out = np.empty(left.shape[:-1], left.dtype)
     rows = [_read(np.ascontiguousarray(array)) for array in (left, right)]
-    _on_rows(of_features.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
+    on_rows(of_features.cosine, out.size, left.size, *rows, _line(out), left.shape[-1])
     return out
 
 
@@ -109,7 +102,7 @@ def aligned(features: FloatArray, mask: Mask | None = None) -> tuple[FloatArray,
     rows, (samples, *sizes) = _read(np.ascontiguousarray(features)), features.shape
     given = (rows, _whole(mask, out), _line(out), _line(ok))
     smallest = np.finfo(features.dtype).smallest_normal
-    _on_rows(of_features.alignment, samples, features.size, *given, *sizes, smallest)
+    on_rows(of_features.alignment, samples, features.size, *given, *sizes, smallest)
     return out, ok
 
 
@@ -156,9 +149,7 @@ def weigh(features: FloatArray, scores: FloatArray, active: Mask) -> tuple[Float
     samples, *sizes = features.shape
     weights, fused = np.empty_like(scores, order="C"), np.empty((samples, sizes[1]), scores.dtype)
     given = [_read(np.ascontiguousarray(array)) for array in (features, scores, active)]
-    _on_rows(
-        of_features.weigh, samples, features.size, *given, _line(weights), _line(fused), *sizes
-    )
+    on_rows(of_features.weigh, samples, features.size, *given, _line(weights), _line(fused), *sizes)
     return weights, fused
 
 
@@ -184,7 +175,7 @@ def _cast(array: FloatArray, dtype: Any) -> FloatArray:
 def _finite(array: FloatArray) -> NDArray[np.bool_]:
     """Says which rows of ``[..., D]`` are finite throughout."""
     out, flat = np.empty(array.shape[:-1], np.bool_), _read(np.ascontiguousarray(array))
-    _on_rows(of_features.finite, out.size, array.size, flat, _line(out), array.shape[-1])
+    on_rows(of_features.finite, out.size, array.size, flat, _line(out), array.shape[-1])
     return out
 
 
@@ -193,7 +184,7 @@ def _finite_peaks(array: FloatArray) -> NDArray[np.bool_]:
     array, flat, apart = _passes(array)
     out = np.empty(array.shape[1:-1], np.bool_)
     sizes = (array.shape[0], apart, array.shape[-1])
-    _on_rows(of_logits.finite_peaks, out.size, array.size, flat, _line(out), *sizes)
+    on_rows(of_logits.finite_peaks, out.size, array.size, flat, _line(out), *sizes)
     return out
 
 
@@ -226,6 +217,8 @@ def _passes(mc_logits: FloatArray) -> tuple[FloatArray, FloatArray, int]:
 
     A block of samples is contiguous within each pass; what is not is copied.
     """
+    if mc_logits.flags.c_contiguous:
+        return mc_logits, _read(mc_logits), mc_logits.size // mc_logits.shape[0]
     each = mc_logits[0]
     size, apart = mc_logits.itemsize, mc_logits.strides[0]
     if not each.flags.c_contiguous or apart % size or apart < each.nbytes:
@@ -234,45 +227,3 @@ def _passes(mc_logits: FloatArray) -> tuple[FloatArray, FloatArray, int]:
     apart //= size
     length = (mc_logits.shape[0] - 1) * apart + each.size
     return mc_logits, as_strided(mc_logits, (length,), (size,), writeable=False), apart
-
-
-# ---------------------------------------------------------------------------------------- threads
-
-
-def threads() -> int:
-    """How many threads share the rows: ``NUMBA_NUM_THREADS``, or the cores of this process."""
-    return int(config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]
-
-
-_most: ContextVar[int | None] = ContextVar("_most", default=None)
-
-
-@contextmanager
-def at_most(count: int) -> Iterator[None]:
-    """Shares the rows among no more threads than this, in this thread's calls alone."""
-    token = _most.set(count)
-    try:
-        yield
-    finally:
-        _most.reset(token)
-
-
-@cache
-def _pool(process: int) -> ThreadPoolExecutor:
-    """The threads of this process. Numba's own end a process that was forked, or call at once."""
-    del process
-    return ThreadPoolExecutor(threads(), thread_name_prefix="dms-numba")
-
-
-def _on_rows(kernel: Callable[..., None], rows: int, entries: int, *arguments: Any) -> None:
-    """Runs a kernel on all rows, on several threads where that pays."""
-    parts = min(_most.get() or threads(), threads(), rows, entries // _ENTRIES_OF_A_THREAD)
-    if parts < 2:
-        kernel(*arguments, 0, rows)
-        return
-    ends = [rows * part // parts for part in range(parts + 1)]
-    jobs = [
-        _pool(os.getpid()).submit(kernel, *arguments, start, stop) for start, stop in pairwise(ends)
-    ]
-    for job in jobs:
-        job.result()

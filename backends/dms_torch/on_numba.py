@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dms_numba import primitives
+from dms_numba import primitives, threads
 from dms_numba.backend import numba_namespace
 from dms_spec.equations.namespace import Twin
 
@@ -24,7 +24,7 @@ def _shared(function: Callable[..., Any]) -> Callable[..., Any]:
     def run(*given: Tensor | None, **named: Tensor | None) -> Any:
         arrays = [_array(tensor) for tensor in given]
         more = {name: _array(tensor) for name, tensor in named.items()}
-        with primitives.at_most(torch.get_num_threads()):
+        with threads.at_most(torch.get_num_threads()):
             found = function(*arrays, **more)
         if isinstance(found, tuple):
             return tuple(torch.from_numpy(array) for array in found)
@@ -58,7 +58,7 @@ def _guard() -> AbstractContextManager[Any]:
     """Numba's guard, with as many threads as torch may take."""
     stack = ExitStack()
     stack.enter_context(_NUMBA.guard())
-    stack.enter_context(primitives.at_most(torch.get_num_threads()))
+    stack.enter_context(threads.at_most(torch.get_num_threads()))
     return stack
 
 

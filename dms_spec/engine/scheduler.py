@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from math import prod
 from typing import Any, final
 
@@ -68,8 +69,9 @@ def run(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
 
 def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -> Schedule:
     """Runs `compute`, guarded, on a few samples at a time where the namespace asks for it."""
+    one = partial(compute, ns, resolved)
     with ns.guard():
-        return in_blocks(ns.xp, lambda part: compute(ns, resolved, part), batch, ns.entries_at_once)
+        return in_blocks(ns.xp, one, batch, ns.entries_at_once, ns.over_blocks)
 
 
 def in_blocks(
@@ -77,9 +79,10 @@ def in_blocks(
     schedule: Callable[[ModalityBatch], Schedule],
     batch: ModalityBatch,
     entries_at_once: int | None,
+    over_blocks: Callable[..., Iterable[Schedule]] = map,
 ) -> Schedule:
     """Joins the schedules of consecutive samples. No sample sees another (DMS-W-005)."""
-    parts = [schedule(part) for part in _blocks(batch, entries_at_once)]
+    parts = list(over_blocks(schedule, _blocks(batch, entries_at_once)))
     return parts[0] if len(parts) == 1 else _joined(xp, parts)
 
 

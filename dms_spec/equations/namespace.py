@@ -7,7 +7,7 @@ may be faster, never different: the conformance suite compares it with the plain
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -87,6 +87,8 @@ class Namespace:
             its own (autocast): the computing dtype is the specification's.
         entries_at_once: How many input entries to schedule at a time, so that temporaries stay
             in a cache; None for all of them.
+        over_blocks: How to schedule such blocks: `map`, or the same on several threads, each in a
+            copy of the context.
         copy: An array in memory of its own, with its gradients.
         lend: What plugin code gets to read in place of an array, and whether it has been changed:
             a copy, unless the library has something cheaper.
@@ -140,6 +142,7 @@ class Namespace:
     twin: Callable[..., Twin | None] = no_twin
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
+    over_blocks: Callable[..., Iterable[Any]] = map
 
     @classmethod
     def of(
@@ -149,6 +152,7 @@ class Namespace:
         *,
         guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
         entries_at_once: int | None = None,
+        over_blocks: Callable[..., Iterable[Any]] = map,
         copy: Callable[[Array], Array] | None = None,
         lend: Callable[[Array], Lent] | None = None,
         traced: Callable[[], bool] = never,
@@ -163,6 +167,7 @@ class Namespace:
             array_type: The class of its arrays.
             guard: A context manager to enter around each schedule.
             entries_at_once: How many input entries to schedule at a time.
+            over_blocks: How to schedule such blocks; one after the other by default.
             copy: How to copy an array. A library with gradients must hand it in: the default,
                 ``xp.asarray``, may drop them.
             lend: What plugin code gets to read; a copy by default.
@@ -215,6 +220,7 @@ class Namespace:
             array_type=array_type,
             guard=guard,
             entries_at_once=entries_at_once,
+            over_blocks=over_blocks,
             **(known | primitives),
         )
 
