@@ -15,7 +15,7 @@ def statistic(ns: Namespace, name: str, array: Array, mask: Array | None) -> tup
     ok = ok if mask is None else ok & mask
     clean = ns.select(ok, array)
     function: Any = getattr(ns, name)
-    value = function(ns, clean) if name == "alignment" else function(clean)
+    value = function(ns, clean) if name in ("alignment", "mutual_information") else function(clean)
     return ns.select(ok, value), ok
 
 

@@ -54,6 +54,10 @@ def test_values_are_those_of_the_plain_forms(shape: tuple[int, ...], dtype: str,
     exact = x.astype(np.longdouble)
     assert off(primitives.softmax(x), plain.softmax(xp, exact)) < 8
     assert off(primitives.variance_over_passes(x), plain.variance_over_passes(xp, exact)) < 8
+    wide = get_backend("numpy").namespace("cpu")
+    found = primitives.informed(x)
+    size = 1 + np.log(shape[-1]) + np.log(shape[0])
+    assert off(found, plain.mutual_information(wide, exact)) < 8 * size and (found >= 0).all()
     left = np.where(np.isinf(x), 0, x / 1e4).astype(dtype)
     left[0, 0] = 0
     right = left[::-1]
@@ -119,7 +123,8 @@ def test_statistics_tell_what_is_usable(
     ns = get_backend("numpy").namespace("cpu")
     features = np.random.default_rng(seed).normal(size=x.shape[1:]).astype(dtype)
     features[~np.isfinite(x[0]) & (x[0] != -np.inf)] = np.nan
-    arrays = {"entropy": x[0], "variance_over_passes": x, "alignment": features}
+    arrays = {"entropy": x[0], "alignment": features}
+    arrays |= dict.fromkeys(("variance_over_passes", "mutual_information"), x)
     for name, array in arrays.items():
         before = array.copy()
         value, ok = primitives.one_read(name)(array, mask if masked else None, array.dtype)
@@ -302,9 +307,9 @@ def test_a_result_is_nan_exactly_where_its_row_is_not_usable(
     usable = plain.usable(xp, mc_logits=x[:1])
     np.testing.assert_array_equal(~np.isnan(primitives.entropy(x[0])), usable)
     np.testing.assert_array_equal(np.isnan(primitives.softmax(x[0])).any(axis=-1), ~usable)
-    found = primitives.variance_over_passes(x)
-    np.testing.assert_array_equal(~np.isnan(found), plain.usable(xp, mc_logits=x))
-    assert not np.isinf(found).any()
+    for found in (primitives.variance_over_passes(x), primitives.informed(x)):
+        np.testing.assert_array_equal(~np.isnan(found), plain.usable(xp, mc_logits=x))
+        assert not np.isinf(found).any()
 
 
 def test_nan_stays_nan() -> None:

@@ -22,6 +22,7 @@ def numba_namespace() -> Namespace:
         alignment=primitives.alignment,
         cosine=primitives.cosine,
         entropy=primitives.entropy,
+        mutual_information=primitives.mutual_information,
         usable=primitives.usable,
         variance_over_passes=primitives.variance_over_passes,
     )

@@ -1,4 +1,4 @@
-"""Computes exponentials of vectors, in float32 and float64."""
+"""Computes exponentials and logarithms of vectors, in float32 and float64."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from typing import Any
 from numba import types
 from numba.extending import overload
 
-from dms_numba.vectors import fma, larger, polynomial, times_power, where_less
+from dms_numba.vectors import fma, larger, polynomial, power, times_power, where_less
 
 
 def exp(x: Any) -> Any:
     """e^x for x up to 0, .7 eps off; 0 below -87 or, in float64, -708. NaN stays NaN."""
     raise NotImplementedError  # compiled alone
+
+
+def log(x: Any) -> Any:
+    """log x of a normal number above 0, 2 eps off; anything of another one."""
+    raise NotImplementedError
 
 
 # e^x = 2^k e^r with r in [-log(2) / 2, log(2) / 2]. Adding 1.5 x 2^23 or 2^52 rounds to k. The
@@ -67,5 +72,25 @@ def _(x: Any) -> Any:
         k = shifted - rounding
         r = fma(k, -low, fma(k, -high, larger(least, x)))
         return where_less(x, least, 0.0, times_power(polynomial(r, coefficients), shifted))
+
+    return compute
+
+
+# log x = k log 2 + log f, x = 2^k f, f in [sqrt(1/2), sqrt(2)]. With z = (f - 1) / (f + 1), at most
+# .172, log f is 2 z (1 + z^2 / 3 + z^4 / 5 + ...), of which so many terms are taken that the first
+# left out is below a tenth of rounding.
+_TERMS = {types.float32: 5, types.float64: 11}
+
+
+@overload(log, jit_options={"forceinline": True, "error_model": "numpy"})
+def _(x: Any) -> Any:
+    _, rounding, high, low, _ = _CONSTANTS[x.dtype]
+    coefficients = tuple(1 / (2 * n + 1) for n in reversed(range(_TERMS[x.dtype])))
+
+    def compute(x: Any) -> Any:
+        k = power(x)
+        f = times_power(x, rounding - k)
+        z = (f - 1.0) / (f + 1.0)
+        return fma(k, high, fma(k, low, 2.0 * z * polynomial(z * z, coefficients)))
 
     return compute

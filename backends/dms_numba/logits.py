@@ -5,8 +5,9 @@ that threads can share the rows. A row's result depends on that row alone, so th
 for any number of threads, and wherever an array lies.
 
 A row is usable if it has a finite maximum: no NaN, no +Inf, not -Inf alone. Of a row that is not
-(for passes, not in every one), `softmax`, `entropy` and `variance` make NaN; of any other row, none
-ever. So ``isfinite`` of such a result is the verdict of `finite_peaks`, at no further reading.
+(for passes, not in every one), `softmax`, `entropy`, `variance` and `mutual_information` make NaN;
+of any other row, none ever. So ``isfinite`` of such a result is the verdict of `finite_peaks`, and
+costs no further reading.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from dms_numba.exponentials import exp
+from dms_numba.exponentials import exp, log
 from dms_numba.vectors import (
     all_of,
     compiled,
@@ -51,7 +52,9 @@ def _peak(flat: Any, first: Any, classes: Any) -> Any:
 
 
 @inlined
-def _exponentials(flat: Any, first: Any, classes: Any, ahead: Any, buffer: Any, place: Any) -> Any:
+def _exponentials(
+    flat: Any, first: Any, classes: Any, peak: Any, ahead: Any, buffer: Any, place: Any
+) -> Any:
     """Writes exp(l - max l) and zeros up to a whole vector, and gives the sum.
 
     The maximum passes over NaN, and NaN reaches the sum from here: l itself is NaN, or Inf - Inf.
@@ -60,11 +63,11 @@ def _exponentials(flat: Any, first: Any, classes: Any, ahead: Any, buffer: Any, 
         flat: The logits.
         first: Where the row begins.
         classes: Its length.
+        peak: Its maximum.
         ahead: Where a row begins that is needed soon.
         buffer: To write to.
         place: Where, in the buffer.
     """
-    peak = _peak(flat, first, classes)
     sums = all_of(flat, 0.0)
     for c in range(0, classes, lanes(flat)):
         prefetch(flat, ahead + c)
@@ -86,7 +89,8 @@ def softmax(flat: Any, out: Any, classes: Any, start: Any, stop: Any) -> None:
     one = flat.dtype.type(1.0)
     buffer = scratch(flat, _padded(flat, classes))
     for first in range(start * classes, stop * classes, classes):
-        share = one / _exponentials(flat, first, classes, first + classes, buffer, 0)
+        peak = _peak(flat, first, classes)
+        share = one / _exponentials(flat, first, classes, peak, first + classes, buffer, 0)
         for c in range(0, classes, lanes(flat)):
             write(out, first + c, classes - c, load(buffer, c) * share)
 
@@ -123,37 +127,93 @@ def variance(
     buffer that fits the cache: mean and deviations come from there, and nothing cancels. A row that
     is masked is not read, and NaN.
     """
-    one = flat.dtype.type(1.0)
     padded = _padded(flat, classes)
-    buffer, shares = scratch(flat, passes * padded), np.empty(passes, flat.dtype)
+    buffer = scratch(flat, passes * padded)
+    shares, peaks = np.empty(passes, flat.dtype), np.empty(passes, flat.dtype)
     for i in range(start, stop):
-        if not mask[i]:
+        if mask[i]:
+            _all_passes(flat, i, apart, classes, buffer, padded, shares, peaks)
+            out[i] = _variance(buffer, padded, shares)
+        else:
             out[i] = np.nan
-            continue
-        for t in range(passes):
-            later = t + _AHEAD
-            ahead = later % passes * apart + (i + later // passes) * classes
-            place = t * padded
-            first = t * apart + i * classes
-            shares[t] = one / _exponentials(flat, first, classes, ahead, buffer, place)
-        out[i] = _variance(buffer, padded, shares)
+
+
+@inlined
+def _all_passes(
+    flat: Any, i: Any, apart: Any, classes: Any, buffer: Any, padded: Any, shares: Any, peaks: Any
+) -> None:
+    """Writes exp(l - max l) of each pass of a row, and for each one over its sum, and max l."""
+    passes = len(shares)
+    for t in range(passes):
+        later = t + _AHEAD
+        ahead = later % passes * apart + (i + later // passes) * classes
+        first = t * apart + i * classes
+        peaks[t] = _peak(flat, first, classes)
+        sums = _exponentials(flat, first, classes, peaks[t], ahead, buffer, t * padded)
+        shares[t] = flat.dtype.type(1.0) / sums
+
+
+@inlined
+def _mean(buffer: Any, padded: Any, c: Any, shares: Any) -> Any:
+    """The mean over passes of probabilities, for the classes from c on."""
+    mean = all_of(buffer, 0.0)
+    for t in range(len(shares)):
+        mean = fma(load(buffer, t * padded + c), shares[t], mean)
+    return mean / buffer.dtype.type(len(shares))
 
 
 @inlined
 def _variance(buffer: Any, padded: Any, shares: Any) -> Any:
-    """Sums over columns of a buffer, of which each row has a share to be multiplied by."""
-    count = buffer.dtype.type(len(shares))
+    """Population variance of what `_all_passes` has written."""
     spread = all_of(buffer, 0.0)
     for c in range(0, padded, lanes(buffer)):
-        mean, own = all_of(buffer, 0.0), all_of(buffer, 0.0)
-        for t in range(len(shares)):
-            mean = fma(load(buffer, t * padded + c), shares[t], mean)
-        mean = mean / count
+        mean, own = _mean(buffer, padded, c, shares), all_of(buffer, 0.0)
         for t in range(len(shares)):
             deviation = load(buffer, t * padded + c) * shares[t] - mean
             own = fma(deviation, deviation, own)
         spread += own
-    return total(spread) / count
+    return total(spread) / buffer.dtype.type(len(shares))
+
+
+@compiled
+def mutual_information(
+    flat: Any,
+    mask: Any,
+    out: Any,
+    passes: Any,
+    apart: Any,
+    classes: Any,
+    smallest: Any,
+    start: Any,
+    stop: Any,
+) -> None:
+    """Mean over passes of KL(p || mean p), p = softmax(l). ``smallest`` is the smallest normal
+    number; the rest is as in `variance`.
+    """
+    padded = _padded(flat, classes)
+    buffer = scratch(flat, passes * padded)
+    shares, peaks = np.empty(passes, flat.dtype), np.empty(passes, flat.dtype)
+    logs = np.empty(passes, flat.dtype)
+    for i in range(start, stop):
+        if not mask[i]:
+            out[i] = np.nan
+            continue
+        _all_passes(flat, i, apart, classes, buffer, padded, shares, peaks)
+        for t in range(passes):
+            logs[t] = math.log(shares[t])
+        gained = all_of(flat, 0.0)
+        for c in range(0, padded, lanes(flat)):
+            # Where this is no log of the mean, or the log of p has its floor, p times it is 0.
+            log_mean = log(larger(smallest, _mean(buffer, padded, c, shares)))
+            own = all_of(flat, 0.0)
+            for t in range(passes):
+                first = t * apart + i * classes
+                shifted = read(flat, first + c, classes - c, -np.inf) - peaks[t]
+                ratio = larger(_NO_MASS, shifted) + logs[t] - log_mean
+                own = fma(load(buffer, t * padded + c) * shares[t], ratio, own)
+            gained += own
+        found = total(gained) / flat.dtype.type(passes)
+        out[i] = found if not found < 0 else found - found
 
 
 @compiled

@@ -66,11 +66,30 @@ def variance_over_passes(mc_logits: FloatArray, mask: Mask | None = None) -> Flo
     """
     if not _compiled(mc_logits):
         return plain.variance_over_passes(xp, mc_logits)  # type: ignore[no-any-return]
+    return _over_passes(of_logits.variance, mc_logits, mask)
+
+
+def mutual_information(ns: Namespace, mc_logits: FloatArray) -> FloatArray:
+    """Mutual information of the class and the pass: [T, B, M, C] -> [B, M]."""
+    if not _compiled(mc_logits):
+        return plain.mutual_information(ns, mc_logits)  # type: ignore[no-any-return]
+    return informed(mc_logits)
+
+
+def informed(mc_logits: FloatArray, mask: Mask | None = None) -> FloatArray:
+    """Does the same for float32 and float64, without a namespace; NaN where no mask holds."""
+    smallest = np.finfo(mc_logits.dtype).smallest_normal
+    return _over_passes(of_logits.mutual_information, mc_logits, mask, smallest)
+
+
+def _over_passes(
+    kernel: Callable[..., None], mc_logits: FloatArray, mask: Mask | None, *more: Any
+) -> FloatArray:
     mc_logits, flat, apart = _passes(mc_logits)
     out = np.empty(mc_logits.shape[1:3], mc_logits.dtype)
-    passes, classes = mc_logits.shape[0], mc_logits.shape[-1]
+    sizes = (mc_logits.shape[0], apart, mc_logits.shape[-1])
     given = (flat, _whole(mask, out), _line(out))
-    on_rows(of_logits.variance, out.size, mc_logits.size, *given, passes, apart, classes)
+    on_rows(kernel, out.size, mc_logits.size, *given, *sizes, *more)
     return out
 
 
@@ -157,6 +176,7 @@ def weigh(features: FloatArray, scores: FloatArray, active: Mask) -> tuple[Float
 TELLING: dict[str, Telling] = {
     "entropy": _telling(entropy),
     "variance_over_passes": _telling(variance_over_passes),
+    "mutual_information": _telling(informed),
     "alignment": aligned,
 }
 

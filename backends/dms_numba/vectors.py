@@ -43,6 +43,9 @@ inlined: Callable[..., Any] = njit(forceinline=True, error_model="numpy")
 _VECTOR_BYTES = 128
 # Of a cache.
 _LINE_BYTES = 64
+# Of a number of so many bits: how many of them follow the point, and those of sqrt(1/2).
+_MANTISSA = {32: 23, 64: 52}
+_ROOT_OF_HALF = {32: 0x3F3504F3, 64: 0x3FE6A09E667F3BCD}
 _INT, _INDEX = ir.IntType(32), ir.IntType(64)
 
 
@@ -90,6 +93,11 @@ def where_less(a: Any, b: Any, x: Any, y: Any) -> Any:
 
 def times_power(p: Any, k: Any) -> Any:
     """p * 2^k, of k + 1.5 * 2^n, where n is how many bits follow the first in this dtype."""
+    raise NotImplementedError
+
+
+def power(x: Any) -> Any:
+    """The k for which x / 2^k lies in [sqrt(1/2), sqrt(2)), of a normal x above 0."""
     raise NotImplementedError
 
 
@@ -142,11 +150,22 @@ def _emit_where_less(builder: Any, a: Any, b: Any, x: Any, y: Any) -> Any:
 
 def _emit_times_power(builder: Any, p: Any, k: Any) -> Any:
     """Adds k to the exponent; what else is in its bits falls out on the left."""
-    single = isinstance(p.type.element, ir.FloatType)
-    integers = ir.VectorType(ir.IntType(32 if single else 64), p.type.count)
-    bits, more = builder.bitcast(p, integers), builder.bitcast(k, integers)
-    shifted = builder.shl(more, _all(integers, 23 if single else 52))
+    bits, more = _bits(builder, p), _bits(builder, k)
+    shifted = builder.shl(more, _all(bits.type, _MANTISSA[bits.type.element.width]))
     return builder.bitcast(builder.add(bits, shifted), p.type)
+
+
+def _emit_power(builder: Any, x: Any) -> Any:
+    """Counts from the bits of sqrt(1/2) on; a shift to the right rounds down."""
+    bits = _bits(builder, x)
+    width = bits.type.element.width
+    above = builder.sub(bits, _all(bits.type, _ROOT_OF_HALF[width]))
+    return builder.sitofp(builder.ashr(above, _all(bits.type, _MANTISSA[width])), x.type)
+
+
+def _bits(builder: Any, x: Any) -> Any:
+    width = 32 if isinstance(x.type.element, ir.FloatType) else 64
+    return builder.bitcast(x, ir.VectorType(ir.IntType(width), x.type.count))
 
 
 _define(operator.add, lambda builder, a, b: builder.fadd(a, b))
@@ -159,6 +178,7 @@ _define(size, _named("fabs"))
 _define(larger, _emit_larger)
 _define(where_less, _emit_where_less)
 _define(times_power, _emit_times_power)
+_define(power, _emit_power)
 
 
 @lower_cast(types.Number, Vector)

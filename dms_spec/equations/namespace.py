@@ -26,6 +26,7 @@ from dms_spec.equations.primitives import (
     logaddexp,
     logsumexp,
     masked_softmax,
+    mutual_information,
     others,
     select,
     softmax,
@@ -97,7 +98,8 @@ class Namespace:
             ``[B, M]`` of what counts. None where there is none for these arrays, and the plain
             composition is to be taken. It is called with a name and the arrays:
 
-            - ``"entropy"``, ``"variance_over_passes"``, ``"alignment"``, and their array. The form
+            - ``"entropy"``, ``"variance_over_passes"``, ``"mutual_information"``,
+              ``"alignment"``, and their array. The form
               ``(array, mask or None, dtype) -> (statistic, ok)`` computes ``ok``, the mask and
               what is `usable` of the array; and the primitive of the array with 0 where it is not
               ok, which is 0 there, with gradients of 0.
@@ -122,6 +124,7 @@ class Namespace:
     logaddexp: Callable[[Array, Array], Array]
     entropy: Callable[[Array], Array]
     variance_over_passes: Callable[[Array], Array]
+    mutual_information: Callable[[Any, Array], Array]
     masked_softmax: Callable[[Array, Array], Array]
     weighted_sum: Callable[[Array, Array], Array]
     cosine: Callable[[Array, Array], Array]
@@ -201,11 +204,9 @@ class Namespace:
                 others,
             )
         }
-        known |= {
-            "alignment": alignment,
-            "log_distance": log_distance,
-            "stop_gradient": _no_gradient,
-        }
+        # These are composed of others, and get the namespace when they are called.
+        known |= {f.__name__: f for f in (alignment, log_distance, mutual_information)}
+        known["stop_gradient"] = _no_gradient
         for name in primitives:
             if name not in known:
                 raise unknown("primitive", name, known)

@@ -72,6 +72,20 @@ def variance_over_passes(xp: Any, mc_logits: Array) -> Array:
     return xp.sum(xp.mean(deviation * deviation, axis=0), axis=-1)
 
 
+def mutual_information(ns: Any, mc_logits: Array) -> Array:
+    """Mean over passes of KL(p_t || mean p), which subtracts no two nearly equal entropies (E8).
+
+    Composed of other primitives, so it gets the namespace: [T, B, M, C] -> [B, M].
+    """
+    xp = ns.xp
+    # The floor stands in for log 0: such a class has p = 0, and 0 * floor is 0.
+    log_p = xp.maximum(ns.log_softmax(mc_logits, axis=-1), ns.constant(_NO_MASS, mc_logits))
+    log_mean = ns.logsumexp(log_p, axis=0) - xp.log(ns.count(mc_logits, 0))
+    divergence = xp.sum(xp.exp(log_p) * (log_p - log_mean), axis=-1)
+    mean = xp.mean(divergence, axis=0)
+    return xp.maximum(mean, ns.constant(0.0, mean))
+
+
 def cosine(xp: Any, left: Array, right: Array) -> Array:
     """Cosine over the last axis of vectors whose squares are in range; 0 where either is zero.
 

@@ -51,15 +51,7 @@ def mutual_information(ns: Namespace, evidence: Evidence) -> Array:
     Equation E8; Houlsby et al. 2011 (arXiv 1112.5745). Computed as the mean over passes of
     KL(p_t || mean p), which does not subtract two nearly equal entropies.
     """
-    xp = ns.xp
-    logits = evidence.mc_logits
-    passes = ns.count(logits, 0)
-    # The floor stands in for log 0: such a class has p = 0, and 0 * floor is 0.
-    log_p = xp.maximum(ns.log_softmax(logits, axis=-1), ns.constant(-1e4, logits))
-    log_mean = ns.logsumexp(log_p, axis=0) - xp.log(passes)
-    divergence = xp.sum(xp.exp(log_p) * (log_p - log_mean), axis=-1)
-    mean = xp.mean(divergence, axis=0)
-    return xp.maximum(mean, ns.constant(0.0, mean))
+    return evidence.statistic("mutual_information", partial(ns.mutual_information, ns))
 
 
 def cosine(ns: Namespace, left: Array, right: Array) -> Array:
@@ -169,6 +161,7 @@ SIGNALS: tuple[Signal, ...] = (
         name="mutual_information",
         function=mutual_information,
         needs=("mc_logits",),
+        statistics=("mutual_information",),
         optional=True,
         direction=-1,
         source="BALD, arXiv 1112.5745",

@@ -9,13 +9,14 @@ from typing import Any, Literal, TypeAlias
 
 from dms_spec.types import Array
 
-Statistic: TypeAlias = Literal["entropy", "variance_over_passes", "alignment"]
+Statistic: TypeAlias = Literal["entropy", "variance_over_passes", "mutual_information", "alignment"]
 
 #: The statistics that tell whether a row was usable, and the array that each is of. Each is a
 #: primitive of that name. Alignment is the last: it depends on what else is active.
 STATISTICS: Mapping[Statistic, str] = {
     "entropy": "logits",
     "variance_over_passes": "mc_logits",
+    "mutual_information": "mc_logits",
     "alignment": "features",
 }
 
@@ -143,7 +144,8 @@ class Signal:
             the options that a spec may set.
         needs: The arrays of the batch that it reads.
         statistics: What it reads of them by ``evidence.statistic`` alone: ``"entropy"`` of the
-            logits, ``"variance_over_passes"`` of the passes, ``"alignment"`` of the features.
+            logits, ``"variance_over_passes"`` and ``"mutual_information"`` of the passes,
+            ``"alignment"`` of the features.
         direction: +1 where more means more trust, -1 where more means less.
         source: Where the equation is published.
         equation: Its number in the specification, or in its source.
