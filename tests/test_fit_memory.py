@@ -31,7 +31,7 @@ from dms_spec.embeddings.typicality import ClassSums, fit_place  # noqa: E402
 from dms_spec.errors import FileError, ShapeError, SpecError  # noqa: E402
 from dms_spec.plugins import get_backend  # noqa: E402
 from dms_spec.scratch import Scratch  # noqa: E402
-from dms_torch.fit import FitSettings, Fitted, fit, folds, logistic  # noqa: E402
+from dms_torch.fit import FitSettings, Fitted, fit, folds, logistic, part  # noqa: E402
 
 NAMES = ("image", "text")
 SPLIT = Columns(split="split")
@@ -72,7 +72,7 @@ def test_where_the_arrays_lie_changes_no_bit(
     path = tmp_path / "t.parquet"
     pq.write_table(frame(200, seed), path, row_group_size=37)
     monkeypatch.setattr(spool, "_ROWS", 41)
-    monkeypatch.setattr(folds, "_VALUES", 7 * 90)
+    monkeypatch.setattr(part, "_VALUES", 7 * 90)
     monkeypatch.setattr(logistic, "_VALUES", 6 * 4 * 70)
     one, other = (fitted(path, memory) for memory in (None, 1))
     assert set(one.artifact.parameters) == set(other.artifact.parameters)

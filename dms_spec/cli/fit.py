@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from dms_spec.artifact import Artifact, artifact_target, save_artifact
@@ -19,12 +20,12 @@ from dms_spec.cli.common import (
     size_of,
 )
 from dms_spec.cli.log import Log
-from dms_spec.cli.printing import note, say, say_json, width
+from dms_spec.cli.printing import note, say, say_json, tell, width
 from dms_spec.cli.progress import Bar
 from dms_spec.embeddings.origin import ENCODERS, Encoders, encoders_of
 from dms_spec.embeddings.table import read_table
 from dms_spec.errors import BackendUnavailable, FileError, SpecError, closest, install_hint
-from dms_spec.markup import text_table
+from dms_spec.markup import gigabytes, text_table
 from dms_spec.outputs import remove
 from dms_spec.plugins import get_backend, get_policy
 from dms_spec.spec import PRESETS, SchedulerSpec
@@ -162,6 +163,7 @@ def run(args: argparse.Namespace) -> int:
         need_labels=True,
         memory=memory,
     )
+    _say_where(training.embedding_bytes(table), memory)
     spec = _spec(args, given, table.modalities)
     target.make_parent()  # where the checkpoint lies
     checkpoint = checkpoint_of(target.folder)
@@ -189,6 +191,15 @@ def run(args: argparse.Namespace) -> int:
     say(_summary(result.artifact.model, spec))
     say(f"wrote {args.output}: use it with dms predict {args.output} IN -o OUT.npz")
     return 0
+
+
+def _say_where(size: int, memory: int) -> None:
+    """Says before they are made that temporary files are needed, and how much room."""
+    if size > memory:
+        tell(
+            f"the embeddings take {gigabytes(size)}: temporary files in {gettempdir()} need up to "
+            f"{gigabytes(3 * size)}"
+        )
 
 
 def _with_origin(artifact: Artifact, encoders: Encoders) -> Artifact:

@@ -103,9 +103,12 @@ def _ranges(x: NDArray[Any], index: NDArray[np.intp]) -> tuple[Floats, Floats]:
     step = max(1, _BLOCK // (len(index) * x.dtype.itemsize))
     ends = []
     for start in range(0, x.shape[1], step):
-        block = x[:, start : start + step][index]
+        columns = x[:, start : start + step]
+        block = np.empty((len(index), columns.shape[1]), x.dtype)
+        for rows in row_parts(x, len(index)):
+            block[rows] = columns[index[rows]]
+            forget(x)
         ends += [_ends(column) for column in block.T]
-        forget(x)
     low, high = np.array(ends).T
     return low, high
 

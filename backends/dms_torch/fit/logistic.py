@@ -52,10 +52,10 @@ class LogisticPath:
         scratch: Scratch | None = None,
     ) -> None:
         self._labels, self._scratch = labels, scratch or Scratch()
-        total = weight.sum(dim=0, dtype=torch.float64)
-        share = weight.float() / total.clamp(min=torch.finfo(weight.dtype).tiny).float()
-        self._weight = share.T.contiguous()
-        counts = total.new_zeros(classes, len(total)).index_add_(0, labels, weight.double()).T
+        self._weight = weight.T.float().contiguous()
+        total = self._weight.sum(dim=1, dtype=torch.float64)
+        self._weight /= total.clamp(min=torch.finfo(torch.float32).tiny).float()[:, None]
+        counts = torch.stack([labels.bincount(own.double(), minlength=classes) for own in weight.T])
         #: Which classes each regression has seen, bool ``[A, C]``.
         self.seen = counts > 0
         smooth = counts + 0.5

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dms_spec.embeddings.settings import FitSettings
 from dms_torch.fit.checkpoint import Arrays, Checkpoint, State
 from dms_torch.fit.corruption import Random
-from dms_torch.fit.folds import Part
+from dms_torch.fit.part import Part
 
 Tensors = Mapping[str, Tensor]
 

@@ -16,9 +16,10 @@ from dms_spec.plugins import get_policy
 from dms_spec.spec import SchedulerSpec
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import DRAWS, Random, corrupted, stream
-from dms_torch.fit.folds import FOLDS, Part, batches, cut
+from dms_torch.fit.folds import FOLDS, batches, cut
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Stage, Tensors, on_device, to_host
+from dms_torch.fit.part import Part
 from dms_torch.fusion import Fusion
 from dms_torch.losses import present_cross_entropy
 

@@ -18,8 +18,9 @@ from dms_spec.embeddings.calibration import Calibration, fit_temperature
 from dms_spec.embeddings.settings import FitSettings
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import noisy, stream
-from dms_torch.fit.folds import FOLDS, Part, Rows
+from dms_torch.fit.folds import FOLDS, Rows
 from dms_torch.fit.logistic import LogisticPath
+from dms_torch.fit.part import Part
 
 _PENALTIES = np.geomspace(10.0, 1e-7, 17)
 # The path ends where so many penalties in a row were no better than an earlier one.
@@ -158,8 +159,13 @@ def _chosen(
         return None
     judge = _Judge(validation, settings)
     there, part = learn.there, learn.part
-    use = learned_from(rows, part)[there] * part.weight[there][:, None]
-    path = LogisticPath(learn, part.labels[there], use, len(rows.classes), rows.scratch)
+    path = LogisticPath(
+        learn,
+        part.labels[there],
+        learned_from(rows, part)[there] * part.weight[there][:, None],
+        len(rows.classes),
+        rows.scratch,
+    )
     # A copy that has seen a single class tells nothing apart, and shows nothing when judged.
     if not (path.seen.sum(dim=1) > 1)[validation.part.fold[validation.there]].any():
         return None

@@ -18,9 +18,10 @@ from dms_spec.spec import SchedulerSpec
 from dms_torch.backend import torch_namespace
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import Random, dropped, noisy, stream
-from dms_torch.fit.folds import Part, Rows, batches, cut
+from dms_torch.fit.folds import Rows, batches, cut
 from dms_torch.fit.initialize import RIDGE_ROWS, ridge_start
 from dms_torch.fit.optimize import Stage, Tensors
+from dms_torch.fit.part import Part
 from dms_torch.fit.regression import means_of
 from dms_torch.losses import consistency_loss
 

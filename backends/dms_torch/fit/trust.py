@@ -22,9 +22,9 @@ from dms_spec.interface.policy import PolicyInput
 from dms_spec.interface.signal import Evidence
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import corrupted, exchanged, stream
-from dms_torch.fit.folds import Part
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Tensors, on_device, to_host
+from dms_torch.fit.part import Part
 from dms_torch.fit.policy import at_the_rule
 
 # How often validation rows are corrupted.

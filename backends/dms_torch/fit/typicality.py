@@ -18,9 +18,10 @@ from dms_spec.embeddings.typicality import ClassSums, fit_place, fit_trust, stac
 from dms_spec.equations.typicality import log_distance
 from dms_torch.fit.checkpoint import Arrays
 from dms_torch.fit.corruption import DRAWS, corrupted, stream
-from dms_torch.fit.folds import FOLDS, Part
+from dms_torch.fit.folds import FOLDS
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Tensors, on_device
+from dms_torch.fit.part import Part
 from dms_torch.fit.regression import learned_from
 
 # From fewer validation rows, the two ends of what is typical are little more than a guess.
