@@ -26,6 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dms_spec.artifact import load_artifact, save_artifact
+from dms_spec.bulk.places import Place
 from dms_spec.bulk.plan import cut
 from dms_spec.bulk.workers import run_jobs
 from dms_spec.cli import main
@@ -228,6 +229,13 @@ def test_uris_are_read_and_written_through_pyarrow(dms: Run, again: Path) -> Non
     message = dms(*given[:-1], (again / "theirs").as_uri()).refused()
     assert "theirs/part-00001.parquet exists already, and is not replaced" in message
     assert contents(again) == before | {"theirs/part-00001.parquet": b"years"}
+
+
+def test_an_address_keeps_its_options_and_not_its_credentials() -> None:
+    place = Place.of("s3://key:secret@bucket/data/?region=here&scheme=http").within("0.parquet")
+    assert place.given == "s3://bucket/data/0.parquet?region=here&scheme=http"
+    assert place.path == "bucket/data/0.parquet"
+    assert Place.of("why?/").within("0.parquet").given == "why?/0.parquet"
 
 
 def test_workers_give_results_errors_and_their_end() -> None:

@@ -38,6 +38,7 @@ MISTAKES = {
     "export onnx train.npz -o e": "is no spec",
     "predict train.npz train.npz -o p.npz": "dms fit writes one",
     "predict modle train.npz -o p.npz": "Did you mean 'model'?",
+    "fit s3://bucket/train.parquet -o m": "Copy the file here",
     "fit trian.npz -o m": "Did you mean 'train.npz'?",
     "fit words.csv -o m": "--modality e5='e5_*'",
     "fit words.parquet -o m": "damaged, cut short, or of another kind",
