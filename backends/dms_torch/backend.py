@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any, final
 
 import array_api_compat.torch as xp
@@ -33,6 +33,11 @@ def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
     Autocast is off inside: the specification says what is computed in which precision. ``asked`` is
     the path that was asked for, see `dms_torch.paths`.
     """
+    # A compiler does without the cache, and says so.
+    return _made(kind, asked) if torch.compiler.is_compiling() else _kept(kind, asked)
+
+
+def _made(kind: str, asked: str) -> Namespace:
     return Namespace.of(
         xp,
         torch.Tensor,
@@ -52,6 +57,9 @@ def torch_namespace(kind: str, asked: str = "auto") -> Namespace:
         twin=partial(primitives.twin, asked),
         **{name: partial(primitives.on_path, asked, name) for name in primitives.PLAIN},
     )
+
+
+_kept = cache(_made)
 
 
 @final
