@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 # What builds is pinned as well; the pip that a new environment begins with cannot.
 INSTALL := $(PIP) --build-constraint constraints.txt
 
-.PHONY: help demo test test-slow test-runtimes test-transformers test-encoders test-lightning test-triton test-jax test-ray test-stores test-serve test-extras test-floors lint docs try bench gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
+.PHONY: help demo test test-slow test-runtimes test-transformers test-encoders test-lightning test-triton test-jax test-ray test-stores test-serve test-extras test-floors lint docs try bench bench-engines gpu gpu-wheels study mini reports clauses mutants vectors schemas fuzz clean
 
 help:
 	@echo "make demo     the demonstration on real data (about half a minute after set-up)"
@@ -30,6 +30,7 @@ help:
 	@echo "make gpu-wheels  fetch what a machine with a GPU may lack, into .gpu (needs a registry)"
 	@echo "make gpu      tests, conformance and speed on a GPU; nothing is installed (eight minutes)"
 	@echo "make bench    speed, as ratios to limits and baselines, for the page on it (ten minutes)"
+	@echo "make bench-engines  rows per second of dms predict, Ray, Dask, Daft and Spark, side by side"
 	@echo "make study DATA=FOLDER  robustness of every method on the tables of a folder (about 25 minutes)"
 	@echo "make study DATA=FOLDER SEEDS=1 SETS=pie  a part of it, into study-out, to see that it runs"
 	@echo "make mini     the paper's experiments in two tiny multimodal models (about ten minutes)"
@@ -213,6 +214,12 @@ bench: $(VENV)/test
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/exports.py
 	$(BIN)/python benchmarks/bench_import.py
+
+# On a machine that does nothing else. It prints the table of the page on scale (twenty minutes).
+# Spark takes part where it is installed: $(VENV)-engines/bin/pip install pyspark, with a Java.
+bench-engines: $(VENV)/test $(VENV)-engines/pip
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/bench_engines.py 2000000 --prepare
+	OMP_NUM_THREADS=1 $(VENV)-engines/bin/python benchmarks/bench_engines.py 2000000 --rounds 3
 
 # A machine with a GPU may reach no registry: it gets the tree with .gpu in it. Our own entry points
 # come as metadata alone, so that the code that runs is the tree's.
