@@ -40,8 +40,10 @@ _FASTER: dict[str, Callable[..., Any]] = {
     "log_softmax": primitives.log_softmax,
     "logaddexp": primitives.logaddexp,
     "logsumexp": primitives.logsumexp,
+    "masked_softmax": primitives.masked_softmax,
     "select": primitives.select,
     "softmax": primitives.softmax,
+    "usable": primitives.usable,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from dms_spec.equations import primitives as plain
 from dms_spec.equations.namespace import Lent, Namespace, never
+
+# NumPy begins a loop anew for each row: up to this width, whole columns are faster.
+_NARROW = 32
 
 # A squared length in between is exact in every dtype, and so are the squares that matter to it.
 _LEAST, _MOST = 1e-20, 1e20
@@ -64,25 +68,59 @@ def variance_over_passes(mc_logits: NDArray[Any]) -> NDArray[Any]:
 
 def softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     """The plain form in one buffer."""
-    e = logits - logits.max(axis=axis, keepdims=True)
+    e = logits - _along(np.maximum, logits, axis)
     np.exp(e, out=e)
-    e /= e.sum(axis=axis, keepdims=True)
+    e /= _along(np.add, e, axis)
     return np.asarray(e)
 
 
 def log_softmax(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     """The plain form in two buffers."""
-    shifted = logits - logits.max(axis=axis, keepdims=True)
-    shifted -= np.log(np.exp(shifted).sum(axis=axis, keepdims=True))
+    shifted = logits - _along(np.maximum, logits, axis)
+    shifted -= np.log(_along(np.add, np.exp(shifted), axis))
     return np.asarray(shifted)
 
 
 def logsumexp(logits: NDArray[Any], axis: int = -1) -> NDArray[Any]:
     """The plain form in one buffer."""
-    peak = logits.max(axis=axis, keepdims=True)
+    peak = _along(np.maximum, logits, axis)
     e = logits - peak
-    total = np.exp(e, out=e).sum(axis=axis, keepdims=True)
+    total = _along(np.add, np.exp(e, out=e), axis)
     return np.asarray(np.squeeze(peak + np.log(total), axis=axis))
+
+
+def _along(reduction: np.ufunc, array: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Reduces an axis, which is kept with size one: the last one column by column if it is short."""
+    if axis not in (-1, array.ndim - 1) or not 0 < array.shape[axis] <= _NARROW:
+        return np.asarray(reduction.reduce(array, axis=axis, keepdims=True))
+    columns = np.ascontiguousarray(np.moveaxis(array, -1, 0))
+    return np.asarray(reduction.reduce(columns, axis=0)[..., None])
+
+
+def usable(
+    *,
+    features: NDArray[Any] | None = None,
+    logits: NDArray[Any] | None = None,
+    mc_logits: NDArray[Any] | None = None,
+) -> NDArray[np.bool_]:
+    """The plain form; the maxima of few classes are taken column by column."""
+    verdicts = []
+    if features is not None:
+        verdicts.append(np.isfinite(features).all(axis=-1))
+    if logits is not None:
+        verdicts.append(np.isfinite(_along(np.maximum, logits))[..., 0])
+    if mc_logits is not None:
+        verdicts.append(np.isfinite(_along(np.maximum, mc_logits))[..., 0].all(axis=0))
+    return np.asarray(reduce(np.logical_and, verdicts))
+
+
+def masked_softmax(scores: NDArray[Any], active: NDArray[np.bool_]) -> NDArray[Any]:
+    """The plain form, where what is not active is -inf."""
+    held = np.where(active, scores, scores.dtype.type(-np.inf))
+    peak = _along(np.maximum, held)
+    e = np.exp(held - np.where(_along(np.logical_or, active), peak, peak.dtype.type(0)))
+    total = _along(np.add, e)
+    return np.asarray(e / np.where(total > 0, total, total.dtype.type(1)))
 
 
 def logaddexp(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
@@ -136,6 +174,6 @@ def _square_distance(
     # |y - nu|^2 multiplied out, the least of it first.
     apart = y @ (-2.0 * prototypes.T)
     apart += np.vecdot(prototypes, prototypes)
-    nearest = apart.min(axis=-1) + np.vecdot(y, y)
+    nearest = _along(np.minimum, apart)[:, 0] + np.vecdot(y, y)
     rest = whole - np.vecdot(length, length)
     return np.maximum(nearest, 0) + outside * np.maximum(rest, 0), whole
