@@ -211,6 +211,7 @@ try: $(VENV)/try docs/try/node_modules
 bench: $(VENV)/test
 	$(BIN)/python benchmarks/speed.py -o docs/reference/speed
 	$(BIN)/python benchmarks/end_to_end.py -o docs/reference/speed
+	$(BIN)/python benchmarks/predict.py -o docs/reference/speed
 	$(BIN)/python benchmarks/heads.py
 	$(BIN)/python benchmarks/exports.py
 	$(BIN)/python benchmarks/bench_import.py

@@ -3,7 +3,8 @@
 ``python benchmarks/end_to_end.py [-o FOLDER]``, on one core. *Models*: a Llava built from a config,
 its forward pass with a scheduler attached and without, in turn. *Tables*: the `Predictor` of
 `dms predict` on rows of two modalities, beside scikit-learn's logistic regression on the same
-columns, concatenated. Needs ``dms-spec[sklearn,transformers]``.
+columns, concatenated, and the matrix products that a prediction needs. Needs
+``dms-spec[sklearn,tables,transformers]``.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ if hasattr(os, "sched_setaffinity"):
 import numpy as np
 import torch
 import transformers as hf
+from predict import products
 from sklearn.linear_model import LogisticRegression
 
 from dms_spec import SchedulerSpec
@@ -100,7 +102,10 @@ def tables(seconds: float, rows: int = 50_000) -> Iterator[Row]:
     few = slice(0, 2000)
     ours = FusionClassifier(random_state=0).fit({k: v[few] for k, v in x.items()}, y[few])
     theirs = LogisticRegression(max_iter=300).fit(wide[few], y[few])
-    calls = {"scikit-learn, concatenated": lambda: theirs.predict_proba(wide)}
+    calls = {
+        "scikit-learn, concatenated": lambda: theirs.predict_proba(wide),
+        "matrix products alone": lambda: products(ours.artifact_, x),
+    }
     table = Table.from_arrays(x)
     for name in ("numpy", "numba", "torch", "onnxruntime"):
         if name in available("backend"):

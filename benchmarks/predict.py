@@ -1,8 +1,8 @@
 """CPU seconds of ``dms predict`` for a million rows, beside the matrix products that it needs.
 
-``python benchmarks/predict.py [ROWS] [--width 512] [--classes 10 1000]``, on one core. Two
-modalities, an artifact that was fitted on a few rows of ten classes; for more classes its arrays
-are repeated. *products*: those of the heads, the joint expert and typicality alone, by BLAS.
+``python benchmarks/predict.py [ROWS] [--width 512] [--classes 10 1000] [-o FOLDER]``, on one core.
+Two modalities, an artifact that was fitted on a few rows of ten classes; for more its arrays are
+repeated. *products*: those of the heads, the joint expert and typicality alone, by BLAS.
 *Parquet*: decoding, scoring and writing, in turn. Needs ``dms-spec[sklearn,tables]``.
 """
 
@@ -31,6 +31,7 @@ from dms_spec.embeddings.sources.frame_writer import ParquetWriter, frame_of_arr
 from dms_spec.embeddings.table import Table
 from dms_spec.estimator import FusionClassifier
 from dms_spec.plugins import available, get_backend
+from dms_spec.speed.session import save
 
 NAMES, FEW = ("image", "text"), 10
 Calls = dict[str, Callable[[], Any]]
@@ -141,15 +142,22 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--classes", type=int, nargs="+", default=[10, 1000])
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("-o", "--output", type=Path, help="folder for the table")
     args = parser.parse_args()
     random, small = np.random.default_rng(1), fitted(args.width)
     x = {name: 2 * random.standard_normal((args.rows, args.width), "f4") for name in NAMES}
+    table: dict[str, dict[str, Any]] = {}
     for classes in args.classes:
         artifact = repeated(small, classes)
         with tempfile.TemporaryDirectory() as folder:
             calls = in_memory(artifact, x) | over_parquet(artifact, x, Path(folder))
             for name, seconds in measured(calls, args.rounds).items():
-                print(f"C={classes:<5} {name:<28} {1e6 * seconds / args.rows:8.2f} s")
+                found = f"{1e6 * seconds / args.rows:.2f}"
+                print(f"C={classes:<5} {name:<28} {found:>8} s")
+                table.setdefault(name, {"": name})[f"C = {classes}"] = found
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
+        save(args.output / "predict.csv", list(table.values()))
 
 
 if __name__ == "__main__":

@@ -86,8 +86,22 @@ def test_a_forward_pass_and_a_table_are_timed(monkeypatch: pytest.MonkeyPatch) -
     (row,) = whole.models(0.0)
     assert row["tokens"] == 48 and row["share_20"] <= row["share of the pass"] <= row["share_80"]
     rates = {row["predict"]: row["rows per second"] for row in whole.tables(0.0, 3000)}
-    assert {"numpy", "torch", "scikit-learn, concatenated"} <= {*rates}
+    assert {"numpy", "torch", "scikit-learn, concatenated", "matrix products alone"} <= {*rates}
     assert all(rate > 0 for rate in rates.values())
+
+
+@pytest.mark.slow
+def test_what_a_prediction_takes_is_measured_stage_by_stage(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pytest.importorskip("sklearn")
+    predict = loaded("predict", monkeypatch)
+    artifact = predict.repeated(predict.fitted(8), 20)
+    x = {name: np.ones((100, 8), np.float32) for name in predict.NAMES}
+    calls = predict.in_memory(artifact, x) | predict.over_parquet(artifact, x, tmp_path)
+    seconds = predict.measured(calls, 1)
+    assert {"products", "Predictor, numpy", "Parquet, write"} <= {*seconds}
+    assert len(predict.Predictor(artifact, predict.get_backend("numpy")).classes) == 20
 
 
 @pytest.mark.slow
