@@ -15,11 +15,14 @@ from torch import Tensor
 
 Random = np.random.Generator
 
-#: How often validation rows are corrupted, to learn what corruption costs and to measure by.
+#: How often validation rows are corrupted at most, to learn what it costs and to measure by.
 DRAWS = 8
 
 # Rows at a time.
 _ROWS = 1024
+
+# So many corrupted rows are enough.
+_ENOUGH = 1 << 16
 
 # First entries of the Philox streams; draw_masks takes bytes, so these cannot meet its own.
 _STREAMS = {
@@ -33,6 +36,11 @@ _STREAMS = {
 
 # The share of the samples that meet corruption; of their modalities it hits half.
 _CORRUPTED = 0.6
+
+
+def draws_of(most: int, rows: int) -> int:
+    """Says how often rows are corrupted: fewer times where they are many, and at least once."""
+    return min(most, -(-_ENOUGH // max(1, rows)))
 
 
 def stream(seed: int, purpose: str, *key: int) -> Random:

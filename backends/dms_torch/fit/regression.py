@@ -192,18 +192,16 @@ class _Judge:
     """Holds validation rows, as they are and noisy."""
 
     def __init__(self, validation: _Inputs, settings: FitSettings) -> None:
-        self._clean = torch.cat(list(validation))
+        x, there = torch.cat(list(validation)), validation.there
+        self._fold, self._labels = validation.part.fold[there], validation.part.labels[there]
+        self._weight = validation.part.weight[there].double()
         self._share = settings.noise / 2.0
-        if self._share > 0:
-            self._noisy = noisy(self._clean, 1.0, stream(settings.seed, "validation"))
-        self._fold, self._labels, self._weight = (
-            own[validation.there]
-            for own in (
-                validation.part.fold,
-                validation.part.labels,
-                validation.part.weight.double(),
-            )
-        )
+        noise = stream(settings.seed, "validation")
+        self._noisy = self._by_fold(noisy(x, 1.0, noise)) if self._share > 0 else []
+        self._clean = self._by_fold(x)
+
+    def _by_fold(self, x: Tensor) -> list[Tensor]:
+        return [x[self._fold == fold] for fold in range(FOLDS)]
 
     def __call__(self, path: LogisticPath, penalty: float, *, rough: bool = False) -> _Candidate:
         weight, bias, done = path.solve(penalty, rough=rough)
@@ -222,12 +220,12 @@ class _Judge:
             loss += self._share * self._bounded(prior, (prior.log() + evidence).softmax(dim=1))
         return _Candidate(penalty, weight, bias, path.log_prior, path.seen, done, calibration, loss)
 
-    def _logits(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def _logits(self, folds: list[Tensor], weight: Tensor, bias: Tensor) -> Tensor:
         """Computes the logits of each row by the copy that has not seen it, float64 ``[H, C]``."""
-        logits = bias.new_empty(len(x), bias.shape[1])
-        for copy in range(min(FOLDS, len(bias))):
-            own = self._fold == copy
-            logits[own] = x[own].double() @ weight[copy] + bias[copy]
+        logits = bias.new_empty(len(self._fold), bias.shape[1])
+        for fold, x in enumerate(folds):
+            if len(x):
+                logits[self._fold == fold] = (x @ weight[fold].float()).double() + bias[fold]
         return logits
 
     def _bounded(self, prior: Tensor, probabilities: Tensor) -> float:

@@ -21,13 +21,13 @@ from dms_spec.equations.learned import softplus_inverse
 from dms_spec.interface.policy import PolicyInput
 from dms_spec.interface.signal import Evidence
 from dms_torch.fit.checkpoint import Arrays
-from dms_torch.fit.corruption import corrupted, exchanged, stream
+from dms_torch.fit.corruption import corrupted, draws_of, exchanged, stream
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Descent, Tensors, on_device, to_host
 from dms_torch.fit.part import Part
 from dms_torch.fit.policy import at_the_rule
 
-# How often validation rows are corrupted.
+# How often validation rows are corrupted at most.
 _DRAWS = 4
 # The share of what is corrupted that is another row's.
 _EXCHANGED = 1.0 / 3.0
@@ -222,7 +222,7 @@ class _Trust:
         judged = [(copy, part) for copy, part in enumerate(parts) if len(part.labels)]
         for copy, part in judged:
             clean.append(self._see(copy, part))
-        for draw in range(_DRAWS):
+        for draw in range(draws_of(_DRAWS, len(self._heads.rows.validation.labels))):
             for copy, part in judged:
                 random = stream(self._heads.settings.seed, "policy", copy, draw)
                 embeddings, hit = corrupted(part.embeddings, random)

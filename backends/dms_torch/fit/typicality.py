@@ -17,7 +17,7 @@ from torch import Tensor
 from dms_spec.embeddings.typicality import ClassSums, fit_place, fit_trust, stacked
 from dms_spec.equations.typicality import log_distance
 from dms_torch.fit.checkpoint import Arrays
-from dms_torch.fit.corruption import DRAWS, corrupted, stream
+from dms_torch.fit.corruption import DRAWS, corrupted, draws_of, stream
 from dms_torch.fit.folds import FOLDS
 from dms_torch.fit.heads import Heads
 from dms_torch.fit.optimize import Tensors, on_device
@@ -38,12 +38,13 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
         copies: The parameters of each copy.
     """
     places, clean, disturbed = _places(heads, copies), [], []
+    draws = draws_of(DRAWS, len(heads.rows.validation.labels))
     for copy, (parameters, place) in enumerate(zip(copies, places, strict=True)):
         part = heads.rows.validation.of_fold(copy)
         if not len(part.labels):  # the last has seen every row
             continue
         clean.append(_judged(heads, parameters, copy, place, part))
-        for draw in range(DRAWS):
+        for draw in range(draws):
             random = stream(heads.settings.seed, "trust", copy, draw)
             embeddings, hit = corrupted(part.embeddings, random)
             changed = replace(part, embeddings=embeddings)
