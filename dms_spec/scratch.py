@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import tempfile
@@ -60,8 +61,12 @@ class Scratch:
 
 
 def _reserve(file: int, size: int) -> None:
-    """Takes the room now: a disk that is full later would end the program."""
-    if hasattr(os, "posix_fallocate"):
+    """Takes the room now, where the system can: a disk that is full later would end the program."""
+    try:
         os.posix_fallocate(file, 0, size)
-    else:
+    except AttributeError:  # neither macOS nor Windows has it
+        os.ftruncate(file, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # of a file system without it
+            raise
         os.ftruncate(file, size)
