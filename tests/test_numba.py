@@ -208,7 +208,8 @@ def test_bits_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     random, spec = np.random.default_rng(0), SchedulerSpec.preset("paper", ("a", "b", "c"))
     features = random.normal(size=(301, 3, 40)).astype("f4")
     batch = ModalityBatch(features=features, logits=x[0], mc_logits=x)
-    ns = replace(get_backend("numba").namespace("cpu"), entries_at_once=1 << 17)
+    # Seven blocks: passes do not count.
+    ns = replace(get_backend("numba").namespace("cpu"), entries_at_once=1 << 15)
     results = []
     for count in (1, 2, 7):
         monkeypatch.setattr(threads, "threads", lambda count=count: count)

@@ -71,7 +71,25 @@ def compute_in_blocks(ns: Namespace, resolved: Resolved, batch: ModalityBatch) -
     """Runs `compute`, guarded, on a few samples at a time where the namespace asks for it."""
     one = partial(compute, ns, resolved)
     with ns.guard():
-        return in_blocks(ns.xp, one, batch, ns.entries_at_once, ns.over_blocks)
+        return in_blocks(ns.xp, one, batch, _entries_at_once(ns, batch), ns.over_blocks)
+
+
+def _entries_at_once(ns: Namespace, batch: ModalityBatch) -> int | None:
+    """How many input entries a block may have. Passes that are read once do not count, because
+    nothing of their size is made.
+    """
+    entries, passes = _entries(batch), batch.mc_logits
+    most = ns.entries_at_once
+    if most is None or entries <= most or passes is None:
+        return most
+    if ns.one_read("variance_over_passes", passes) is None:
+        return most
+    counted: int = entries - prod(passes.shape)
+    return most * entries // max(counted, 1)
+
+
+def _entries(batch: ModalityBatch) -> int:
+    return sum(prod(array.shape) for array in batch.arrays().values())
 
 
 def in_blocks(
@@ -87,8 +105,7 @@ def in_blocks(
 
 
 def _blocks(batch: ModalityBatch, budget: int | None) -> Iterator[ModalityBatch]:
-    arrays = batch.arrays()
-    entries = sum(prod(array.shape) for array in arrays.values())
+    arrays, entries = batch.arrays(), _entries(batch)
     if budget is None or entries <= budget:
         yield batch
         return

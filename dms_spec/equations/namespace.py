@@ -87,7 +87,7 @@ class Namespace:
             overflow are refused with a message of their own. For one that lowers precision on
             its own (autocast): the computing dtype is the specification's.
         entries_at_once: How many input entries to schedule at a time, so that temporaries stay
-            in a cache; None for all of them.
+            in a cache; None for all of them. Passes that `one_read` has a form for do not count.
         over_blocks: How to schedule such blocks: `map`, or the same on several threads, each in a
             copy of the context.
         copy: An array in memory of its own, with its gradients.
