@@ -113,5 +113,5 @@ def test_the_primitives_of_the_guide_are_those_there_are() -> None:
     fields = set(Namespace.__dataclass_fields__)
     settings = {"xp", "array_type", "guard", "entries_at_once", "stop_gradient"}
     settings |= {"lend", "copy", "traced"}  # how plugins are given arrays
-    settings |= {"one_read", "over_blocks"}
+    settings |= {"one_read", "over_blocks", "twin"}
     assert named == fields - settings
