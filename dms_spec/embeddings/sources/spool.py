@@ -47,7 +47,8 @@ def spooled(file: FrameFile, taken: Taken, scratch: Scratch) -> Arrays:
             arrays = arrays_of_frame(frame, taken, widths=widths)
         for name, array in arrays.items():
             if name not in taken.modalities:
-                columns.setdefault(name, []).append((rows, array))
+                # A view would keep all that Arrow has read with it.
+                columns.setdefault(name, []).append((rows, array.copy()))
                 continue
             if name not in embeddings:  # nobody knew its width while all were null
                 dtype = array.dtype if array.dtype.kind == "f" else np.float64
