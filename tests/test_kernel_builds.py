@@ -39,7 +39,7 @@ FLOATS += ("by_sum", "by_scores")
 def build(kernel: object, cut: layout.Tile, capability: int, data: str) -> str:
     """Compiles a kernel with a tile for a GPU, and gives its assembly."""
     known = {"T": cut.deep, "M": cut.deep, "R": cut.rows, "C": cut.wide, "D": cut.wide}
-    known |= {"BLOCKS": cut.blocks, "SMALLEST": 2.0**-126, "MASKED": True}
+    known |= {"BLOCKS": cut.blocks, "SMALLEST": 2.0**-126, "MASKED": True, "STORED": True}
     if kernel in (weights._forward, weights._backward):
         known["M"] = cut.wide
     if kernel in (weighing._forward, weighing._backward):

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.library import triton_op
 
 from dms_torch.paths import interpreted
@@ -36,10 +35,10 @@ def operator(name: str) -> Callable[[Callable[..., Any]], Any]:
 
     def register(function: Callable[..., Any]) -> Any:
         @wraps(function)
-        def run(*tensors: Tensor) -> Any:
-            device = torch.cuda.device_of(tensors[0])  # type: ignore[no-untyped-call]
+        def run(*given: Any) -> Any:
+            device = torch.cuda.device_of(given[0])  # type: ignore[no-untyped-call]
             with _interpreting() if interpreted() else device:
-                return function(*tensors)
+                return function(*given)
 
         # Evaluated, because torch reads the types of arguments in the module of the wrapper.
         run.__signature__ = inspect.signature(function, eval_str=True)  # type: ignore[attr-defined]

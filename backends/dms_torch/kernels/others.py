@@ -168,11 +168,15 @@ def _backward(
         rest = _sum_of_others(unit, divisor, largest, modalities, m)
         direct = by_product[:, :, None] * rest - by_own[:, :, None] * unit
         through = by_product[:, :, None] * unit - by_other[:, :, None] * rest
+        slope_at = direct / divisor[:, :, None]
         for n in range(modalities):
-            direct += _added(through, divisor, _row_of(largest, n, m)[None, :], n, m)
+            # Not times a divisor and then over it: the share of what is tiny loses its digits.
+            slope_at += _added(through, 1.0, _row_of(largest, n, m)[None, :], n, m)
+        # Through the others, features that are not ok would have a slope as well.
+        slope_at = tl.where(inside[:, :, None], slope_at, 0.0)
         there = whole[:, :, None] & (column < width)[None, None, :]
         at = out + start[:, :, None] + column[None, None, :]
-        tl.store(at, (direct / divisor[:, :, None]).to(out.dtype.element_ty), mask=there)
+        tl.store(at, slope_at.to(out.dtype.element_ty), mask=there)
 
 
 @operator("alignment")

@@ -73,6 +73,7 @@ def _backward(
     rows,
     modalities,
     width,
+    STORED: tl.constexpr,
     R: tl.constexpr,
     M: tl.constexpr,
     D: tl.constexpr,
@@ -98,9 +99,10 @@ def _backward(
             h = tl.load(values + place, mask=read, other=0.0).to(wide)
             g = tl.load(by_sum + row[:, None] * width + column[None, :], mask=read, other=0.0)
             found += tl.sum(g * h, axis=1)
-            own = (share[:, None] * g).to(by_values.dtype.element_ty)
-            whole = (row < rows)[:, None] & (column < width)[None, :]
-            tl.store(by_values + place, own, mask=whole)
+            if STORED:
+                own = (share[:, None] * g).to(by_values.dtype.element_ty)
+                whole = (row < rows)[:, None] & (column < width)[None, :]
+                tl.store(by_values + place, own, mask=whole)
         slope += tl.where((m == n)[None, :], found[:, None], 0.0)
     tl.store(by_scores + at, w * (slope - tl.sum(w * slope, axis=1)[:, None]), mask=inside)
 
@@ -146,11 +148,19 @@ def _empty(features: Tensor, scores: Tensor, active: Tensor) -> tuple[Tensor, Te
 
 @operator("weigh_backward")
 def gradients(
-    by_weights: Tensor, by_sum: Tensor, features: Tensor, active: Tensor, weights: Tensor
+    by_weights: Tensor,
+    by_sum: Tensor,
+    features: Tensor,
+    active: Tensor,
+    weights: Tensor,
+    learns: bool,
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by features and scores, of their shapes and dtypes."""
+    """The gradients by features and scores, of their shapes and dtypes.
+
+    That by features is empty where nobody learns from it: it is as large as they are.
+    """
     rows, modalities, width = features.shape
-    by_features, by_scores = _like(by_weights, by_sum, features, active, weights)
+    by_features, by_scores = _like(by_weights, by_sum, features, active, weights, learns)
     cut, m = _cut(features)
     wrap_triton(_backward)[(triton.cdiv(rows, cut.rows),)](
         by_weights.contiguous(),
@@ -163,6 +173,7 @@ def gradients(
         rows,
         modalities,
         width,
+        STORED=learns,
         R=cut.rows,
         M=m,
         D=cut.wide,
@@ -174,12 +185,16 @@ def gradients(
 
 @gradients.register_fake
 def _like(
-    by_weights: Tensor, by_sum: Tensor, features: Tensor, active: Tensor, weights: Tensor
+    by_weights: Tensor,
+    by_sum: Tensor,
+    features: Tensor,
+    active: Tensor,
+    weights: Tensor,
+    learns: bool,
 ) -> tuple[Tensor, Tensor]:
     del by_weights, by_sum, active
-    form = torch.contiguous_format
-    by_features = torch.empty_like(features, memory_format=form)
-    return by_features, torch.empty_like(weights, memory_format=form)
+    by_features = features.new_empty(features.shape if learns else (0,))
+    return by_features, torch.empty_like(weights, memory_format=torch.contiguous_format)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -187,8 +202,12 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor,
     ctx.save_for_backward(features, active, output[0])
 
 
-def _differentiate(ctx: Any, by_weights: Tensor, by_sum: Tensor) -> tuple[Tensor, Tensor, None]:
-    return *gradients(by_weights, by_sum, *ctx.saved_tensors), None
+def _differentiate(
+    ctx: Any, by_weights: Tensor, by_sum: Tensor
+) -> tuple[Tensor | None, Tensor, None]:
+    learns = ctx.needs_input_grad[0]
+    by_features, by_scores = gradients(by_weights, by_sum, *ctx.saved_tensors, learns)
+    return by_features if learns else None, by_scores, None
 
 
 weigh.register_autograd(_differentiate, setup_context=_keep)
