@@ -21,6 +21,7 @@ from dms_torch.kernels.others import alignment
 from dms_torch.kernels.variance import variance_over_passes
 from dms_torch.kernels.weighing import weigh
 from dms_torch.kernels.weights import masked_softmax
+from dms_torch.paths import interpreted
 
 __all__ = [
     "alignment",
@@ -45,7 +46,9 @@ def one_read(name: str) -> Callable[..., Any]:
         return weigh
 
     def form(tensor: Tensor, mask: Tensor | None, dtype: torch.dtype) -> Any:
-        given = tensor if computing(tensor) == dtype else tensor.to(dtype)
+        # Triton's interpreter (3.7.1) takes bfloat16 below the normal numbers for other numbers.
+        lost = interpreted() and tensor.dtype == torch.bfloat16
+        given = tensor.to(dtype) if lost or computing(tensor) != dtype else tensor
         return _TELLING[name](given, mask)[:2]
 
     return form
