@@ -193,16 +193,16 @@ def weighted_sum(xp: Any, values: Array, weights: Array) -> Array:
 
 
 def rescaled(ns: Any, vectors: Array) -> tuple[Array, Array]:
-    """Vectors divided by their largest absolute entry, and that divisor, ``[..., 1]``.
+    """Vectors divided by their largest absolute entry, and that size, ``[..., 1]``.
 
     Keeps squares inside the dtype's range, whatever the size of the vectors. A cosine does not
-    depend on the scale, so no gradient goes through it. The divisor is never below the smallest
-    normal number: a smaller vector keeps some of its smallness, and a zero vector stays 0.
+    depend on the scale, so no gradient goes through it. The size is never below the smallest
+    normal number: a smaller vector keeps some of its smallness. A zero vector stays 0, of size 0.
     """
     xp = ns.xp
     peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
     divisor = xp.maximum(peak, _smallest(ns, peak))
-    return vectors / divisor, divisor
+    return vectors / divisor, xp.where(peak > 0, divisor, peak)
 
 
 def _smallest(ns: Any, like: Array) -> Array:
@@ -216,11 +216,11 @@ def alignment(ns: Any, features: Array) -> Array:
     Of what is absent the features are 0. Composed of other primitives, so it gets the namespace.
     """
     xp = ns.xp
-    unit, divisor = rescaled(ns, features)
+    unit, size = rescaled(ns, features)
     # The mean's direction is that of the sum. The sum is taken relative to the largest of the
     # others, so that it neither overflows nor vanishes, and without a "sum minus self", which
     # loses everything when the others cancel.
-    relative = ns.others(unit) * xp.matrix_transpose(divisor)
+    relative = ns.others(unit) * xp.matrix_transpose(size)
     largest = xp.max(relative, axis=-1, keepdims=True)
     relative = relative / xp.maximum(largest, _smallest(ns, largest))
     # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.

@@ -28,10 +28,10 @@ def _read(x, start, inside, column, width, wide: tl.constexpr):
 
 
 @triton.jit
-def _added(values, divisor, largest, n, m):
-    """What modality n adds to each other: its values times divisor / largest, ``[M, R, D]``."""
+def _added(values, size, largest, n, m):
+    """What modality n adds to each other: its values times size / largest, ``[M, R, D]``."""
     own = tl.sum(tl.where((m == n)[:, None, None], values, 0.0), axis=0)
-    share = tl.where((m != n)[:, None], divisor, 0.0) / largest
+    share = tl.where((m != n)[:, None], size, 0.0) / largest
     return share[:, :, None] * own[None, :, :]
 
 
@@ -42,21 +42,21 @@ def _row_of(values, n, m):
 
 
 @triton.jit
-def _largest_others(divisor, modalities, m):
-    """The largest of the others' divisors, ``[M, R]``."""
-    largest = tl.zeros_like(divisor)
+def _largest_others(sizes, modalities, m):
+    """The largest of the others' sizes, ``[M, R]``."""
+    largest = tl.zeros_like(sizes)
     for n in range(modalities):
-        other = tl.where((m != n)[:, None], _row_of(divisor, n, m)[None, :], 0.0)
+        other = tl.where((m != n)[:, None], _row_of(sizes, n, m)[None, :], 0.0)
         largest = tl.maximum(largest, other)
     return largest
 
 
 @triton.jit
-def _sum_of_others(unit, divisor, largest, modalities, m):
-    """sum_n divisor_n / largest_m unit_n over the others, ``[M, R, D]``."""
+def _sum_of_others(unit, sizes, largest, modalities, m):
+    """sum_n size_n / largest_m unit_n over the others, ``[M, R, D]``."""
     total = tl.zeros_like(unit)
     for n in range(modalities):
-        total += _added(unit, _row_of(divisor, n, m)[None, :], largest, n, m)
+        total += _added(unit, _row_of(sizes, n, m)[None, :], largest, n, m)
     return total
 
 
@@ -96,14 +96,15 @@ def _forward(
     fine = inside & (peak < float("inf"))
     peak = tl.where(fine, peak, 0.0)
     divisor = tl.maximum(peak, SMALLEST)
-    largest = tl.maximum(_largest_others(divisor, modalities, m), SMALLEST)
+    sizes = tl.where(peak > 0, divisor, 0.0)
+    largest = tl.maximum(_largest_others(sizes, modalities, m), SMALLEST)
     dot = tl.zeros([M, R], wide)
     own = tl.zeros([M, R], wide)
     other = tl.zeros([M, R], wide)
     for block in range(BLOCKS):
         values = _read(x, start, inside, block * D + tl.arange(0, D), width, wide)
         unit = tl.where(fine[:, :, None], values, 0.0) / divisor[:, :, None]
-        rest = _sum_of_others(unit, divisor, largest, modalities, m)
+        rest = _sum_of_others(unit, sizes, largest, modalities, m)
         dot += tl.sum(unit * rest, axis=2)
         own += tl.sum(unit * unit, axis=2)
         other += tl.sum(rest * rest, axis=2)
@@ -138,7 +139,7 @@ def _backward(
     """With u the modality, s the sum of the others and c = u.s / |u||s|, relative to the divisors:
 
     du_k = g_k (s_k / |u_k||s_k| - c_k u_k / |u_k|^2), and what k adds to the sums of the others:
-    sum_m divisor_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2). It is 0 where a row
+    sum_m size_k / largest_m g_m (u_m / |u_m||s_m| - c_m s_m / |s_m|^2). It is 0 where a row
     is not ok.
     """
     wide = given.dtype.element_ty
@@ -161,19 +162,20 @@ def _backward(
     by_own = slope * cosine / tl.where(defined, own, 1.0)
     by_other = slope * cosine / tl.where(defined, other, 1.0)
     divisor = tl.maximum(peak, SMALLEST)
-    largest = tl.maximum(_largest_others(divisor, modalities, m), SMALLEST)
+    sizes = tl.where(peak > 0, divisor, 0.0)
+    # A zero vector is of size 0, and so is what is not ok: neither has a slope through the others.
+    some = tl.where(peak > 0, 1.0, 0.0)
+    largest = tl.maximum(_largest_others(sizes, modalities, m), SMALLEST)
     for block in range(BLOCKS):
         column = block * D + tl.arange(0, D)
         unit = _read(x, start, inside, column, width, wide) / divisor[:, :, None]
-        rest = _sum_of_others(unit, divisor, largest, modalities, m)
+        rest = _sum_of_others(unit, sizes, largest, modalities, m)
         direct = by_product[:, :, None] * rest - by_own[:, :, None] * unit
         through = by_product[:, :, None] * unit - by_other[:, :, None] * rest
         slope_at = direct / divisor[:, :, None]
         for n in range(modalities):
-            # Not times a divisor and then over it: the share of what is tiny loses its digits.
-            slope_at += _added(through, 1.0, _row_of(largest, n, m)[None, :], n, m)
-        # Through the others, features that are not ok would have a slope as well.
-        slope_at = tl.where(inside[:, :, None], slope_at, 0.0)
+            # Not times a size and then over it: the share of what is tiny loses its digits.
+            slope_at += _added(through, some, _row_of(largest, n, m)[None, :], n, m)
         there = whole[:, :, None] & (column < width)[None, None, :]
         at = out + start[:, :, None] + column[None, None, :]
         tl.store(at, slope_at.to(out.dtype.element_ty), mask=there)
