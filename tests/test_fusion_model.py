@@ -294,8 +294,9 @@ def test_parameters_that_do_not_fit_are_refused() -> None:
 
 @pytest.mark.slow
 @torch.no_grad()  # with gradients, torch itself warns where a graph breaks
-def test_compiled_it_gives_the_same() -> None:
-    """The graph breaks where rows are chosen."""
+def test_compiled_it_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph breaks where rows are chosen. Both are plain: Numba's loops are in no graph."""
+    monkeypatch.setenv("DMS_TORCH_PATH", "plain")
     net, (inputs, present) = model(), batch()
     inputs["text"] = dict(inputs["text"])
     torch._dynamo.reset()
