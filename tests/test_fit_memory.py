@@ -31,7 +31,7 @@ from dms_spec.embeddings.typicality import ClassSums, fit_place  # noqa: E402
 from dms_spec.errors import FileError, ShapeError, SpecError  # noqa: E402
 from dms_spec.plugins import get_backend  # noqa: E402
 from dms_spec.scratch import Scratch  # noqa: E402
-from dms_torch.fit import FitSettings, Fitted, fit, folds, logistic, part  # noqa: E402
+from dms_torch.fit import FitSettings, Fitted, fit, folds, logistic, part, typicality  # noqa: E402
 
 NAMES = ("image", "text")
 SPLIT = Columns(split="split")
@@ -254,7 +254,8 @@ def test_enough_rows_judge_and_all_of_a_rare_modality(monkeypatch: pytest.Monkey
     assert len(folds._judges(present[:80], 3, random)) == 80
 
 
-def test_a_note_says_that_some_rows_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notes_say_that_some_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typicality, "_MOST_ROWS", 60)
     monkeypatch.setattr(folds, "MOST_JUDGES", 100)
     monkeypatch.setattr(folds, "FEWEST_JUDGES", 10)
     random = np.random.default_rng(0)
@@ -264,6 +265,7 @@ def test_a_note_says_that_some_rows_judge(monkeypatch: pytest.MonkeyPatch) -> No
     spec = SchedulerSpec.preset("robust", ("image",))
     found = fit(table, spec, FitSettings())
     assert "100 of 200 validation rows, drawn at random, set" in " ".join(found.notes)
+    assert "the covariance of 'image' is that of 50 of 200 rows" in found.notes
     assert found.artifact.model["data"]["judging_rows"] == 100
     assert found.artifact.model["metrics"]["validation"]["samples"] == 40
     with_own = replace(table, validation=np.arange(120))

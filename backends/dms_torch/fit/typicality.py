@@ -37,7 +37,7 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
         heads: How they are applied, and the rows.
         copies: The parameters of each copy.
     """
-    places, clean, disturbed = _places(heads, copies), [], []
+    (places, sampled), clean, disturbed = _places(heads, copies), [], []
     draws = draws_of(DRAWS, len(heads.rows.validation.labels))
     for copy, (parameters, place) in enumerate(zip(copies, places, strict=True)):
         part = heads.rows.validation.of_fold(copy)
@@ -54,7 +54,7 @@ def learn_typicality(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arra
     return [
         {f"signals.typicality.{key}": array for key, array in (place | trust).items()}
         for place in places
-    ], notes
+    ], [*sampled, *notes]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,12 +73,16 @@ class _Judged:
         return cls(**{name: np.concatenate([getattr(own, name) for own in some]) for name in names})
 
 
-def _places(heads: Heads, copies: Sequence[Tensors]) -> list[Arrays]:
-    """Fits for each copy where the modalities lie in the rows that it has learned from."""
+def _places(heads: Heads, copies: Sequence[Tensors]) -> tuple[list[Arrays], list[str]]:
+    """Fits for each copy where the modalities lie in the rows that it has learned from.
+
+    Says which covariances some of the rows had to be enough for.
+    """
     part, classes = heads.rows.learn, len(heads.rows.classes)
     labels, fold = part.labels.cpu().numpy(), part.fold.cpu().numpy()
     learned = learned_from(heads.rows, part).cpu().numpy()
     places: list[list[Arrays]] = [[] for _ in copies]
+    notes = []
     for name in part.embeddings:
         alone = part.only((name,))
         there = alone.present[:, 0].cpu().numpy()
@@ -105,8 +109,12 @@ def _places(heads: Heads, copies: Sequence[Tensors]) -> list[Arrays]:
                 sums=ClassSums(counts[kept].sum(axis=0), totals[kept].sum(axis=0)),
             )
             places[copy].append(place)
+            if copy == len(copies) - 1 and len(some) < len(own):  # it has seen every row
+                notes.append(
+                    f"the covariance of {name!r} is that of {len(some)} of {len(own)} rows"
+                )
     widest = max(len(place["center"]) for place in places[-1])
-    return [stacked(own, widest) for own in places]
+    return [stacked(own, widest) for own in places], notes
 
 
 def _features(heads: Heads, parameters: Tensors, alone: Part) -> NDArray[np.float32]:
