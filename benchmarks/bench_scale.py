@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
+import os
 import shutil
 import subprocess
 import sys
@@ -67,11 +67,15 @@ def measure(folder: Path, rows: int, workers: int, backend: list[str]) -> dict[s
     """Scores the rows in a process of its own, so that its peak memory is its own."""
     out = folder / f"out-{workers}"
     shutil.rmtree(out, ignore_errors=True)
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    art, data = folder / "art", folder / f"data-{rows}"
-    dms("predict", art, data, "-o", out, "--workers", workers, *backend)
-    wall, after = time.monotonic() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    start, art, data = time.monotonic(), folder / "art", folder / f"data-{rows}"
+    words = ["predict", art, data, "-o", out, "--workers", workers, *backend]
+    process = subprocess.Popen([sys.executable, "-m", "dms_spec", *map(str, words)])
+    # What it and its workers used, and no other child, such as the one that fitted.
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    wall, cpu = time.monotonic() - start, used.ru_utime + used.ru_stime
+    if process.returncode:
+        raise SystemExit(process.returncode)
     return {
         "rows": rows,
         "workers": workers,
@@ -80,7 +84,7 @@ def measure(folder: Path, rows: int, workers: int, backend: list[str]) -> dict[s
         "rows_per_s": round(rows / wall),
         "rows_per_cpu_s": round(rows / cpu),
         # The largest of its processes.
-        "peak_mib": round(after.ru_maxrss / 1024),
+        "peak_mib": round(used.ru_maxrss / 1024),
         "input_mb": round(sum(p.stat().st_size for p in data.iterdir()) / 1e6),
         "output_mb": round(sum(p.stat().st_size for p in out.iterdir()) / 1e6),
     }
