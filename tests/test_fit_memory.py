@@ -325,9 +325,9 @@ print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
 
 @pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
-    """From 50,000 rows to 200,000, embeddings grow by 77 MB; the peak by less than half."""
+    """Embeddings grow by 205 MB, the peak by less than a third. As many rows judge as ever will."""
     peaks = []
-    for rows in (50_000, 200_000):
+    for rows in (200_000, 600_000):
         run = subprocess.run(
             [sys.executable, "-c", _MEASURE, str(rows)],
             cwd=tmp_path,
@@ -337,4 +337,4 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
         peaks.append(int(run.stdout.split()[-1]))
-    assert peaks[1] - peaks[0] < 38, peaks
+    assert peaks[1] - peaks[0] < 68, peaks
