@@ -11,7 +11,7 @@ from typing import Any, final
 from dms_spec.engine.pipeline import compute
 from dms_spec.engine.resolve import Resolved
 from dms_spec.engine.warning import warn
-from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.namespace import Namespace, one_by_one
 from dms_spec.errors import (
     DTypeError,
     MissingInput,
@@ -97,7 +97,7 @@ def in_blocks(
     schedule: Callable[[ModalityBatch], Schedule],
     batch: ModalityBatch,
     entries_at_once: int | None,
-    over_blocks: Callable[..., Iterable[Schedule]] = map,
+    over_blocks: Callable[..., Iterable[Schedule]] = one_by_one,
 ) -> Schedule:
     """Joins the schedules of consecutive samples. No sample sees another (DMS-W-005)."""
     parts = list(over_blocks(schedule, _blocks(batch, entries_at_once)))

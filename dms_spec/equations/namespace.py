@@ -49,6 +49,11 @@ def no_form(name: str, *arrays: Array) -> None:
     """Says that a primitive has no form that reads its arrays once."""
 
 
+def one_by_one(function: Callable[[Any], Any], blocks: Iterable[Any]) -> Iterable[Any]:
+    """Runs a function on blocks, one after the other."""
+    return map(function, blocks)
+
+
 def no_twin(*arrays: Array) -> None:
     """Says that no other library computes on the memory of these arrays."""
 
@@ -88,7 +93,7 @@ class Namespace:
             its own (autocast): the computing dtype is the specification's.
         entries_at_once: How many input entries to schedule at a time, so that temporaries stay
             in a cache; None for all of them. Passes that `one_read` has a form for do not count.
-        over_blocks: How to schedule such blocks: `map`, or the same on several threads, each in a
+        over_blocks: How to schedule such blocks: in turn, or on several threads at once, each in a
             copy of the context.
         copy: An array in memory of its own, with its gradients.
         lend: What plugin code gets to read in place of an array, and whether it has been changed:
@@ -145,7 +150,7 @@ class Namespace:
     twin: Callable[..., Twin | None] = no_twin
     guard: Callable[[], AbstractContextManager[Any]] = nullcontext
     entries_at_once: int | None = None
-    over_blocks: Callable[..., Iterable[Any]] = map
+    over_blocks: Callable[..., Iterable[Any]] = one_by_one
 
     @classmethod
     def of(
@@ -155,7 +160,7 @@ class Namespace:
         *,
         guard: Callable[[], AbstractContextManager[Any]] = nullcontext,
         entries_at_once: int | None = None,
-        over_blocks: Callable[..., Iterable[Any]] = map,
+        over_blocks: Callable[..., Iterable[Any]] = one_by_one,
         copy: Callable[[Array], Array] | None = None,
         lend: Callable[[Array], Lent] | None = None,
         traced: Callable[[], bool] = never,
