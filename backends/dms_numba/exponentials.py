@@ -1,4 +1,7 @@
-"""Computes exponentials and logarithms of vectors, in float32 and float64."""
+"""Computes exponentials and logarithms of vectors, in float32 and float64.
+
+After a change here, delete ``__pycache__``: see `dms_numba.vectors`.
+"""
 
 from __future__ import annotations
 

@@ -200,12 +200,12 @@ def rescaled(ns: Any, vectors: Array) -> tuple[Array, Array]:
     normal number: a smaller vector keeps some of its smallness. A zero vector stays 0, of size 0.
     """
     xp = ns.xp
-    peak = ns.stop_gradient(xp.max(xp.abs(vectors), axis=-1, keepdims=True))
-    divisor = xp.maximum(peak, _smallest(ns, peak))
+    peak = ns.stop_gradient(_largest(xp, vectors))
+    divisor = xp.maximum(peak, smallest(ns, peak))
     return vectors / divisor, xp.where(peak > 0, divisor, peak)
 
 
-def _smallest(ns: Any, like: Array) -> Array:
+def smallest(ns: Any, like: Array) -> Array:
     """The smallest normal number: a divisor that leaves 0 at 0, where another would be 0 too."""
     return ns.constant(float(ns.xp.finfo(like.dtype).smallest_normal), like)
 
@@ -222,7 +222,7 @@ def alignment(ns: Any, features: Array) -> Array:
     # loses everything when the others cancel.
     relative = ns.others(unit) * xp.matrix_transpose(size)
     largest = xp.max(relative, axis=-1, keepdims=True)
-    relative = relative / xp.maximum(largest, _smallest(ns, largest))
+    relative = relative / xp.maximum(largest, smallest(ns, largest))
     # Both sides are now of size one, or 0, or what rounding leaves of a sum that cancels.
     return ns.cosine(unit, xp.matmul(relative, unit))
 
@@ -231,7 +231,7 @@ def log_distance(ns: Any, features: Array, parameters: Mapping[str, Array]) -> A
     """Log of the distance from what is typical: [B, M, D] -> [B, M]; see `typicality`."""
     xp, p = ns.xp, parameters
     one = ns.constant(1.0, features)
-    least = ns.constant(float(xp.finfo(features.dtype).smallest_normal), features)
+    least = smallest(ns, features)
     # Each length is taken in units of its largest part, so that no square leaves the range of the
     # dtype, whatever the features and their deviations are measured in. No gradient goes through
     # units: the result does not depend on them.

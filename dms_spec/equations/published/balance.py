@@ -7,6 +7,7 @@ What they do to gradients and to features is in `dms_torch.hooks`.
 from __future__ import annotations
 
 from dms_spec.equations.namespace import Namespace
+from dms_spec.equations.primitives import smallest
 from dms_spec.equations.published.common import (
     check_axes,
     check_range,
@@ -72,7 +73,7 @@ def discrepancy(ns: Namespace, scores: Array, *, counted: Array | None = None) -
     number = xp.matmul(others, xp.astype(counted, s.dtype)[:, None])[:, 0]
     total = xp.matmul(others, s[:, None])[:, 0]
     one = ns.constant(1.0, s)
-    least = ns.constant(float(xp.finfo(s.dtype).smallest_normal), s)
+    least = smallest(ns, s)
     ratio = s / xp.maximum(total / xp.maximum(number, one), least)
     return xp.where(counted & (number > 0), ratio, one)
 
